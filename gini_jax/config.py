@@ -1,0 +1,200 @@
+"""The settings of a run: every key with its default, and the rules that values must obey."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gini_jax.errors import InputError, unknown_name
+
+# objective -> (impurity term or None, whether the KL term is on)
+OBJECTIVES: dict[str, tuple[str | None, bool]] = {
+    "ce": (None, False),
+    "gini": ("gini", False),
+    "kl": (None, True),
+    "gini_kl": ("gini", True),
+    "entropy_kl": ("entropy", True),
+}
+
+
+def default_config(objective: str | None = None) -> ConfigDict:
+    """Every setting of a run, to be changed by a file in configs/ and by the command line.
+
+    Args:
+        objective: what stands after the colon of `--config=FILE:objective`; `gini_kl` if nothing.
+
+    Returns:
+        A ConfigDict, not yet checked; `check_config` does that once all changes are made.
+
+    Example:
+        >>> default_config("ce").objective
+        'ce'
+    """
+    config = ConfigDict()
+    config.name = ""  # name of the experiment, the config file's own by convention
+    config.objective = objective or "gini_kl"  # ce, gini, kl, gini_kl or entropy_kl
+    config.seed = 0
+    config.num_epochs = 1
+    config.batch_size = 128  # global: over all devices of all processes
+    config.eval_batch_size = 1000  # global; the last batch is padded and masked
+    config.eval_every_epochs = 1  # evaluation on the validation split
+    config.checkpoint_every_epochs = 1  # and at every best validation accuracy
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "digits"  # digits, or any image classification set of TFDS
+    config.dataset.data_dir = ""  # where TFDS keeps its sets; TFDS_DATA_DIR or its default if ""
+    config.dataset.val_size = 0  # examples of the training split kept for validation
+
+    config.augment = ConfigDict()
+    config.augment.crop_padding = 0  # pixels of zero padding before the random crop; 0: no crop
+    config.augment.flip = False  # mirror left and right, half of the time
+
+    config.model = ConfigDict()
+    config.model.name = "resnet18"
+    config.model.width = 64  # channels of the first stage
+    config.model.stem = "cifar"  # cifar or imagenet
+    config.model.dropout = 0.0  # before the last layer
+    config.model.dtype = "float32"  # float32 or bfloat16: type of the computation
+    config.model.remat = False  # recompute activations in the backward pass to save memory
+
+    config.loss = ConfigDict()
+    config.loss.layers = ("stage4",)  # the features that the terms act on
+    config.loss.ce_weight = 1.0
+    config.loss.gini_weight = 0.5  # of the impurity term, Gini or entropy
+    config.loss.kl_weight = 0.5
+    config.loss.start_epoch = 1  # the terms are off before it; epochs count from 1
+    config.loss.label_smoothing = 0.0
+    config.loss.running_decay = 0.0  # of the class sums' moving average; 0: the batch alone
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # sgd, adam, adamw or adamax
+    config.optimizer.momentum = 0.9  # sgd
+    config.optimizer.nesterov = False  # sgd
+    config.optimizer.weight_decay = 5e-4  # on every parameter
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "cosine"  # constant, step, cosine or onecycle
+    config.schedule.learning_rate = 0.1  # the highest
+    config.schedule.warmup_epochs = 0.0  # linear from 0
+    config.schedule.boundaries = ()  # step: after these epochs ...
+    config.schedule.factor = 0.2  # ... times this
+    config.schedule.final = 0.0  # cosine: the last value
+    config.schedule.onecycle_peak = 0.3  # onecycle: share of the steps before the peak
+    return config
+
+
+def check_config(config: ConfigDict, num_devices: int) -> None:
+    """Refuses values that break a rule, before anything is built.
+
+    Args:
+        config: the settings.
+        num_devices: devices that the global batch is divided over.
+
+    Raises:
+        InputError: names the first value that breaks a rule, the rule and the fix.
+
+    Example:
+        >>> check_config(default_config("ce"), num_devices=8)
+        >>> check_config(default_config("cee"), num_devices=8)
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: unknown objective 'cee'; did you mean 'ce'? Known: ce, ...
+    """
+    if config.objective not in OBJECTIVES:
+        raise unknown_name("objective", config.objective, OBJECTIVES)
+    for key in ("batch_size", "eval_batch_size"):
+        if config[key] <= 0 or config[key] % num_devices:
+            below = max(config[key] // num_devices, 1) * num_devices
+            raise InputError(
+                f"{key}={config[key]} does not divide over {num_devices} devices; it must be a "
+                f"positive multiple, such as --config.{key}={below}"
+            )
+    at_least = {
+        "num_epochs": 1,
+        "eval_every_epochs": 1,
+        "checkpoint_every_epochs": 1,
+        "dataset.val_size": 0,
+        "augment.crop_padding": 0,
+        "loss.start_epoch": 1,
+        "loss.gini_weight": 0,
+        "loss.kl_weight": 0,
+        "optimizer.weight_decay": 0,
+    }
+    for path, least in at_least.items():
+        if (value := _get(config, path)) < least:
+            raise InputError(f"{path}={value} must be at least {least}; set --config.{path}")
+    for path in ("loss.running_decay", "loss.label_smoothing", "model.dropout"):
+        if not 0 <= (value := _get(config, path)) < 1:
+            raise InputError(f"{path}={value} must lie in [0, 1); set --config.{path}")
+    if config.schedule.learning_rate <= 0:
+        raise InputError(f"schedule.learning_rate={config.schedule.learning_rate} must be above 0")
+    if not config.loss.layers:
+        raise InputError("loss.layers is empty; name at least one layer, such as ('stage4',)")
+
+
+def check_layers(layers: tuple[str, ...], known: Any) -> None:
+    """Refuses `loss.layers` that the model has no features for.
+
+    Raises:
+        InputError: names the layer and the known ones.
+
+    Example:
+        >>> check_layers(("stage4",), ["stage3", "stage4"])
+    """
+    for layer in layers:
+        if layer not in known:
+            raise unknown_name("layer in loss.layers", layer, known)
+
+
+def config_json(config: ConfigDict) -> str:
+    """The config as JSON, as it is written to the workdir."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir and its config.json, or checks that it holds a run of this config.
+
+    Raises:
+        InputError: the workdir cannot be written, or holds a run of another config.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(config_json(config))
+            return
+        (workdir / ".writable").touch()
+        (workdir / ".writable").unlink()
+        old = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"workdir {str(workdir)!r} cannot be written ({error.strerror}); "
+            "choose another with --workdir"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
+    new = json.loads(config_json(config))
+    differing = [
+        f"  {key}: {old_value!r} there, {new_value!r} now"
+        for key, old_value, new_value in _differences(old, new)
+        if key != "dataset.data_dir"  # the same data elsewhere is the same run
+    ]
+    if differing:
+        raise InputError(
+            f"workdir {str(workdir)!r} holds a run of another config:\n" + "\n".join(differing)
+            + "\nChoose another --workdir, set these values back, or delete the folder."
+        )
+
+
+def _get(config: ConfigDict, path: str) -> Any:
+    for key in path.split("."):
+        config = config[key]
+    return config
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
+        return [item for key, a, b in pairs for item in _differences(a, b, key)]
+    return [] if old == new else [(path, old, new)]

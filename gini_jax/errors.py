@@ -1,0 +1,29 @@
+"""The one error that bad input ends in, and how it names the nearest known value."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Input that breaks a rule; the text names the value, the rule and the fix."""
+
+
+def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputError:
+    """An error for a name that is not among the known ones.
+
+    Args:
+        kind: what the name stands for, such as `"model"`.
+        value: the name that was given.
+        known: the names that exist.
+
+    Returns:
+        The error to raise; it lists `known` and, where one is close, the nearest.
+
+    Example:
+        >>> print(unknown_name("objective", "gin", ["ce", "gini"]))
+        unknown objective 'gin'; did you mean 'gini'? Known: ce, gini.
+    """
+    names = sorted(str(name) for name in known)
+    nearest = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean {nearest[0]!r}? " if nearest else ". "
+    return InputError(f"unknown {kind} {str(value)!r}{hint}Known: {', '.join(names)}.")
