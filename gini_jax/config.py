@@ -44,7 +44,9 @@ def default_config(objective: str | None = None) -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # digits, or any image classification set of TFDS
     config.dataset.data_dir = ""  # where TFDS keeps its sets; TFDS_DATA_DIR or its default if ""
-    config.dataset.val_size = 0  # examples of the training split kept for validation
+    config.dataset.val_size = 0  # examples of TFDS's training split kept for validation
+    config.dataset.val_seed = 0  # which ones; the same for every seed of the run
+    config.dataset.image_size = 0  # resize to this on decoding; 0: as the images are
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 0  # pixels of zero padding before the random crop; 0: no crop
@@ -114,6 +116,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         "eval_every_epochs": 1,
         "checkpoint_every_epochs": 1,
         "dataset.val_size": 0,
+        "dataset.image_size": 0,
         "augment.crop_padding": 0,
         "loss.start_epoch": 1,
         "loss.gini_weight": 0,

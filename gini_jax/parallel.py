@@ -1,0 +1,76 @@
+"""The one place that maps over devices: one axis, the batch's.
+
+What is the same on all devices (state, data set) is held as one replicated array and passed with
+`in_axes=None`; what differs (a batch, the order of examples) has a leading axis of local devices.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+
+
+def num_devices(devices: Sequence[jax.Device] | None = None) -> int:
+    """How many devices a global batch is divided over: those given, or all there are."""
+    return len(devices) if devices is not None else jax.device_count()
+
+
+def map_over_devices(
+    step: Callable[..., Any],
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    in_axes: tuple[int | None, ...],
+) -> Callable[..., Any]:
+    """Maps a step over the devices along the axis "batch" and donates its first argument.
+
+    Args:
+        step: from a state and more to a new state, the same on all devices.
+        devices: the devices, those of a topology that is not there included; all by default.
+        in_axes: an argument's mapped axis, or None where all devices get the same.
+
+    Returns:
+        The mapped function; its results are replicated.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        devices=devices,
+        in_axes=in_axes,
+        out_axes=None,
+        donate_argnums=0,
+    )
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """Copies a pytree of arrays to each of this process's devices."""
+    local = jax.local_devices() if devices is None else list(devices)
+    mesh = Mesh(np.array(local), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(batch: Any, devices: int) -> Any:
+    """Divides a global batch and keeps this process's part.
+
+    Args:
+        batch: a pytree of `[N, ...]` arrays.
+        devices: all devices, those of other processes included; `N` must divide.
+
+    Returns:
+        The same pytree of `[local devices, N / devices, ...]`.
+
+    Example:
+        >>> shard({"label": np.arange(4)}, devices=1)["label"].tolist()
+        [[0, 1, 2, 3]]
+    """
+    local = devices // jax.process_count()
+    first = jax.process_index() * local
+
+    def part(array: Any) -> Any:
+        split = array.reshape((devices, array.shape[0] // devices) + array.shape[1:])
+        return split[first : first + local]
+
+    return jax.tree.map(part, batch)

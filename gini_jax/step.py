@@ -1,0 +1,210 @@
+"""The training step: from a state and a batch to the next state, mapped over the devices once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from gini_jax import losses
+from gini_jax.augment import augment_batch
+from gini_jax.config import OBJECTIVES
+from gini_jax.data import Split
+from gini_jax.parallel import AXIS, map_over_devices
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes; the same on all devices.
+
+    Attributes:
+        step: steps done.
+        params, batch_stats: the model's variables.
+        opt_state: the optimiser's.
+        rng: `[2]` key data; each step's randomness is folded from it and the step.
+        running: running class sums by layer; empty if they are off.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    rng: jax.Array
+    running: dict[str, losses.RunningSums]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and batch statistics, as the model takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Experiment(NamedTuple):
+    """What is fixed in a run: all that a step closes over."""
+
+    config: Any
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    num_classes: int
+    image_size: int
+    steps_per_epoch: int
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], *, experiment: Experiment
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step on one global batch; runs mapped over the axis "batch".
+
+    Args:
+        state: replicated.
+        batch: this device's share: `image [n, H, W, 3]` uint8, `label [n]` int32, and
+            `position [n]`, the examples' places in the global batch.
+        experiment: what is fixed.
+
+    Returns:
+        The next state and the global batch's metrics, both the same on all devices.
+    """
+    config = experiment.config
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    augment_key, dropout_key = jax.random.split(step_key)
+    image_keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, batch["position"])
+    with jax.named_scope("augment"):
+        images = augment_batch(config.augment, image_keys, batch["image"], experiment.image_size)
+    labels = optax.smooth_labels(
+        jax.nn.one_hot(batch["label"], experiment.num_classes), config.loss.label_smoothing
+    )
+
+    def loss_fn(params):
+        (logits, features), updates = experiment.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(dropout_key, lax.axis_index(AXIS))},
+        )
+        ce = optax.softmax_cross_entropy(logits, labels).mean()
+        with jax.named_scope("terms"):
+            added, terms, running = objective_terms(state, features, labels, experiment)
+        loss = config.loss.ce_weight * ce + added
+        accuracy = (logits.argmax(axis=-1) == batch["label"]).mean()
+        metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **terms}
+        return loss, (metrics, updates["batch_stats"], running)
+
+    grads, (metrics, batch_stats, running) = jax.grad(loss_fn, has_aux=True)(state.params)
+    with jax.named_scope("optimizer"):
+        grads, metrics = lax.pmean((grads, metrics), AXIS)
+        updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+    new_state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        running=running,
+    )
+    return new_state, metrics
+
+
+def objective_terms(
+    state: TrainState, features: dict[str, jax.Array], labels: jax.Array, experiment: Experiment
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, losses.RunningSums]]:
+    """What the objective adds to cross-entropy, its terms, and the next running sums."""
+    config = experiment.config.loss
+    impurity, with_kl = OBJECTIVES[experiment.config.objective]
+    if impurity is None and not with_kl:
+        return jnp.zeros(()), {}, state.running
+    tapped = {layer: features[layer] for layer in config.layers}
+    kind = impurity or "gini"
+    sums, signed_sums = losses.layer_sums(tapped, labels, impurity=kind, axis_name=AXIS)
+    running = state.running
+    if config.running_decay > 0:
+        blended = {
+            layer: running[layer].update(sums[layer], config.running_decay) for layer in sums
+        }
+        sums = {layer: pair[0] for layer, pair in blended.items()}
+        running = {layer: pair[1] for layer, pair in blended.items()}
+    on = state.step >= (config.start_epoch - 1) * experiment.steps_per_epoch
+    added, terms = losses.discriminability_from_sums(
+        sums,
+        signed_sums=signed_sums,
+        gini_weight=jnp.where(on, config.gini_weight if impurity else 0.0, 0.0),
+        kl_weight=jnp.where(on, config.kl_weight if with_kl else 0.0, 0.0),
+        impurity=kind,
+    )
+    return added, terms, running
+
+
+def resident_step(
+    state: TrainState, data: Split, order: jax.Array, *, experiment: Experiment
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_step` on a batch taken out of the training split that lies on the device.
+
+    Args:
+        state: replicated.
+        data: the whole training split, replicated.
+        order: `[steps, n]`, this device's examples in each step of the epoch.
+        experiment: what is fixed.
+    """
+    index = order[state.step % experiment.steps_per_epoch]
+    position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
+    batch = {"image": data.images[index], "label": data.labels[index], "position": position}
+    return train_step(state, batch, experiment=experiment)
+
+
+def create_step(
+    experiment: Experiment, devices: Sequence[jax.Device] | None = None
+) -> Callable[[TrainState, Split, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """The mapped, compiled-on-first-call step of a run.
+
+    Args:
+        experiment: what is fixed.
+        devices: to map over, those of a topology that is not there included; all by default.
+
+    Returns:
+        From a replicated state (donated), the replicated training split and the epoch's order
+        `[local devices, steps, n]` to the next state and metrics.
+    """
+
+    def step(state, data, order):
+        return resident_step(state, data, order, experiment=experiment)
+
+    return map_over_devices(step, devices, in_axes=(None, None, 0))
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step, a pure function of the config's seed."""
+    seed = jax.random.key(experiment.config.seed)
+    params_key, train_key = jax.random.split(seed)
+    size = experiment.image_size
+
+    def init(key):
+        variables = experiment.model.init(key, jnp.zeros((1, size, size, 3)))
+        return variables["params"], variables.get("batch_stats", {})
+
+    params, batch_stats = jax.jit(init)(params_key)
+    running = {}
+    if experiment.config.loss.running_decay > 0:
+        shapes = feature_shapes(experiment.model, size)
+        running = {
+            layer: losses.RunningSums.zeros(shapes[layer].shape[-1], experiment.num_classes)
+            for layer in experiment.config.loss.layers
+        }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=experiment.optimizer.init(params),
+        rng=jax.random.key_data(train_key),
+        running=running,
+    )
+
+
+def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a model's features for one image, without computing them."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    (_, features), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    return features
