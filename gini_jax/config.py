@@ -154,8 +154,8 @@ def config_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir and its config.json, or checks that it holds a run of this config.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir, or checks that it can be written and holds no run of another config.
 
     Raises:
         InputError: the workdir cannot be written, or holds a run of another config.
@@ -163,11 +163,10 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(config_json(config))
-            return
         (workdir / ".writable").touch()
         (workdir / ".writable").unlink()
+        if not path.exists():
+            return
         old = json.loads(path.read_text())
     except OSError as error:
         raise InputError(
@@ -184,7 +183,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     ]
     if differing:
         raise InputError(
-            f"workdir {str(workdir)!r} holds a run of another config:\n" + "\n".join(differing)
+            f"workdir {str(workdir)!r} holds a run of another config:\n"
+            + "\n".join(differing)
             + "\nChoose another --workdir, set these values back, or delete the folder."
         )
 

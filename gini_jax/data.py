@@ -149,18 +149,19 @@ def _tfds_builder(name: str, data_dir: str) -> Any:
         "on a machine with network, then give that folder as --config.dataset.data_dir."
     )
     if folder and not Path(folder).expanduser().is_dir():
-        raise InputError(f"data directory {folder!r} does not exist; prepare the data with\n{prepare}")
+        raise InputError(f"data directory {folder!r} does not exist; prepare it with\n{prepare}")
     try:
         builder = tfds.builder(name, data_dir=folder or None)
     except tfds.core.registered.DatasetNotFoundError as error:
-        raise unknown_name("data set", name, ["digits", *tfds.list_builders()]) from error
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        raise unknown_name("data set", name, known) from error
     if not builder.info.splits:
         if folder:
             raise InputError(f"data set {name!r} is not in {folder!r}; prepare it with\n{prepare}")
         try:
             builder = tfds.builder(name, file_format="array_record")
             builder.download_and_prepare()
-        except Exception as error:  # noqa: BLE001 - whatever stops the download, the fix is the same
+        except Exception as error:
             raise InputError(
                 f"data set {name!r} is not prepared and TFDS could not download it "
                 f"({type(error).__name__}: {error}); prepare it with\n{prepare}"
@@ -241,5 +242,3 @@ def _fit(image: np.ndarray, image_size: int) -> np.ndarray:
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     top, left = (resized.shape[0] - side) // 2, (resized.shape[1] - side) // 2
     return resized[top : top + side, left : left + side]
-
-

@@ -1,5 +1,6 @@
 """Evaluation over a whole split: accuracy, loss, and the terms from accumulated class sums."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax
@@ -42,7 +43,10 @@ def eval_step(
         totals: metrics and class sums by layer so far.
         variables: the model's parameters and batch statistics.
         batch: this device's share: `image [n, H, W, 3]` uint8, `label [n]`, `mask [n]`.
-        model, layers, num_classes, image_size: what is evaluated; fixed when compiled.
+        model: the network.
+        layers: whose features the sums are taken of.
+        num_classes: `K`.
+        image_size: height and width that the network sees.
 
     Returns:
         The new totals, summed over all devices.
@@ -80,7 +84,7 @@ class Evaluator:
         layers: tuple[str, ...],
         dataset: Dataset,
         batch_size: int,
-        devices: list[jax.Device] | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ):
         self.layers, self.dataset, self.devices = layers, dataset, devices
         self.batch_size = batch_size
@@ -116,7 +120,7 @@ class Evaluator:
         """
         num_classes = self.dataset.num_classes
         sums = {
-            layer: losses.ClassSums(np.zeros((c, num_classes), np.float32), np.zeros(num_classes, np.float32))
+            layer: losses.ClassSums(jnp.zeros((c, num_classes)), jnp.zeros(num_classes))
             for layer, c in self._num_features.items()
         }
         totals = replicate((EvalMetrics.empty(), sums), self.devices)
@@ -132,7 +136,7 @@ class Evaluator:
         return values, impurity
 
 
-def padded_batches(split: Split, batch_size: int):
+def padded_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches of a split in order; the last is filled up with masked copies of its first example.
 
     Example:

@@ -37,8 +37,8 @@ def create_schedule(config: Any, steps_per_epoch: int, num_epochs: int) -> optax
     total = num_epochs * steps_per_epoch
     if not 0 <= warmup < max(total, 1):
         raise InputError(
-            f"schedule.warmup_epochs={config.warmup_epochs} leaves none of num_epochs={num_epochs}; "
-            "warm up for fewer epochs"
+            f"schedule.warmup_epochs={config.warmup_epochs} leaves none of the "
+            f"num_epochs={num_epochs}; warm up for fewer epochs"
         )
     builders: dict[str, Callable[[], optax.Schedule]] = {
         "constant": lambda: optax.constant_schedule(peak),

@@ -70,7 +70,7 @@ def shard(batch: Any, devices: int) -> Any:
     first = jax.process_index() * local
 
     def part(array: Any) -> Any:
-        split = array.reshape((devices, array.shape[0] // devices) + array.shape[1:])
+        split = array.reshape((devices, array.shape[0] // devices, *array.shape[1:]))
         return split[first : first + local]
 
     return jax.tree.map(part, batch)

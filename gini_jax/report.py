@@ -43,9 +43,7 @@ def draw_curves(metrics_path: Path, png: Path) -> None:
     plt.close(figure)
 
 
-def draw_impurity(
-    before: dict[str, np.ndarray], after: dict[str, np.ndarray], png: Path
-) -> None:
+def draw_impurity(before: dict[str, np.ndarray], after: dict[str, np.ndarray], png: Path) -> None:
     """Draws the histogram of the features' Gini impurity before and after training.
 
     Args:

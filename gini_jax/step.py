@@ -99,11 +99,12 @@ def train_step(
         grads, metrics = lax.pmean((grads, metrics), AXIS)
         updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-    new_state = state.replace(
+    new_state = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
+        rng=state.rng,
         running=running,
     )
     return new_state, metrics

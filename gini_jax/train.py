@@ -13,7 +13,7 @@ from clu import parameter_overview
 from tqdm import tqdm
 
 from gini_jax.checkpoint import Checkpoints
-from gini_jax.config import check_config, check_layers, claim_workdir
+from gini_jax.config import check_config, check_layers, check_workdir, config_json
 from gini_jax.data import Dataset, epoch_order, load_dataset
 from gini_jax.errors import InputError
 from gini_jax.evaluate import Evaluator
@@ -88,9 +88,10 @@ def train(
         InputError: bad input, before any compilation.
     """
     check_before_data(config, devices)
-    claim_workdir(workdir, config)
+    check_workdir(workdir, config)
     dataset = load_dataset(config.dataset)
     experiment = build_experiment(config, dataset, devices)
+    (workdir / "config.json").write_text(config_json(config))
     run = Run(experiment, dataset, workdir, devices)
     run.fit()
     return run.finish()
@@ -138,7 +139,7 @@ class Run:
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self.state = init_state(experiment)
         self.initial_variables = jax.device_get(self.state.variables)
-        self.progress = {
+        self.progress: dict[str, Any] = {
             "best_step": 0,
             "best_epoch": 0,
             "val_accuracy": -1.0,
@@ -181,7 +182,7 @@ class Run:
         with bar:
             for epoch in range(first_epoch, config.num_epochs):
                 means = self._train_epoch(step, data, epoch, bar)
-                line = {"epoch": epoch + 1, "step": (epoch + 1) * steps, **means}
+                line: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * steps, **means}
                 last = epoch + 1 == config.num_epochs
                 if last or (epoch + 1) % config.eval_every_epochs == 0:
                     line |= self._validate(epoch + 1)
@@ -201,7 +202,8 @@ class Run:
             config.seed, epoch, len(self.dataset.splits["train"].labels), config.batch_size
         )
         order = _order_by_device(order, devices)
-        start, sums, pending = time.perf_counter(), {}, None
+        sums: dict[str, float] = {}
+        start, pending = time.perf_counter(), None
         for _ in range(self.experiment.steps_per_epoch):
             self.state, metrics = step(self.state, data, order)
             # Step k's metrics are fetched while step k + 1 runs.

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.errors import unknown_name
 from gini_jax.models.resnet import BLOCKS, ResNet
 
 _BOTTLENECK: dict[str, Any] = {"block": "bottleneck"}

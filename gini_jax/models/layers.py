@@ -13,8 +13,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all devices, with the running variance that PyTorch keeps.
 
     Statistics are taken in float32 over every axis but the last, and over `axis_name`, in one
-    collective. The running variance is the unbiased one (`n / (n - 1)`), as in torch.nn.BatchNorm2d;
-    flax.linen.BatchNorm keeps the biased one.
+    collective. The running variance is the unbiased one (`n / (n - 1)`), as in
+    torch.nn.BatchNorm2d; flax.linen.BatchNorm keeps the biased one.
 
     Attributes:
         axis_name: name of the mapped axis to synchronise over; None for the local batch.

@@ -124,9 +124,7 @@ class ResNet(nn.Module):
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         x = images.astype(self.dtype)
         with jax.named_scope("stem"):
-            x = nn.relu(
-                ConvNorm(self.width, kernel, stride, **shared, name="stem")(x, train=train)
-            )
+            x = nn.relu(ConvNorm(self.width, kernel, stride, **shared, name="stem")(x, train=train))
             if self.stem == "imagenet":
                 x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         features = {"stem": x}

@@ -1,0 +1,102 @@
+"""Class sums beyond one batch: exact gradient accumulation, and a running average."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import ClassSums
+
+
+def linearize_at(
+    loss_of_sums: Callable[[Any], jax.Array], total: Any
+) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
+    r"""Exact gradient accumulation of a loss that is no sum over examples.
+
+    Let the class sums of a batch be $s(\theta) = \sum_b s_b(\theta)$ over micro-batches `b` and
+    the loss $f(s)$. The chain rule gives $\nabla_\theta f = \sum_b \langle f'(s), \partial_\theta
+    s_b \rangle$, where $f'(s)$ is one small array that no longer depends on `b`. So a first pass
+    over the micro-batches gathers `total` without gradients; this function takes $f'(s)$ there;
+    and a second pass differentiates the inner product $\langle f'(s), s_b(\theta) \rangle$ of each
+    micro-batch. Memory is that of one micro-batch, the price a second forward pass. Batch
+    normalisation, where there is any, sees micro-batches in both passes.
+
+    Args:
+        loss_of_sums: from a pytree of `ClassSums` to a scalar.
+        total: the sums of the whole batch, such a pytree.
+
+    Returns:
+        The loss of the whole batch, and a function from the pytree of one micro-batch's sums to
+        the scalar to differentiate. The gradients of all micro-batches add to the batch's own.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from gini_jax.losses import class_sums, gini_loss
+        >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.eye(2)[jnp.array([0, 1, 1, 0])]
+        >>> sums = lambda scale, x, y: class_sums(x * scale + 1.0, y)
+        >>> total = sums(2.0, x[:2], y[:2]) + sums(2.0, x[2:], y[2:])
+        >>> loss, linearized = linearize_at(ClassSums.gini, total)
+        >>> part = jax.grad(lambda scale, x, y: linearized(sums(scale, x, y)))
+        >>> parts = part(2.0, x[:2], y[:2]) + part(2.0, x[2:], y[2:])
+        >>> bool(jnp.isclose(parts, jax.grad(lambda s: gini_loss(x * s + 1.0, y))(2.0)))
+        True
+    """
+    value, cotangent = jax.value_and_grad(loss_of_sums)(total)
+    cotangent = lax.stop_gradient(cotangent)
+
+    def linearized(sums: Any) -> jax.Array:
+        products = jax.tree.map(lambda ct, part: (ct * part).sum(), cotangent, sums)
+        return jax.tree.reduce(jnp.add, products)
+
+    return value, linearized
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RunningSums:
+    r"""Exponential moving average of class sums, for batches that hold few examples of a class.
+
+    $$h_t = d\, h_{t-1} + (1 - d)\, s_t, \quad \hat h_t = h_t / (1 - d^t)$$
+
+    The history carries no gradient; that of the batch's own sums is scaled by their share of the
+    blend, `(1 - d) / (1 - d^t)`, and a term weight may make up for it.
+
+    Attributes:
+        average: `ClassSums`, the biased average `h`, zero at the start.
+        weight: scalar, `1 - d^t`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gini_jax.losses import class_sums
+        >>> batch = class_sums(jnp.ones((4, 3)), jnp.array([0, 1, 1, 0]), num_classes=2)
+        >>> blended, state = RunningSums.zeros(num_features=3, num_classes=2).update(batch, 0.9)
+        >>> print(f"{blended.mass[0]:.3f}")  # bias-corrected: after one batch, that batch
+        2.000
+    """
+
+    average: ClassSums
+    weight: jax.Array
+
+    @staticmethod
+    def zeros(num_features: int, num_classes: int) -> "RunningSums":
+        """The state before the first batch."""
+        sums = ClassSums(jnp.zeros((num_features, num_classes)), jnp.zeros((num_classes,)))
+        return RunningSums(sums, jnp.zeros(()))
+
+    def update(self, batch: ClassSums, decay: float | jax.Array) -> tuple[ClassSums, "RunningSums"]:
+        """The blend of history and batch, bias-corrected, and the next state.
+
+        Args:
+            batch: the batch's sums, already summed over devices.
+            decay: `d` in `[0, 1)`; 0 is the batch alone.
+        """
+        if isinstance(decay, (int, float)) and not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}; it must lie in [0, 1)")
+        history = lax.stop_gradient(self)
+        average = jax.tree.map(lambda h, s: decay * h + (1 - decay) * s, history.average, batch)
+        weight = decay * history.weight + (1 - decay)
+        blended = jax.tree.map(lambda h: h / weight, average)
+        return blended, lax.stop_gradient(RunningSums(average, weight))

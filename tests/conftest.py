@@ -1,0 +1,21 @@
+"""Eight simulated devices for every test, and no accelerator."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_TFDS = ROOT.parent / "shared" / "tfds"
+
+
+@pytest.fixture
+def shared_tfds() -> Path:
+    """Prepared CIFAR-100 and Caltech-101, where the machine has them."""
+    if not SHARED_TFDS.is_dir():
+        pytest.skip(f"needs CIFAR-100 in TFDS form at {SHARED_TFDS}, which is not there")
+    return SHARED_TFDS

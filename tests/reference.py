@@ -1,0 +1,76 @@
+"""The paper's equations in float64 NumPy, loop by loop, and by PyTorch autograd."""
+
+import numpy as np
+
+EPS = 1e-10
+
+
+def class_means(features, onehot, weights=None, signed=False):
+    """S [C, K] and m [K]."""
+    a = np.asarray(features, np.float64)
+    y = np.asarray(onehot, np.float64)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    a = a if signed else np.abs(a)
+    z = a.reshape(len(a), -1, a.shape[-1]).mean(axis=1)
+    mass = np.zeros(y.shape[1])
+    activation = np.zeros((z.shape[1], y.shape[1]))
+    for n in range(len(y)):
+        mass += w[n] * y[n]
+        activation += w[n] * np.outer(z[n], y[n])
+    return activation / (mass + EPS), mass
+
+
+def profile(features, onehot, weights=None):
+    s, _ = class_means(features, onehot, weights)
+    return s / (s.sum(axis=1, keepdims=True) + EPS)
+
+
+def gini(features, onehot, weights=None):
+    return float(np.mean(1 - (profile(features, onehot, weights) ** 2).sum(axis=1)))
+
+
+def kl(features, onehot, weights=None, target=None):
+    p = profile(features, onehot, weights)
+    _, mass = class_means(features, onehot, weights)
+    q = (p.sum(axis=0) + EPS) / (p.sum() + p.shape[1] * EPS)
+    if target is None:
+        if mass.sum() == 0:
+            return 0.0
+        target = mass / mass.sum()
+    total = 0.0
+    for t_k, q_k in zip(target, q, strict=True):
+        if t_k > 0:
+            total += t_k * (np.log(t_k) - np.log(q_k))
+    return total
+
+
+def entropy(features, onehot, weights=None):
+    s, _ = class_means(features, onehot, weights, signed=True)
+    e = np.exp(s - s.max(axis=1, keepdims=True))
+    p = e / e.sum(axis=1, keepdims=True)
+    return float(np.mean(-(p * np.log10(np.where(p > 0, p, 1.0))).sum(axis=1)))
+
+
+def torch_value_and_gradient(term, features, onehot, weights=None):
+    """Value and gradient by the features, float64, of "gini", "kl" or "entropy"."""
+    import torch
+
+    a = torch.tensor(np.asarray(features, np.float64), requires_grad=True)
+    y = torch.tensor(np.asarray(onehot, np.float64))
+    w = torch.ones(len(y), dtype=torch.float64)
+    w = w if weights is None else torch.tensor(np.asarray(weights, np.float64))
+    z = (a if term == "entropy" else a.abs()).reshape(len(a), -1, a.shape[-1]).mean(dim=1)
+    mass = (w[:, None] * y).sum(dim=0)
+    s = (w[:, None] * z).T @ y / (mass + EPS)
+    if term == "entropy":
+        p = torch.softmax(s, dim=1)
+        value = -(p * torch.log10(p)).sum(dim=1).mean()
+    else:
+        p = s / (s.sum(dim=1, keepdim=True) + EPS)
+        value = (1 - (p**2).sum(dim=1)).mean()
+    if term == "kl":
+        q = (p.sum(dim=0) + EPS) / (p.sum() + p.shape[1] * EPS)
+        t = mass / mass.sum()
+        value = (torch.xlogy(t, t) - t * torch.log(q)).sum()
+    value.backward()
+    return value.item(), a.grad.numpy()

@@ -1,0 +1,167 @@
+"""What the method promises, stated as laws."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from gini_jax import losses
+
+LOSSES = [losses.gini_loss, losses.kl_loss, losses.entropy_loss]
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.gamma(1.0, size=(32, 2, 2, 12)), jnp.float32)
+    return features, jnp.asarray(np.eye(5)[rng.integers(0, 5, 32)], jnp.float32)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_order_of_examples_and_of_features_does_not_matter(loss, batch):
+    features, onehot = batch
+    rng = np.random.default_rng(1)
+    examples, channels = rng.permutation(32), rng.permutation(12)
+    shuffled = loss(features[examples][..., channels], onehot[examples])
+    np.testing.assert_allclose(shuffled, loss(features, onehot), rtol=1e-5)
+
+
+def test_scaling_one_feature_leaves_its_profile(batch):
+    features, onehot = batch
+    scaled = features.at[..., 3].multiply(1000.0)
+    before, after = (losses.class_profile(f, onehot) for f in (features, scaled))
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_doubling_one_class_leaves_the_profile(batch):
+    features, onehot = batch
+    again = onehot[:, 2] == 1
+    doubled = losses.class_profile(
+        jnp.concatenate([features, features[again]]), jnp.concatenate([onehot, onehot[again]])
+    )
+    np.testing.assert_allclose(doubled, losses.class_profile(features, onehot), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_padded_and_masked_batch_equals_the_batch(loss, batch):
+    features, onehot = batch
+    mask = jnp.arange(32) < 20
+    np.testing.assert_allclose(
+        loss(features, onehot, where=mask), loss(features[:20], onehot[:20]), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_integers_equal_their_one_hot_rows(loss, batch):
+    features, onehot = batch
+    labels = onehot.argmax(axis=1)
+    np.testing.assert_allclose(
+        loss(features, labels, num_classes=5), loss(features, onehot), rtol=1e-5
+    )
+
+
+def test_an_integer_outside_the_classes_belongs_to_none(batch):
+    features, onehot = batch
+    labels = onehot.argmax(axis=1)
+    outside = labels.at[:4].set(jnp.array([-1, 5, -7, 99]))
+    sums = losses.class_sums(features, outside, num_classes=5)
+    rest = losses.class_sums(features[4:], labels[4:], num_classes=5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), sums, rest)
+
+
+def test_soft_labels_enter_linearly_in_the_sums(batch):
+    features, onehot = batch
+    other = jnp.roll(onehot, 1, axis=0)
+    mixed = losses.class_sums(features, 0.3 * onehot + 0.7 * other)
+    a, b = losses.class_sums(features, onehot), losses.class_sums(features, other)
+    np.testing.assert_allclose(
+        mixed.activation, 0.3 * a.activation + 0.7 * b.activation, rtol=1e-5
+    )
+
+
+def test_gini_is_0_for_perfectly_discriminative_features():
+    assert losses.gini_loss(jnp.eye(6), jnp.eye(6)) == 0.0
+
+
+def test_gini_is_1_minus_1_over_k_for_uniform_features():
+    np.testing.assert_allclose(losses.gini_loss(jnp.ones((7, 3)), jnp.eye(7)), 6 / 7, rtol=1e-6)
+
+
+def test_kl_is_0_when_the_distributions_agree_and_positive_when_they_do_not():
+    assert losses.kl_loss(jnp.eye(4), jnp.eye(4)) == 0.0
+    features = jnp.eye(4)[:, jnp.array([0, 0, 1, 2, 3])]  # two features for class 0
+    assert losses.kl_loss(features, jnp.eye(4)) > 0.01
+    agrees = jnp.array([0.4, 0.2, 0.2, 0.2])
+    np.testing.assert_allclose(losses.kl_loss(features, jnp.eye(4), target=agrees), 0, atol=1e-7)
+
+
+def test_kl_is_never_negative():
+    rng = np.random.default_rng(2)
+    loss = jax.jit(losses.kl_loss)
+    for scale in rng.uniform(0, 1e-3, 300):
+        features = jnp.asarray(1 + scale * rng.normal(size=(10, 4)), jnp.float32)
+        assert loss(features, jnp.eye(10)) >= 0
+
+
+def test_a_dead_feature_counts_as_impurity_1_with_zero_gradient():
+    features = jnp.stack([jnp.array([1.0, 0.0, 0.0]), jnp.zeros(3)], axis=1)
+    value, gradient = jax.value_and_grad(losses.gini_loss)(features, jnp.eye(3))
+    assert value == 0.5
+    assert (gradient[:, 1] == 0).all()
+    assert (jax.grad(losses.kl_loss)(features, jnp.eye(3))[:, 1] == 0).all()
+
+
+# ------------------------------------------------------------- half batches on several devices
+
+
+def _loss(scale, features, onehot, axis_name=None):
+    """A parameter `scale [C]` whose gradient is non-trivial, and the joint loss."""
+    activations = jnp.tanh(features * scale)
+    return losses.discriminability_loss(
+        [activations, activations.mean((1, 2))], onehot, axis_name=axis_name
+    )[0]
+
+
+def _split(array, devices):
+    return array.reshape((devices, -1, *array.shape[1:]))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("mapping", ["pmap", "vmap", "shard_map"])
+def test_parts_on_several_devices_equal_the_whole(mapping, devices, batch):
+    features, onehot = batch
+    scale = jnp.linspace(0.5, 1.5, 12)
+    expected = jax.value_and_grad(_loss)(scale, features, onehot)
+
+    def step(scale, features, onehot):
+        value, gradient = jax.value_and_grad(_loss)(scale, features, onehot, axis_name="i")
+        return value, jax.lax.pmean(gradient, "i")
+
+    if mapping == "shard_map":
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("i",))
+        mapped = jax.shard_map(
+            step, mesh=mesh, in_specs=(P(), P("i"), P("i")), out_specs=(P(), P())
+        )
+        value, gradient = jax.jit(mapped)(scale, features, onehot)
+    else:
+        transform = {
+            "pmap": partial(jax.pmap, devices=jax.devices()[:devices]),
+            "vmap": jax.vmap,
+        }[mapping]
+        mapped = transform(step, in_axes=(None, 0, 0), axis_name="i")
+        values, gradients = mapped(scale, _split(features, devices), _split(onehot, devices))
+        value, gradient = values[-1], gradients[-1]
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)
+
+
+def test_several_axis_names_sum_over_all_of_them(batch):
+    features, onehot = batch
+    inner = jax.vmap(partial(losses.gini_loss, axis_name=("a", "b")), axis_name="b")
+    outer = jax.vmap(inner, axis_name="a")
+    parts = [x.reshape((2, 4, 4, *x.shape[1:])) for x in (features, onehot)]
+    np.testing.assert_allclose(outer(*parts), losses.gini_loss(features, onehot), rtol=1e-5)
