@@ -103,7 +103,9 @@ def test_layers_are_weighted_and_averaged():
     kl = [reference.kl(features[layer], onehot) for layer in "ab"]
     expected = np.dot([0.1, 0.7], gini) / 2 + np.dot([2.0, 3.0], kl) / 2
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    np.testing.assert_allclose([terms["gini"], terms["kl"]], [np.mean(gini), np.mean(kl)], rtol=1e-5)
+    np.testing.assert_allclose(
+        [terms["gini"], terms["kl"]], [np.mean(gini), np.mean(kl)], rtol=1e-5
+    )
 
 
 def test_entropy_takes_the_place_of_gini():

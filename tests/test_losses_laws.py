@@ -78,9 +78,7 @@ def test_soft_labels_enter_linearly_in_the_sums(batch):
     other = jnp.roll(onehot, 1, axis=0)
     mixed = losses.class_sums(features, 0.3 * onehot + 0.7 * other)
     a, b = losses.class_sums(features, onehot), losses.class_sums(features, other)
-    np.testing.assert_allclose(
-        mixed.activation, 0.3 * a.activation + 0.7 * b.activation, rtol=1e-5
-    )
+    np.testing.assert_allclose(mixed.activation, 0.3 * a.activation + 0.7 * b.activation, rtol=1e-5)
 
 
 def test_gini_is_0_for_perfectly_discriminative_features():

@@ -69,7 +69,10 @@ WRONG = {
     "num_classes disagrees": (lambda: losses.gini_loss(F, ONEHOT, num_classes=7), "num_classes=7"),
     "features of one axis": (lambda: losses.gini_loss(jnp.ones(6), ONEHOT), r"\[N, ..., C\]"),
     "where of another shape": (lambda: losses.gini_loss(F, ONEHOT, where=jnp.ones(5)), "where"),
-    "target of another shape": (lambda: losses.kl_loss(F, ONEHOT, target=jnp.ones(3) / 3), "target"),
+    "target of another shape": (
+        lambda: losses.kl_loss(F, ONEHOT, target=jnp.ones(3) / 3),
+        "target",
+    ),
     "target sums to 4": (lambda: losses.kl_loss(F, ONEHOT, target=jnp.ones(4)), "sum 1"),
     "target negative": (
         lambda: losses.kl_loss(F, ONEHOT, target=jnp.array([1.5, -0.5, 0, 0])),

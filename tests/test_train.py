@@ -1,0 +1,233 @@
+"""A run, from its config to its files."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from gini_jax.errors import InputError
+from gini_jax.train import evaluate, train
+from tests.conftest import ROOT
+
+TIMES = {"train_seconds", "images_per_second", "device"}
+
+
+def small_config(objective=None, **changes):
+    config = digits.get_config(objective)
+    config.num_epochs = 3
+    config.loss.start_epoch = 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def without_times(result):
+    return {key: value for key, value in result.items() if key not in TIMES}
+
+
+def lines_of(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [without_times(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return train(small_config(), workdir, jax.devices()[:1]), workdir
+
+
+def test_a_run_writes_what_it_promises(finished):
+    result, workdir = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert set(result) == set(
+        [
+            "config_name",
+            "objective",
+            "seed",
+            "epochs",
+            "steps",
+            "best_epoch",
+            "val_accuracy",
+            "test_accuracy",
+            "test_top5",
+            "test_loss",
+            "feature_gini",
+            "feature_kl",
+            "train_seconds",
+            "images_per_second",
+            "num_parameters",
+            "device",
+            "jax_version",
+        ]
+    )
+    assert result["steps"] == 3 * (1197 // 64)
+    assert [line["epoch"] for line in lines_of(workdir)] == [1, 2, 3]
+    for png in ("curves.png", "impurity.png"):
+        assert (workdir / png).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((workdir / "config.json").read_text())["objective"] == "gini_kl"
+
+
+def test_the_terms_are_off_before_their_first_epoch(finished):
+    first, second, *_ = lines_of(finished[1])
+    assert first["train_loss"] == first["train_ce"]
+    terms = 0.5 * second["train_gini"] + 0.5 * second["train_kl"]
+    np.testing.assert_allclose(second["train_loss"], second["train_ce"] + terms, rtol=1e-5)
+
+
+def test_the_best_validation_accuracy_is_the_one_tested(finished):
+    result, workdir = finished
+    lines = lines_of(workdir)
+    accuracies = [line["val_accuracy"] for line in lines]
+    assert result["val_accuracy"] == max(accuracies)
+    assert result["best_epoch"] == 1 + accuracies.index(max(accuracies))
+
+
+def test_the_same_seed_gives_the_same_result(finished, tmp_path):
+    again = train(small_config(), tmp_path, jax.devices()[:1])
+    assert without_times(again) == without_times(finished[0])
+    assert lines_of(tmp_path) == lines_of(finished[1])
+
+
+def test_evaluation_repeats_the_result(finished):
+    result, workdir = finished
+    again = evaluate(small_config(), workdir, jax.devices()[:1])
+    assert without_times(again) == without_times(result)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_result_does_not_depend_on_the_number_of_devices(finished, tmp_path, devices):
+    result = train(small_config(), tmp_path, jax.devices()[:devices])
+    assert abs(result["test_loss"] - finished[0]["test_loss"]) < 1e-3
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+    """The process dies in the third epoch, after the checkpoint of the second."""
+    from gini_jax import train as train_module
+
+    class Killed(Exception):
+        pass
+
+    def dies_in_epoch_3(self, step, data, epoch, bar, original=train_module.Run._train_epoch):
+        if epoch == 2:
+            self.checkpoints.close()
+            raise Killed
+        return original(self, step, data, epoch, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.Run, "_train_epoch", dies_in_epoch_3)
+        with pytest.raises(Killed):
+            train(small_config(), tmp_path, jax.devices()[:1])
+    result = train(small_config(), tmp_path, jax.devices()[:1])
+    assert without_times(result) == without_times(finished[0])
+    assert lines_of(tmp_path) == lines_of(finished[1])
+
+
+@pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl"])
+def test_every_objective_trains(objective, tmp_path):
+    config = small_config(objective, num_epochs=1, **{"loss.start_epoch": 1})
+    train(config, tmp_path, jax.devices()[:1])
+    (line,) = lines_of(tmp_path)
+    added = 0.0 if objective == "ce" else 0.5 * line["train_kl"] * ("kl" in objective)
+    if objective in ("gini", "entropy_kl"):
+        added += 0.5 * line["train_gini"]
+    np.testing.assert_allclose(line["train_loss"] - line["train_ce"], added, atol=1e-5)
+
+
+def test_running_sums_train_several_layers(tmp_path):
+    changes = {"loss.running_decay": 0.9, "loss.layers": ("stage4", "pooled"), "num_epochs": 1}
+    result = train(small_config(**changes), tmp_path, jax.devices()[:2])
+    assert 0 < result["feature_gini"] < 1
+
+
+def test_one_epoch_of_a_narrow_resnet18_on_cifar100_starts(shared_tfds, tmp_path, monkeypatch):
+    """Two steps on the real images; the whole epoch is in the README's table."""
+    from configs import cifar100_resnet18
+    from gini_jax import data
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = cifar100_resnet18.get_config()
+    config.dataset.data_dir = str(shared_tfds)
+    whole = data.load_dataset(config.dataset)
+    sizes = {name: len(split.labels) for name, split in whole.splits.items()}
+    assert sizes == {"train": 46000, "val": 4000, "test": 10000}
+    counts = sum(np.bincount(whole.splits[name].labels, minlength=100) for name in ("train", "val"))
+    assert (counts == 500).all()
+    assert (np.bincount(whole.splits["test"].labels) == 100).all()
+    config.num_epochs, config.batch_size, config.model.width = 1, 16, 4
+    config.eval_batch_size = 100
+    few = {name: data.Split(s.images[:100], s.labels[:100]) for name, s in whole.splits.items()}
+    few["train"] = data.Split(*(array[:32] for array in few["train"]))
+    monkeypatch.setattr(
+        "gini_jax.train.load_dataset", lambda _: data.Dataset(few, whole.class_names, 32)
+    )
+    result = train(config, tmp_path / "run", jax.devices()[:2])
+    assert result["steps"] == 2
+
+
+# ------------------------------------------------------------- bad input
+
+WRONG = {
+    "unknown objective": ({"objective": "ginikl"}, "did you mean 'gini_kl'"),
+    "unknown layer": ({"loss.layers": ("stage5",)}, "did you mean 'stage4'"),
+    "unknown model": ({"model.name": "resnet_digit"}, "did you mean 'resnet_digits'"),
+    "unknown optimiser": ({"optimizer.name": "sdg"}, "did you mean 'sgd'"),
+    "unknown schedule": ({"schedule.name": "cosin"}, "did you mean 'cosine'"),
+    "unknown data set": ({"dataset.name": "cifar1000"}, "did you mean 'cifar100'"),
+    "missing data directory": (
+        {"dataset.name": "cifar100", "dataset.data_dir": "/nowhere"},
+        "tfds build cifar100 --data_dir=/nowhere",
+    ),
+    "a batch that does not divide": ({"batch_size": 63}, "batch_size=63 does not divide over 2"),
+    "a batch beyond the data": ({"batch_size": 2000}, "exceeds the 1197 training images"),
+    "dropout of 1": ({"model.dropout": 1.0}, r"\[0, 1\)"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_refused_before_anything_is_compiled(case, tmp_path, monkeypatch):
+    changes, text = WRONG[case]
+    monkeypatch.setattr("gini_jax.train.create_step", lambda *_: pytest.fail("compiled"))
+    with pytest.raises(InputError, match=text):
+        train(small_config(**changes), tmp_path, jax.devices()[:2])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
+    _, workdir = finished
+    before = (workdir / "result.json").read_bytes()
+    with pytest.raises(InputError, match="seed: 0 there, 7 now"):
+        train(small_config(seed=7), workdir, jax.devices()[:1])
+    assert (workdir / "result.json").read_bytes() == before
+
+
+def test_an_unwritable_workdir_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        train(small_config(), tmp_path / "file", jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("--config.num_epoch=3", 'Did you mean "num_epochs"'),
+        ("--config=configs/none.py", "No such file"),
+        ("--config.batch_size=many", "batch_size=many"),
+        ("--mode=trian", "did you mean 'train'"),
+        ("--workdri=x", "workdri"),
+        ("stray", "unknown argument 'stray'"),
+    ],
+)
+def test_a_wrong_command_line_ends_in_one_error(argument, text, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "launch.py", f"--workdir={tmp_path}", argument],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
