@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 
 def _parse(argv: list[str]) -> list[str]:
     """Reads the command line and the config; whatever is wrong there is the user's to mend."""
-    flags.DEFINE_string("mode", "train", "train or eval.")
+    flags.DEFINE_string("mode", "train", "train, eval or summary.")
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME by default.")
     try:
         config_flags.DEFINE_config_file(
@@ -41,9 +41,13 @@ def main(argv: list[str]) -> None:
     del argv
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # not the libraries' every move
-    from gini_jax import train  # jax starts here, after the command line has been read
+    from gini_jax import summary, train  # jax starts here, after the command line has been read
 
-    modes = {"train": train.train, "eval": train.evaluate}
+    modes = {
+        "train": train.train,
+        "eval": train.evaluate,
+        "summary": lambda config, workdir: summary.summarize(config),
+    }
     if FLAGS.mode not in modes:
         raise unknown_name("mode", FLAGS.mode, modes)
     config = FLAGS.config

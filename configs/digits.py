@@ -19,5 +19,5 @@ def get_config(objective: str | None = None) -> ConfigDict:
     config.loss.start_epoch = 5
     config.schedule.name = "cosine"
     config.schedule.learning_rate = 0.05
-    config.schedule.warmup_epochs = 2.0
+    config.schedule.warmup_epochs = 0.5
     return config

@@ -58,6 +58,7 @@ def default_config(objective: str | None = None) -> ConfigDict:
     config.model.stem = "cifar"  # cifar or imagenet
     config.model.dropout = 0.0  # before the last layer
     config.model.dtype = "float32"  # float32 or bfloat16: type of the computation
+    config.model.init = ""  # PyTorch weights to start from, .safetensors or .pth
     config.model.remat = False  # recompute activations in the backward pass to save memory
 
     config.loss = ConfigDict()

@@ -71,6 +71,31 @@ def load_dataset(config: Any, cache_dir: Path | None = None) -> Dataset:
     return _load_tfds(config, cache_dir or _default_cache_dir())
 
 
+def image_shape_of(config: Any) -> tuple[int, int]:
+    """Number of classes and image size of a data set, without decoding it.
+
+    Args:
+        config: `config.dataset`.
+
+    Raises:
+        InputError: as in `load_dataset`.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> image_shape_of(default_config().dataset)
+        (10, 8)
+    """
+    if config.name == "digits":
+        return 10, 8
+    features = _tfds_builder(config.name, config.data_dir).info.features
+    size = config.image_size or features["image"].shape[0]
+    if size is None:
+        raise InputError(
+            f"images of {config.name} have many sizes; set --config.dataset.image_size"
+        )
+    return features["label"].num_classes, size
+
+
 def epoch_order(seed: int, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
     """The examples of each batch of an epoch, a pure function of seed and epoch.
 

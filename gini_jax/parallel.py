@@ -4,6 +4,7 @@ What is the same on all devices (state, data set) is held as one replicated arra
 `in_axes=None`; what differs (a batch, the order of examples) has a leading axis of local devices.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
+
+# On simulated devices each one's collectives block a thread until all have come, and with few
+# cores the last one finds none left: one step at a time, and threads enough for all.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("NPROC", "64")
 
 
 def num_devices(devices: Sequence[jax.Device] | None = None) -> int:

@@ -17,7 +17,7 @@ from gini_jax.config import check_config, check_layers, check_workdir, config_js
 from gini_jax.data import Dataset, epoch_order, load_dataset
 from gini_jax.errors import InputError
 from gini_jax.evaluate import Evaluator
-from gini_jax.models import create_model
+from gini_jax.models import create_model, from_torch, read_torch_file
 from gini_jax.optim import create_optimizer, create_schedule
 from gini_jax.parallel import AXIS, num_devices, replicate, shard
 from gini_jax.report import draw_curves, draw_impurity, summary_text
@@ -39,7 +39,7 @@ def build_experiment(
             f"batch_size={config.batch_size} exceeds the {len(dataset.splits['train'].labels)} "
             "training images; set a smaller --config.batch_size"
         )
-    model = _create_model(config, dataset.num_classes)
+    model = create_model_of(config, dataset.num_classes)
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
     optimizer = create_optimizer(config.optimizer, schedule)
     return Experiment(
@@ -60,15 +60,20 @@ def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) 
         InputError: a value breaks a rule, or a name is unknown.
     """
     check_config(config, num_devices(devices))
-    model = _create_model(config, num_classes=2)
+    model = create_model_of(config, num_classes=2)
     check_layers(config.loss.layers, feature_shapes(model, 32))
     schedule = create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
     create_optimizer(config.optimizer, schedule)
 
 
-def _create_model(config: Any, num_classes: int) -> nn.Module:
-    settings = config.model.to_dict()
-    return create_model(settings.pop("name"), num_classes, axis_name=AXIS, **settings)
+def create_model_of(config: Any, num_classes: int, axis_name: str | None = AXIS) -> nn.Module:
+    """The network of a config; batch norm is synchronised over `axis_name`."""
+    return create_model(config.model.name, num_classes, axis_name=axis_name, **_overrides(config))
+
+
+def _overrides(config: Any) -> dict[str, Any]:
+    """The attributes of the network that the config sets."""
+    return {key: value for key, value in config.model.items() if key not in ("name", "init")}
 
 
 def train(
@@ -138,6 +143,14 @@ class Run:
         )
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self.state = init_state(experiment)
+        if self.config.model.init:
+            weights = from_torch(
+                self.config.model.name,
+                read_torch_file(self.config.model.init),
+                dataset.num_classes,
+                **_overrides(self.config),
+            )
+            self.state = self.state.replace(**weights)  # type: ignore[attr-defined]
         self.initial_variables = jax.device_get(self.state.variables)
         self.progress: dict[str, Any] = {
             "best_step": 0,

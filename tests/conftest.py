@@ -4,6 +4,7 @@ import os
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
 
 from pathlib import Path
 

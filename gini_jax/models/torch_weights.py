@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,9 @@ def from_torch(
     family = "cvt" if name.startswith("cvt") else "resnet"
     heads = [weights[f"{h}.bias"] for h in ("fc", "classifier", "head") if f"{h}.bias" in weights]
     classes = num_classes or (len(heads[0]) if heads else 1000)
-    initial = _initial_variables(name, classes, overrides)
-    paths = flatten_dict(initial, sep="/")
+    model = create_model(name, classes, **overrides)
+    init = partial(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    paths = flatten_dict(jax.eval_shape(init), sep="/")
     found = {
         dialect: {path: _torch_name(path, rules, dialect) for path in paths}
         for dialect, rules in _DIALECTS[family].items()
@@ -120,12 +122,13 @@ def from_torch(
             f"these weights are not those of {name} in the naming of {dialect}, the nearest known; "
             f"missing: {_shortened(missing)}; unexpected: {_shortened(unexpected)}"
         )
-    variables = {}
+    variables, initial = {}, None
     for path, like in paths.items():
         value = _to_our_layout(weights[names[path]], path)
         if value.shape != like.shape and "/head/" in path:
             print(f"{path}: {value.shape[-1]} classes there, {classes} here; left at its start")
-            value = np.asarray(like)
+            initial = flatten_dict(init(), sep="/") if initial is None else initial
+            value = initial[path]
         elif value.shape != like.shape:
             raise InputError(
                 f"{names[path]} has shape {weights[names[path]].shape}, which does not fit {path} "
@@ -161,11 +164,6 @@ def read_torch_file(path: str | Path) -> Mapping[str, Any]:
     except Exception as error:
         raise InputError(f"{path} holds more than weights, and was not read: {error}") from error
     return loaded.get("state_dict", loaded.get("model", loaded))
-
-
-def _initial_variables(name: str, num_classes: int, overrides: Mapping[str, Any]) -> Any:
-    model = create_model(name, num_classes, **overrides)
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
 def _torch_name(path: str, rules: list[tuple[str, str]], dialect: str) -> str:

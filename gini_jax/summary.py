@@ -1,0 +1,64 @@
+"""What a network is made of: parameters, feature shapes, operations for an image."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+
+from gini_jax.data import image_shape_of
+from gini_jax.train import check_before_data, create_model_of
+
+
+def summarize(config: Any) -> dict[str, Any]:
+    """Prints the parameter table, the features' shapes and the operations for an image.
+
+    The operations are those that the compiler counts in the compiled forward pass, and in forward
+    and backward pass together; a multiply-add counts as two.
+
+    Args:
+        config: the settings of a run. Its data set is not decoded: only the number of classes and
+            the image size are read.
+
+    Returns:
+        `num_parameters`, `feature_shapes`, `forward_flops` and `training_flops`, for one image.
+    """
+    check_before_data(config)
+    num_classes, size = image_shape_of(config.dataset)
+    model = create_model_of(config, num_classes, axis_name=None)
+    images = jnp.zeros((1, size, size, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    print(parameter_overview.get_parameter_overview(variables["params"], include_stats=False))
+
+    def loss(params, batch_stats, images):
+        (logits, _), _ = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        return logits.sum()
+
+    def forward(params, batch_stats, images):
+        return model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+
+    batch_stats = variables.get("batch_stats", {})
+    arguments = (variables["params"], batch_stats, images)
+    shapes = {name: x.shape[1:] for name, x in jax.eval_shape(forward, *arguments)[1].items()}
+    forward_flops, training_flops = (
+        jax.jit(f).lower(*arguments).compile().cost_analysis()["flops"]
+        for f in (forward, jax.grad(loss))
+    )
+    width = max(map(len, shapes))
+    print(f"\nfeatures of an image of {size} x {size}, {num_classes} classes")
+    for name, shape in shapes.items():
+        print(f"  {name:<{width}}  {' x '.join(map(str, shape))}")
+    print(f"\noperations for an image: {forward_flops / 1e9:.3f} G forward, ", end="")
+    print(f"{training_flops / 1e9:.3f} G forward and backward")
+    return {
+        "num_parameters": int(parameter_overview.count_parameters(variables["params"])),
+        "feature_shapes": shapes,
+        "forward_flops": forward_flops,
+        "training_flops": training_flops,
+    }
