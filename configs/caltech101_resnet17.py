@@ -1,4 +1,6 @@
-"""ResNet-17 (our reading: bottleneck blocks 1, 1, 1, 2) on Caltech-101, the split of TFDS: 30 training images a class, 102 classes.
+"""ResNet-17 on Caltech-101, the split of TFDS: 30 training images a class, 102 classes.
+
+ResNet-17 is not defined in public text; we read it as bottleneck blocks 1, 1, 1, 2.
 
 Learning rate and epochs are ours to choose on the validation part of the training split. These are
 starting values after common practice: no search has been run yet.

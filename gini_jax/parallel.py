@@ -56,7 +56,8 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     """Copies a pytree of arrays to each of this process's devices."""
     local = jax.local_devices() if devices is None else list(devices)
     mesh = Mesh(np.array(local), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    # A copy first: a step that donates its state must leave the original alone.
+    return jax.device_put(jax.tree.map(np.array, tree), NamedSharding(mesh, PartitionSpec()))
 
 
 def shard(batch: Any, devices: int) -> Any:

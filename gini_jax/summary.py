@@ -47,7 +47,7 @@ def summarize(config: Any) -> dict[str, Any]:
     arguments = (variables["params"], batch_stats, images)
     shapes = {name: x.shape[1:] for name, x in jax.eval_shape(forward, *arguments)[1].items()}
     forward_flops, training_flops = (
-        jax.jit(f).lower(*arguments).compile().cost_analysis()["flops"]
+        dict(jax.jit(f).lower(*arguments).compile().cost_analysis() or {})["flops"]
         for f in (forward, jax.grad(loss))
     )
     width = max(map(len, shapes))

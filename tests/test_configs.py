@@ -18,7 +18,7 @@ SMALL = {
     "resnet17": {"width": 4, "blocks": (1, 1, 1, 1)},
     "resnet18": {"width": 4, "blocks": (1, 1, 1, 1)},
     "resnet50": {"width": 4, "blocks": (1, 1, 1, 1)},
-    "cvt13": {"widths": (8, 16, 24), "blocks": (1, 1, 2), "heads": (1, 2, 3)},
+    "cvt13": {"widths": (8, 16, 24), "blocks": (1, 1, 1), "heads": (1, 2, 3)},
     "resnet_digits": {},
 }
 

@@ -45,7 +45,7 @@ def _call(loss, features, onehot, labels, w):
 
 
 @pytest.mark.parametrize("term", TERMS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(batch=batches())
 def test_value_equals_float64_numpy(term, batch):
     loss, expected = TERMS[term]
@@ -56,7 +56,7 @@ def test_value_equals_float64_numpy(term, batch):
 
 
 @pytest.mark.parametrize("term", TERMS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(batch=batches())
 def test_gradient_equals_pytorch_autograd(term, batch):
     pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
@@ -68,7 +68,9 @@ def test_gradient_equals_pytorch_autograd(term, batch):
     )
     expected_value, expected = reference.torch_value_and_gradient(term, features, onehot, w)
     np.testing.assert_allclose(value, expected_value, rtol=2e-5, atol=2e-6)
-    rounding = 2e-5 * np.abs(expected).max() + 1e-6 / (np.abs(features).max() + 1e-3)
+    # Profiles are scale-free, so each feature's gradient goes with 1 / its activation.
+    weakest = np.abs(features).reshape(-1, features.shape[-1]).max(axis=0).min()
+    rounding = 2e-5 * np.abs(expected).max() + 1e-6 / (weakest + 1e-3)
     np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=rounding)
 
 

@@ -1,6 +1,6 @@
 """Convolutional vision transformer (Wu et al., arXiv 2103.15808) with a tap at every stage."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,10 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": partial(jax.nn.gelu, approximate=False)}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+}
 
 
 class DropPath(nn.Module):
@@ -138,7 +141,7 @@ class CvT(nn.Module):
         The features are `stage1` to `stage3`, `[N, tokens, C]` without the class token, and
         `pooled`, `[N, C]`, the normalised class token that the classifier sees.
         """
-        x, cls = images.astype(self.dtype), None
+        x = images.astype(self.dtype)
         features = {}
         block_class: Any = nn.remat(Block, static_argnums=(2, 3, 4)) if self.remat else Block
         for stage, (channels, num_blocks, heads) in enumerate(
