@@ -14,7 +14,7 @@ from gini_jax.data import epoch_order, load_dataset
 from gini_jax.errors import InputError
 from gini_jax.parallel import replicate
 from gini_jax.step import create_step, init_state
-from gini_jax.train import _order_by_device, build_experiment, evaluate, train
+from gini_jax.train import Run, _order_by_device, build_experiment, evaluate, train
 from tests.conftest import ROOT
 
 TIMES = {"train_seconds", "images_per_second", "device"}
@@ -261,3 +261,29 @@ def test_a_wrong_command_line_ends_in_one_error(argument, text, tmp_path):
     assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_run_starts_from_pytorch_weights(suffix, tmp_path):
+    from gini_jax.models import create_model
+    from tests.test_models import _as_torch
+
+    model = create_model("resnet_digits", 7)
+    variables = jax.jit(model.init)(jax.random.key(9), np.zeros((1, 8, 8, 3)))
+    weights = _as_torch(variables, "resnet_digits")
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch = pytest.importorskip("torch", reason="writes .pth files, which needs PyTorch")
+        torch.save({name: torch.tensor(value) for name, value in weights.items()}, path)
+    else:
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, path)
+    config = small_config(**{"model.init": str(path)})
+    dataset = load_dataset(config.dataset)
+    devices = jax.devices()[:1]
+    run = Run(build_experiment(config, dataset, devices), dataset, tmp_path / "run", devices)
+    kernel = run.state.params["stage3_block1"]["conv1"]["conv"]["kernel"]
+    expected = variables["params"]["stage3_block1"]["conv1"]["conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, expected)
+    assert run.state.params["head"]["dense"]["kernel"].shape == (128, 10)
