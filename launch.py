@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from gini_jax.errors import InputError, unknown_name
 
@@ -55,8 +55,7 @@ def main(argv: list[str]) -> None:
     saved = workdir / "config.json"
     if FLAGS.mode != "train" and not FLAGS["config"].present and saved.exists():
         data_dir = config.dataset.data_dir  # the data may lie elsewhere than in training
-        with config.unlocked():
-            config.update(json.loads(saved.read_text()))
+        config = ConfigDict(json.loads(saved.read_text()))
         config.dataset.data_dir = data_dir or config.dataset.data_dir
     modes[FLAGS.mode](config, workdir)
 

@@ -319,5 +319,7 @@ def _tensorboard_writer(workdir: Path) -> Any:
 
         return metric_writers.SummaryWriter(str(workdir))
     except ImportError as error:
-        print(f"no TensorBoard files ({error}); pip install tensorflow-cpu tensorboard to have them")
+        print(
+            f"no TensorBoard files ({error}); pip install tensorflow-cpu tensorboard to have them"
+        )
         return None

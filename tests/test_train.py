@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import digits
 from gini_jax.data import epoch_order, load_dataset
@@ -96,8 +97,10 @@ def test_the_same_seed_gives_the_same_result(finished, tmp_path):
 
 
 def test_evaluation_repeats_the_result(finished):
+    """As the command line does it: the workdir knows its own config."""
     result, workdir = finished
-    again = evaluate(small_config(), workdir, jax.devices()[:1])
+    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    again = evaluate(config, workdir, jax.devices()[:1])
     assert without_times(again) == without_times(result)
 
 
