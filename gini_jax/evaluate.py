@@ -16,6 +16,7 @@ from gini_jax import losses
 from gini_jax.augment import centre_crop
 from gini_jax.data import Dataset, Split
 from gini_jax.parallel import AXIS, map_over_devices, num_devices, replicate, shard
+from gini_jax.step import feature_shapes
 
 
 @flax.struct.dataclass
@@ -101,10 +102,7 @@ class Evaluator:
             )
 
         self._step = map_over_devices(step, devices, in_axes=(None, None, 0))
-        size = dataset.image_size
-        shapes = jax.eval_shape(
-            lambda: model.init_with_output(jax.random.key(0), jnp.zeros((1, size, size, 3)))
-        )[0][1]
+        shapes = feature_shapes(model, dataset.image_size)
         self._num_features = {layer: shapes[layer].shape[-1] for layer in layers}
 
     def __call__(self, variables: Any, split: Split) -> tuple[dict[str, float], dict[str, Any]]:

@@ -76,7 +76,9 @@ def summary_text(result: dict[str, Any], workdir: Path) -> str:
         workdir: the run's folder.
     """
     val = result["val_accuracy"]
-    chosen = f"best of {result['epochs']} by validation accuracy {val:.4f}" if val else "the last"
+    chosen = "the last"
+    if val is not None:
+        chosen = f"best of {result['epochs']} by validation accuracy {val:.4f}"
     return "\n".join(
         [
             "",

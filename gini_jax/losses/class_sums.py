@@ -143,8 +143,8 @@ def local_sums(features, labels, num_classes, where, signed) -> ClassSums:
     z = activation.mean(axis=tuple(range(1, features.ndim - 1)))
     if labels.ndim == 2:
         return _sums_by_product(z, labels.astype(dtype), weights)
-    # A segment sum is O(NC + CK) against the one-hot product's O(NCK), and the faster one on CPU
-    # and GPU (benchmarks/losses.py); the TPU's matrix unit prefers the product to a scatter.
+    # A segment sum is O(NC + CK) against the one-hot product's O(NCK); a TPU does a product on
+    # its matrix unit and a scatter one row at a time. benchmarks/losses.py times both.
     return lax.platform_dependent(
         z,
         labels,
