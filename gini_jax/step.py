@@ -1,6 +1,7 @@
 """The training step: from a state and a batch to the next state, mapped over the devices once."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax
@@ -26,7 +27,7 @@ class TrainState:
         params, batch_stats: the model's variables.
         opt_state: the optimiser's.
         rng: `[2]` key data; each step's randomness is folded from it and the step.
-        running: running class sums by layer; empty if they are off.
+        running: running class sums of all layers; None if they are off.
     """
 
     step: jax.Array
@@ -34,7 +35,7 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     rng: jax.Array
-    running: dict[str, losses.RunningSums]
+    running: losses.RunningSums | None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def train_step(
 
 def objective_terms(
     state: TrainState, features: dict[str, jax.Array], labels: jax.Array, experiment: Experiment
-) -> tuple[jax.Array, dict[str, jax.Array], dict[str, losses.RunningSums]]:
+) -> tuple[jax.Array, dict[str, jax.Array], losses.RunningSums | None]:
     """What the objective adds to cross-entropy, its terms, and the next running sums."""
     config = experiment.config.loss
     impurity, with_kl = OBJECTIVES[experiment.config.objective]
@@ -122,12 +123,8 @@ def objective_terms(
     kind = impurity or "gini"
     sums, signed_sums = losses.layer_sums(tapped, labels, impurity=kind, axis_name=AXIS)
     running = state.running
-    if config.running_decay > 0:
-        blended = {
-            layer: running[layer].update(sums[layer], config.running_decay) for layer in sums
-        }
-        sums = {layer: pair[0] for layer, pair in blended.items()}
-        running = {layer: pair[1] for layer, pair in blended.items()}
+    if running is not None:
+        (sums, signed_sums), running = running.update((sums, signed_sums), config.running_decay)
     on = state.step >= (config.start_epoch - 1) * experiment.steps_per_epoch
     added, terms = losses.discriminability_from_sums(
         sums,
@@ -187,13 +184,9 @@ def init_state(experiment: Experiment) -> TrainState:
         return variables["params"], variables.get("batch_stats", {})
 
     params, batch_stats = jax.jit(init)(params_key)
-    running = {}
+    running = None
     if experiment.config.loss.running_decay > 0:
-        shapes = feature_shapes(experiment.model, size)
-        running = {
-            layer: losses.RunningSums.zeros(shapes[layer].shape[-1], experiment.num_classes)
-            for layer in experiment.config.loss.layers
-        }
+        running = losses.RunningSums.zeros_like(_sums_shapes(experiment))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -202,6 +195,16 @@ def init_state(experiment: Experiment) -> TrainState:
         rng=jax.random.key_data(train_key),
         running=running,
     )
+
+
+def _sums_shapes(experiment: Experiment) -> Any:
+    """Shapes of what `layer_sums` gives in a step."""
+    config = experiment.config
+    shapes = feature_shapes(experiment.model, experiment.image_size)
+    tapped = {layer: shapes[layer] for layer in config.loss.layers}
+    impurity = OBJECTIVES[config.objective][0] or "gini"
+    sums = partial(losses.layer_sums, impurity=impurity, num_classes=experiment.num_classes)
+    return jax.eval_shape(sums, tapped, jax.ShapeDtypeStruct((1,), jnp.int32))
 
 
 def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:

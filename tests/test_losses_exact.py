@@ -166,7 +166,8 @@ def test_eight_microbatches_of_16_give_the_gradient_of_one_batch_of_128():
 
 def test_running_sums_are_the_bias_corrected_moving_average():
     rng = np.random.default_rng(6)
-    state = losses.RunningSums.zeros(num_features=3, num_classes=4)
+    shapes = losses.ClassSums(jnp.zeros((3, 4)), jnp.zeros(4))
+    state = losses.RunningSums.zeros_like(shapes)
     seen, decay = [], 0.8
     for step in range(5):
         features, labels = rng.normal(size=(8, 3)), rng.integers(0, 4, 8)
@@ -183,7 +184,7 @@ def test_the_history_of_running_sums_carries_no_gradient():
 
     def blended_mass(scale):
         first = losses.class_sums(features * scale, onehot)
-        _, state = losses.RunningSums.zeros(3, 4).update(first, 0.5)
+        _, state = losses.RunningSums.zeros_like(first).update(first, 0.5)
         second = losses.class_sums(features, onehot)
         return state.update(second, 0.5)[0].activation.sum()
 

@@ -95,7 +95,9 @@ WRONG = {
         "signed_sums",
     ),
     "decay of 1": (
-        lambda: losses.RunningSums.zeros(5, 4).update(losses.class_sums(F, ONEHOT), 1.0),
+        lambda: losses.RunningSums.zeros_like(losses.class_sums(F, ONEHOT)).update(
+            losses.class_sums(F, ONEHOT), 1.0
+        ),
         r"\[0, 1\)",
     ),
 }

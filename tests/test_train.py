@@ -169,9 +169,9 @@ def test_every_objective_trains(objective, tmp_path):
     np.testing.assert_allclose(line["train_loss"] - line["train_ce"], added, atol=1e-5)
 
 
-def test_running_sums_train_several_layers(tmp_path):
+def test_running_sums_train_several_layers_with_either_impurity(tmp_path):
     changes = {"loss.running_decay": 0.9, "loss.layers": ("stage4", "pooled"), "num_epochs": 1}
-    result = train(small_config(**changes), tmp_path, jax.devices()[:2])
+    result = train(small_config("entropy_kl", **changes), tmp_path, jax.devices()[:2])
     assert 0 < result["feature_gini"] < 1
 
 

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import ClassSums
-
 
 def linearize_at(
     loss_of_sums: Callable[[Any], jax.Array], total: Any
@@ -34,7 +32,7 @@ def linearize_at(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from gini_jax.losses import class_sums, gini_loss
+        >>> from gini_jax.losses import ClassSums, class_sums, gini_loss
         >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.eye(2)[jnp.array([0, 1, 1, 0])]
         >>> sums = lambda scale, x, y: class_sums(x * scale + 1.0, y)
         >>> total = sums(2.0, x[:2], y[:2]) + sums(2.0, x[2:], y[2:])
@@ -65,33 +63,41 @@ class RunningSums:
     blend, `(1 - d) / (1 - d^t)`, and a term weight may make up for it.
 
     Attributes:
-        average: `ClassSums`, the biased average `h`, zero at the start.
+        average: the biased average `h`, zero at the start: `ClassSums`, or a pytree of them.
         weight: scalar, `1 - d^t`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from gini_jax.losses import class_sums
         >>> batch = class_sums(jnp.ones((4, 3)), jnp.array([0, 1, 1, 0]), num_classes=2)
-        >>> blended, state = RunningSums.zeros(num_features=3, num_classes=2).update(batch, 0.9)
+        >>> blended, state = RunningSums.zeros_like(batch).update(batch, 0.9)
         >>> print(f"{blended.mass[0]:.3f}")  # bias-corrected: after one batch, that batch
         2.000
     """
 
-    average: ClassSums
+    average: Any
     weight: jax.Array
 
     @staticmethod
-    def zeros(num_features: int, num_classes: int) -> "RunningSums":
-        """The state before the first batch."""
-        sums = ClassSums(jnp.zeros((num_features, num_classes)), jnp.zeros((num_classes,)))
-        return RunningSums(sums, jnp.zeros(()))
+    def zeros_like(sums: Any) -> "RunningSums":
+        """The state before the first batch.
 
-    def update(self, batch: ClassSums, decay: float | jax.Array) -> tuple[ClassSums, "RunningSums"]:
+        Args:
+            sums: what will be averaged, or its shapes (`jax.eval_shape`).
+        """
+        return RunningSums(
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums), jnp.zeros(())
+        )
+
+    def update(self, batch: Any, decay: float | jax.Array) -> tuple[Any, "RunningSums"]:
         """The blend of history and batch, bias-corrected, and the next state.
 
         Args:
             batch: the batch's sums, already summed over devices.
             decay: `d` in `[0, 1)`; 0 is the batch alone.
+
+        Raises:
+            ValueError: the decay is out of its range.
         """
         if isinstance(decay, (int, float)) and not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}; it must lie in [0, 1)")
