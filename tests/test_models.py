@@ -21,6 +21,12 @@ def _shapes(name, num_classes=100, size=32, **overrides):
     return logits, features, sum(x.size for x in jax.tree.leaves(variables["params"]))
 
 
+SMALL = {
+    "resnet18": {"width": 8, "blocks": (1, 1, 1, 1)},
+    "cvt13": {"widths": (8, 16, 24), "blocks": (1, 1, 1), "heads": (1, 2, 3)},
+}
+
+
 @pytest.mark.parametrize(("name", "count"), [("resnet18", 11_220_132), ("resnet50", 23_705_252)])
 def test_parameter_counts(name, count):
     assert _shapes(name)[2] == count
@@ -164,13 +170,14 @@ def _torch_resnet(name, stem, width=16):
     return _random_statistics(Net())
 
 
-def _torch_cvt(name):
+def _torch_cvt(name, depth=None):
     import torch
     from transformers import CvtConfig, CvtForImageClassification
 
     torch.manual_seed(0)
-    depth = {"cvt13": [1, 2, 10], "cvt21": [1, 4, 16]}[name]
-    net = CvtForImageClassification(CvtConfig(num_labels=10, depth=depth, drop_path_rate=[0.0] * 3))
+    depth = depth or {"cvt13": [1, 2, 10], "cvt21": [1, 4, 16]}[name]
+    config = CvtConfig(num_labels=10, depth=list(depth), drop_path_rate=[0.0] * 3)
+    net = CvtForImageClassification(config)
     with torch.no_grad():
         for parameter in net.parameters():  # away from the small initial values
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -237,7 +244,8 @@ def test_training_equals_that_of_pytorch(name):
     torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
     if name == "cvt13":
         pytest.importorskip("transformers", reason="compares with transformers, not installed")
-        net, settings = _torch_cvt(name), {"activation": "gelu", "drop_path": 0.0}
+        settings = {"activation": "gelu", "drop_path": 0.0, "blocks": (1, 2, 3)}
+        net = _torch_cvt(name, settings["blocks"])
     else:
         net, settings = _torch_resnet(name, "cifar", width=8), {"width": 8}
     variables = from_torch(name, net.state_dict(), **settings)
@@ -279,7 +287,7 @@ def test_training_equals_that_of_pytorch(name):
 
 @pytest.mark.parametrize("name", ["cvt13", "resnet18"])
 def test_another_number_of_classes_leaves_the_head_and_says_so(name, capsys):
-    settings = {"blocks": (1, 1, 1)} if name == "cvt13" else {"width": 8, "blocks": (1, 1, 1, 1)}
+    settings = SMALL[name]
     model = create_model(name, 7, **settings)
     variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))
     weights = _as_torch(variables, name)
@@ -368,7 +376,7 @@ def test_cvt_features_and_counts():
 
 @pytest.mark.parametrize("name", ["resnet18", "cvt13"])
 def test_recomputing_activations_changes_no_gradient(name):
-    settings = {"width": 8, "blocks": (1, 1, 1, 1)} if name == "resnet18" else {"blocks": (1, 1, 1)}
+    settings = SMALL[name]
     images = _images(32, 32, n=4)
 
     def gradient(remat):

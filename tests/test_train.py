@@ -23,7 +23,7 @@ TIMES = {"train_seconds", "images_per_second", "device"}
 
 def small_config(objective=None, **changes):
     config = digits.get_config(objective)
-    config.num_epochs = 3
+    config.num_epochs = 6
     config.loss.start_epoch = 2
     config.update_from_flattened_dict(changes)
     return config
@@ -68,8 +68,8 @@ def test_a_run_writes_what_it_promises(finished):
             "jax_version",
         ]
     )
-    assert result["steps"] == 3 * (1197 // 64)
-    assert [line["epoch"] for line in lines_of(workdir)] == [1, 2, 3]
+    assert result["steps"] == 6 * (1197 // 64)
+    assert [line["epoch"] for line in lines_of(workdir)] == [1, 2, 3, 4, 5, 6]
     for png in ("curves.png", "impurity.png"):
         assert (workdir / png).read_bytes().startswith(b"\x89PNG")
     assert json.loads((workdir / "config.json").read_text())["objective"] == "gini_kl"
@@ -105,16 +105,11 @@ def test_evaluation_repeats_the_result(finished):
 
 
 @pytest.mark.parametrize("devices", [2, 8])
-def test_the_result_does_not_depend_on_the_number_of_devices(tmp_path, devices):
-    """With a small learning rate: with a large one any two runs whose rounding differs drift
-    apart, as soon as it flips a ReLU."""
-    changes = {"num_epochs": 1, "schedule.learning_rate": 1e-3}
-    one, several = (
-        train(small_config(**changes), tmp_path / str(n), jax.devices()[:n]) for n in (1, devices)
-    )
-    assert abs(one["test_loss"] - several["test_loss"]) < 1e-3
-    for a, b in zip(lines_of(tmp_path / "1"), lines_of(tmp_path / str(devices)), strict=True):
-        np.testing.assert_allclose(list(a.values()), list(b.values()), atol=1e-3)
+def test_the_result_does_not_depend_on_the_number_of_devices(finished, tmp_path, devices):
+    several = train(small_config(), tmp_path, jax.devices()[:devices])
+    assert abs(several["test_loss"] - finished[0]["test_loss"]) < 1e-3
+    for a, b in zip(lines_of(finished[1]), lines_of(tmp_path), strict=True):
+        np.testing.assert_allclose(list(a.values()), list(b.values()), atol=5e-3)
 
 
 def test_steps_with_all_terms_do_not_depend_on_the_number_of_devices():
@@ -159,14 +154,18 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl"])
-def test_every_objective_trains(objective, tmp_path):
-    config = small_config(objective, num_epochs=1, **{"loss.start_epoch": 1})
-    train(config, tmp_path, jax.devices()[:1])
-    (line,) = lines_of(tmp_path)
-    added = 0.0 if objective == "ce" else 0.5 * line["train_kl"] * ("kl" in objective)
+def test_every_objective_adds_its_terms(objective):
+    config = small_config(objective, **{"loss.start_epoch": 1, "model.width": 4})
+    dataset, devices = load_dataset(config.dataset), jax.devices()[:1]
+    experiment = build_experiment(config, dataset, devices)
+    state = replicate(init_state(experiment), devices)
+    order = _order_by_device(epoch_order(0, 0, 1197, 64), 1)
+    step = create_step(experiment, devices)
+    _, metrics = step(state, replicate(dataset.splits["train"], devices), order)
+    added = 0.0 if objective == "ce" else 0.5 * metrics["kl"] * ("kl" in objective)
     if objective in ("gini", "entropy_kl"):
-        added += 0.5 * line["train_gini"]
-    np.testing.assert_allclose(line["train_loss"] - line["train_ce"], added, atol=1e-5)
+        added += 0.5 * metrics["gini"]
+    np.testing.assert_allclose(metrics["loss"] - metrics["ce"], added, atol=1e-5)
 
 
 def test_running_sums_train_several_layers_with_either_impurity(tmp_path):

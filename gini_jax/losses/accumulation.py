@@ -85,9 +85,7 @@ class RunningSums:
         Args:
             sums: what will be averaged, or its shapes (`jax.eval_shape`).
         """
-        return RunningSums(
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums), jnp.zeros(())
-        )
+        return RunningSums(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums), jnp.zeros(()))
 
     def update(self, batch: Any, decay: float | jax.Array) -> tuple[Any, "RunningSums"]:
         """The blend of history and batch, bias-corrected, and the next state.

@@ -1,6 +1,6 @@
 """Convolutional vision transformer (Wu et al., arXiv 2103.15808) with a tap at every stage."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,20 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gini_jax.models.layers import BatchNorm, Classifier
+from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier
 
 _init = nn.initializers.truncated_normal(0.02)
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """`x * sigmoid(1.702 x)`, the GELU of the authors' code."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-}
 
 
 class DropPath(nn.Module):

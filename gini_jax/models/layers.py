@@ -1,12 +1,20 @@
-"""Layers that all networks share: synchronised batch normalisation and the final classifier."""
+"""What all networks share: activations, synchronised batch normalisation, the classifier."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "gelu": partial(nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
 
 
 class BatchNorm(nn.Module):

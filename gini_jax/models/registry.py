@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gini_jax.errors import unknown_name
-from gini_jax.models.cvt import ACTIVATIONS, CvT
+from gini_jax.models.cvt import CvT
+from gini_jax.models.layers import ACTIVATIONS
 from gini_jax.models.resnet import BLOCKS, ResNet
 
 _BOTTLENECK: dict[str, Any] = {"block": "bottleneck"}
@@ -24,7 +25,7 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
         CvT,
         {"widths": (192, 768, 1024), "blocks": (2, 2, 20), "heads": (3, 12, 16), "drop_path": 0.3},
     ),
-    "resnet_digits": (ResNet, {"blocks": (1, 1, 1, 1), "width": 16}),
+    "resnet_digits": (ResNet, {"blocks": (1, 1, 1, 1), "width": 16, "activation": "silu"}),
 }
 
 _CHOICES = {

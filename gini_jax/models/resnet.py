@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gini_jax.models.layers import BatchNorm, Classifier
+from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier
 
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -44,6 +44,7 @@ class BasicBlock(nn.Module):
 
     channels: int
     stride: int = 1
+    activation: str = "relu"
     axis_name: Hashable | None = None
     dtype: Any = jnp.float32
     expansion = 1
@@ -51,10 +52,11 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[N, H, W, C]` to `[N, H / stride, W / stride, channels]`."""
+        act = ACTIVATIONS[self.activation]
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         y = ConvNorm(self.channels, 3, self.stride, **shared, name="conv1")(x, train=train)
-        y = ConvNorm(self.channels, 3, **shared, name="conv2")(nn.relu(y), train=train)
-        return nn.relu(y + _shortcut(x, self.channels, self.stride, shared, train))
+        y = ConvNorm(self.channels, 3, **shared, name="conv2")(act(y), train=train)
+        return act(y + _shortcut(x, self.channels, self.stride, shared, train))
 
 
 class BottleneckBlock(nn.Module):
@@ -62,6 +64,7 @@ class BottleneckBlock(nn.Module):
 
     channels: int
     stride: int = 1
+    activation: str = "relu"
     axis_name: Hashable | None = None
     dtype: Any = jnp.float32
     expansion = 4
@@ -69,11 +72,12 @@ class BottleneckBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[N, H, W, C]` to `[N, H / stride, W / stride, 4 * channels]`."""
+        act = ACTIVATIONS[self.activation]
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         y = ConvNorm(self.channels, 1, **shared, name="conv1")(x, train=train)
-        y = ConvNorm(self.channels, 3, self.stride, **shared, name="conv2")(nn.relu(y), train=train)
-        y = ConvNorm(4 * self.channels, 1, **shared, name="conv3")(nn.relu(y), train=train)
-        return nn.relu(y + _shortcut(x, 4 * self.channels, self.stride, shared, train))
+        y = ConvNorm(self.channels, 3, self.stride, **shared, name="conv2")(act(y), train=train)
+        y = ConvNorm(4 * self.channels, 1, **shared, name="conv3")(act(y), train=train)
+        return act(y + _shortcut(x, 4 * self.channels, self.stride, shared, train))
 
 
 def _shortcut(x, channels: int, stride: int, shared: dict[str, Any], train: bool) -> jax.Array:
@@ -95,6 +99,8 @@ class ResNet(nn.Module):
         width: channels of the first stage, before the block's expansion; doubled at each stage.
         stem: `"cifar"`, a 3x3 convolution with stride 1, or `"imagenet"`, a 7x7 convolution with
             stride 2 and a 3x3 max pool.
+        activation: one of `ACTIVATIONS`; with a smooth one such as `"silu"` rounding flips no
+            gradient, and a run ends alike on any number of devices.
         dropout: before the last layer.
         remat: recompute the blocks' activations in the backward pass to save memory.
         dtype: type of the computation; parameters and logits are float32.
@@ -106,6 +112,7 @@ class ResNet(nn.Module):
     blocks: Sequence[int] = (2, 2, 2, 2)
     width: int = 64
     stem: str = "cifar"
+    activation: str = "relu"
     dropout: float = 0.0
     remat: bool = False
     dtype: Any = jnp.float32
@@ -117,14 +124,15 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
-        The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last ReLU, and
-        `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees.
+        The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last activation,
+        and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees.
         """
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         x = images.astype(self.dtype)
         with jax.named_scope("stem"):
-            x = nn.relu(ConvNorm(self.width, kernel, stride, **shared, name="stem")(x, train=train))
+            x = ConvNorm(self.width, kernel, stride, **shared, name="stem")(x, train=train)
+            x = ACTIVATIONS[self.activation](x)
             if self.stem == "imagenet":
                 x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         features = {"stem": x}
@@ -137,6 +145,7 @@ class ResNet(nn.Module):
                     x = block_class(
                         self.width * 2 ** (stage - 1),
                         stride=2 if i == 0 and stage > 1 else 1,
+                        activation=self.activation,
                         **shared,
                         name=f"stage{stage}_block{i + 1}",
                     )(x, train)

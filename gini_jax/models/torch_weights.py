@@ -108,7 +108,7 @@ def from_torch(
     heads = [weights[f"{h}.bias"] for h in ("fc", "classifier", "head") if f"{h}.bias" in weights]
     classes = num_classes or (len(heads[0]) if heads else 1000)
     model = create_model(name, classes, **overrides)
-    init = partial(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    init = jax.jit(partial(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     paths = flatten_dict(jax.eval_shape(init), sep="/")
     found = {
         dialect: {path: _torch_name(path, rules, dialect) for path in paths}
