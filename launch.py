@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ FLAGS = flags.FLAGS
 
 def _parse(argv: list[str]) -> list[str]:
     """Reads the command line and the config; whatever is wrong there is the user's to mend."""
-    flags.DEFINE_string("mode", "train", "train, eval or summary.")
+    flags.DEFINE_string("mode", "train", "train, eval, summary or plan.")
+    flags.DEFINE_string("topology", None, "TPU slice that --mode=plan compiles for: v5e:2x4, ...")
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME by default.")
     try:
         config_flags.DEFINE_config_file(
@@ -41,12 +43,15 @@ def main(argv: list[str]) -> None:
     del argv
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # not the libraries' every move
-    from gini_jax import summary, train  # jax starts here, after the command line has been read
+    if FLAGS.topology:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU's compiler alone: no TPU is looked for
+    from gini_jax import plan, summary, train  # jax starts here, the command line has been read
 
     modes = {
         "train": train.train,
         "eval": train.evaluate,
         "summary": lambda config, workdir: summary.summarize(config),
+        "plan": lambda config, workdir: plan.plan(config, workdir, FLAGS.topology),
     }
     if FLAGS.mode not in modes:
         raise unknown_name("mode", FLAGS.mode, modes)

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from gini_jax.data import Dataset, Split
 from gini_jax.parallel import num_devices, replicate, shard
-from gini_jax.step import create_step, init_state
+from gini_jax.step import create_step, init_state, resident
 from gini_jax.train import build_experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar100_resnet18.py")
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     split = Split(rng.integers(0, 256, shape).astype(np.uint8), labels)
     names = tuple(str(i) for i in range(_CLASSES.value))
     dataset = Dataset(dict.fromkeys(("train", "val", "test"), split), names, _SIZE.value)
-    data = replicate(split)
+    data = replicate(resident(split))
     order = shard(np.arange(config.batch_size, dtype=np.int32), num_devices())[:, None]
 
     steps, states = {}, {}

@@ -27,15 +27,29 @@ def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: in
         >>> augment_batch(default_config().augment, keys, images, 8).max().item()
         1.0
     """
-    pad = config.crop_padding
-    images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    size = images.shape[1:3]
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(key)
-        image = pix.random_crop(crop_key, image, (image_size, image_size, 3))
-        return pix.random_flip_left_right(flip_key, image) if config.flip else image
+        pad = jnp.array([config.crop_padding] * 2)
+        corner = jax.random.randint(crop_key, (2,), -pad, jnp.array(size) - image_size + pad + 1)
+        mirrored = config.flip & jax.random.bernoulli(flip_key)
+        return _cut_out(image, corner, mirrored, image_size)
 
-    return to_float(jax.vmap(augment)(key, images))
+    return jax.vmap(augment)(key, to_float(images))
+
+
+def _cut_out(image: jax.Array, corner: jax.Array, mirrored: jax.Array, size: int) -> jax.Array:
+    """The square of `size` that begins at `corner`, zero where it leaves the image, or its mirror.
+
+    By products with selection matrices: a TPU would take slices that differ from image to image
+    one after the other, for a fifth of a ResNet-18's training step.
+    """
+    scale = jnp.where(jnp.array([False, True]) & mirrored, -1.0, 1.0)
+    start = jnp.where(scale < 0, corner + size, -corner)
+    return jax.image.scale_and_translate(
+        image, (size, size, image.shape[-1]), (0, 1), scale, start, method="linear"
+    )
 
 
 def centre_crop(images: jax.Array, image_size: int) -> jax.Array:

@@ -71,8 +71,8 @@ def load_dataset(config: Any, cache_dir: Path | None = None) -> Dataset:
     return _load_tfds(config, cache_dir or _default_cache_dir())
 
 
-def image_shape_of(config: Any) -> tuple[int, int]:
-    """Number of classes and image size of a data set, without decoding it.
+def dataset_shapes(config: Any) -> Dataset:
+    """A data set with the shapes of its arrays in their place; nothing is decoded.
 
     Args:
         config: `config.dataset`.
@@ -82,18 +82,33 @@ def image_shape_of(config: Any) -> tuple[int, int]:
 
     Example:
         >>> from gini_jax.config import default_config
-        >>> image_shape_of(default_config().dataset)
-        (10, 8)
+        >>> dataset_shapes(default_config().dataset).splits["train"].images.shape
+        (1197, 8, 8, 3)
     """
     if config.name == "digits":
-        return 10, 8
-    features = _tfds_builder(config.name, config.data_dir).info.features
-    size = config.image_size or features["image"].shape[0]
+        return _shapes(DIGITS_SIZES, 8, tuple(map(str, range(10))), 8)
+    builder = _tfds_builder(config.name, config.data_dir)
+    label, image = (builder.info.features[key] for key in ("label", "image"))
+    size = config.image_size or image.shape[0]
     if size is None:
         raise InputError(
             f"images of {config.name} have many sizes; set --config.dataset.image_size"
         )
-    return features["label"].num_classes, size
+    train, test = (builder.info.splits[split].num_examples for split in ("train", "test"))
+    _check_val_size(config, train)
+    sizes = {"train": train - config.val_size, "val": config.val_size, "test": test}
+    return _shapes(sizes, _stored_size(config.image_size) or size, tuple(label.names), size)
+
+
+def _shapes(sizes: dict[str, int], stored: int, names: tuple[str, ...], size: int) -> Dataset:
+    splits = {
+        name: Split(
+            jax.ShapeDtypeStruct((n, stored, stored, 3), np.uint8),
+            jax.ShapeDtypeStruct((n,), np.int32),
+        )
+        for name, n in sizes.items()
+    }
+    return Dataset(splits, names, size)
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
@@ -149,11 +164,7 @@ def _load_tfds(config: Any, cache_dir: Path) -> Dataset:
     folder = cache_dir / f"{config.name}-{builder.version}-{config.image_size or 'native'}"
     train = _cached_split(builder, "train", config.image_size, folder)
     test = _cached_split(builder, "test", config.image_size, folder)
-    if config.val_size >= len(train.labels):
-        raise InputError(
-            f"dataset.val_size={config.val_size} leaves none of the {len(train.labels)} training "
-            f"images of {config.name}; it must be smaller"
-        )
+    _check_val_size(config, len(train.labels))
     order = np.random.default_rng(config.val_seed).permutation(len(train.labels))
     val_index, train_index = np.sort(order[: config.val_size]), np.sort(order[config.val_size :])
     splits = {
@@ -162,6 +173,14 @@ def _load_tfds(config: Any, cache_dir: Path) -> Dataset:
         "test": test,
     }
     return Dataset(splits, class_names, config.image_size or train.images.shape[1])
+
+
+def _check_val_size(config: Any, num_train: int) -> None:
+    if config.val_size >= num_train:
+        raise InputError(
+            f"dataset.val_size={config.val_size} leaves none of the {num_train} training images of "
+            f"{config.name}; it must be smaller"
+        )
 
 
 def _tfds_builder(name: str, data_dir: str) -> Any:
@@ -254,13 +273,18 @@ def _decode(builder: Any, split: str, image_size: int) -> tuple[np.ndarray, np.n
     return images, labels
 
 
+def _stored_size(image_size: int) -> int:
+    """Side of the stored squares, with room for crops of `image_size`; 0 for 0."""
+    return image_size + image_size // 7
+
+
 def _fit(image: np.ndarray, image_size: int) -> np.ndarray:
     """RGB, and square with room for a crop of `image_size`, if that is set."""
     if image.shape[-1] == 1:
         image = np.repeat(image, 3, axis=-1)
     if not image_size:
         return image
-    side = image_size + image_size // 7
+    side = _stored_size(image_size)
     height, width = image.shape[:2]
     scale = side / min(height, width)
     size = max(side, round(width * scale)), max(side, round(height * scale))

@@ -1,6 +1,6 @@
 """The training step: from a state and a batch to the next state, mapped over the devices once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,6 +52,7 @@ class Experiment(NamedTuple):
     schedule: optax.Schedule
     num_classes: int
     image_size: int
+    stored_shape: tuple[int, int, int]
     steps_per_epoch: int
 
 
@@ -90,16 +91,19 @@ def train_step(
         ce = optax.softmax_cross_entropy(logits, labels).mean()
         with jax.named_scope("terms"):
             added, terms, running = objective_terms(state, features, labels, experiment)
-        loss = config.loss.ce_weight * ce + added
         accuracy = (logits.argmax(axis=-1) == batch["label"]).mean()
-        metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **terms}
-        return loss, (metrics, updates["batch_stats"], running)
+        loss = config.loss.ce_weight * ce + added
+        return loss, (ce, accuracy, added, terms, updates["batch_stats"], running)
 
-    grads, (metrics, batch_stats, running) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, (ce, accuracy, added, terms, batch_stats, running) = jax.grad(loss_fn, has_aux=True)(
+        state.params
+    )
     with jax.named_scope("optimizer"):
-        grads, metrics = lax.pmean((grads, metrics), AXIS)
+        grads, ce, accuracy = lax.pmean((grads, ce, accuracy), AXIS)
         updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+    loss = config.loss.ce_weight * ce + added
+    metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **terms}
     new_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -114,26 +118,49 @@ def train_step(
 def objective_terms(
     state: TrainState, features: dict[str, jax.Array], labels: jax.Array, experiment: Experiment
 ) -> tuple[jax.Array, dict[str, jax.Array], losses.RunningSums | None]:
-    """What the objective adds to cross-entropy, its terms, and the next running sums."""
+    """What the objective adds to cross-entropy, its terms, and the next running sums.
+
+    Values are those of the global batch. Gradients are to be averaged over the devices.
+    """
     config = experiment.config.loss
     impurity, with_kl = OBJECTIVES[experiment.config.objective]
     if impurity is None and not with_kl:
         return jnp.zeros(()), {}, state.running
-    tapped = {layer: features[layer] for layer in config.layers}
     kind = impurity or "gini"
-    sums, signed_sums = losses.layer_sums(tapped, labels, impurity=kind, axis_name=AXIS)
-    running = state.running
-    if running is not None:
-        (sums, signed_sums), running = running.update((sums, signed_sums), config.running_decay)
     on = state.step >= (config.start_epoch - 1) * experiment.steps_per_epoch
-    added, terms = losses.discriminability_from_sums(
-        sums,
-        signed_sums=signed_sums,
-        gini_weight=jnp.where(on, config.gini_weight if impurity else 0.0, 0.0),
-        kl_weight=jnp.where(on, config.kl_weight if with_kl else 0.0, 0.0),
-        impurity=kind,
-    )
-    return added, terms, running
+
+    def loss_of_sums(sums):
+        running = state.running
+        if running is not None:
+            sums, running = running.update(sums, config.running_decay)
+        added, terms = losses.discriminability_from_sums(
+            sums[0],
+            signed_sums=sums[1],
+            gini_weight=jnp.where(on, config.gini_weight if impurity else 0.0, 0.0),
+            kl_weight=jnp.where(on, config.kl_weight if with_kl else 0.0, 0.0),
+            impurity=kind,
+        )
+        return added, (terms, running)
+
+    tapped = {layer: features[layer] for layer in config.layers}
+    sums = losses.layer_sums(tapped, labels, impurity=kind)
+    # Each device differentiates its own share of the sums: no collective in the backward pass.
+    total = lax.psum(lax.stop_gradient(sums), AXIS)
+    (added, (terms, running)), linearized = losses.linearize_at(loss_of_sums, total, has_aux=True)
+    share = linearized(sums) * lax.axis_size(AXIS)
+    return added + share - lax.stop_gradient(share), terms, running
+
+
+def resident(split: Split) -> Split:
+    """A split as it lies on the devices: images `[N, H, W * 3]`, or `[N, H * W * 3]`.
+
+    The first where rows fill the tiles of a TPU's memory, 32 by 128 bytes. In any other layout it
+    would copy the whole set, in every step, to take one batch out of it.
+    """
+    n, height, width, channels = split.images.shape
+    tiled = height % 32 == 0 and width * channels % 128 == 0
+    rows = (height, width * channels) if tiled else (height * width * channels,)
+    return Split(split.images.reshape(n, *rows), split.labels)
 
 
 def resident_step(
@@ -143,19 +170,18 @@ def resident_step(
 
     Args:
         state: replicated.
-        data: the whole training split, replicated.
+        data: the whole training split, replicated, an image a row: see `resident`.
         order: `[steps, n]`, this device's examples in each step of the epoch.
         experiment: what is fixed.
     """
     index = order[state.step % experiment.steps_per_epoch]
     position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
-    batch = {"image": data.images[index], "label": data.labels[index], "position": position}
+    images = data.images[index].reshape(-1, *experiment.stored_shape)
+    batch = {"image": images, "label": data.labels[index], "position": position}
     return train_step(state, batch, experiment=experiment)
 
 
-def create_step(
-    experiment: Experiment, devices: Sequence[jax.Device] | None = None
-) -> Callable[[TrainState, Split, Any], tuple[TrainState, dict[str, jax.Array]]]:
+def create_step(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Any:
     """The mapped, compiled-on-first-call step of a run.
 
     Args:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
-from gini_jax.data import image_shape_of
+from gini_jax.data import dataset_shapes
 from gini_jax.train import check_before_data, create_model_of
 
 
@@ -24,7 +24,8 @@ def summarize(config: Any) -> dict[str, Any]:
         `num_parameters`, `feature_shapes`, `forward_flops` and `training_flops`, for one image.
     """
     check_before_data(config)
-    num_classes, size = image_shape_of(config.dataset)
+    dataset = dataset_shapes(config.dataset)
+    num_classes, size = dataset.num_classes, dataset.image_size
     model = create_model_of(config, num_classes, axis_name=None)
     images = jnp.zeros((1, size, size, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

@@ -21,7 +21,7 @@ from gini_jax.models import create_model, from_torch, read_torch_file
 from gini_jax.optim import create_optimizer, create_schedule
 from gini_jax.parallel import AXIS, num_devices, replicate, shard
 from gini_jax.report import draw_curves, draw_impurity, summary_text
-from gini_jax.step import Experiment, create_step, feature_shapes, init_state
+from gini_jax.step import Experiment, create_step, feature_shapes, init_state, resident
 
 
 def build_experiment(
@@ -33,11 +33,12 @@ def build_experiment(
         InputError: a value breaks a rule; see `check_config`.
     """
     check_config(config, num_devices(devices))
-    steps_per_epoch = len(dataset.splits["train"].labels) // config.batch_size
+    train_size = dataset.splits["train"].labels.shape[0]
+    steps_per_epoch = train_size // config.batch_size
     if steps_per_epoch == 0:
         raise InputError(
-            f"batch_size={config.batch_size} exceeds the {len(dataset.splits['train'].labels)} "
-            "training images; set a smaller --config.batch_size"
+            f"batch_size={config.batch_size} exceeds the {train_size} training images; set a "
+            "smaller --config.batch_size"
         )
     model = create_model_of(config, dataset.num_classes)
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
@@ -49,6 +50,7 @@ def build_experiment(
         schedule,
         dataset.num_classes,
         dataset.image_size,
+        dataset.splits["train"].images.shape[1:],
         steps_per_epoch,
     )
 
@@ -178,7 +180,7 @@ class Run:
             return
         writer = _tensorboard_writer(self.workdir)
         self.state = replicate(self.state, self.devices)
-        data = replicate(self.dataset.splits["train"], self.devices)
+        data = replicate(resident(self.dataset.splits["train"]), self.devices)
         step = create_step(self.experiment, self.devices)
         print(
             f"{config.name}:{config.objective} seed {config.seed}, {self.num_parameters:,} "

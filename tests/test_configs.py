@@ -8,7 +8,7 @@ import pytest
 from clu import parameter_overview
 
 from gini_jax.data import Dataset, Split
-from gini_jax.step import create_step, init_state
+from gini_jax.step import create_step, init_state, resident
 from gini_jax.summary import summarize
 from gini_jax.train import build_experiment, check_before_data
 from tests.conftest import ROOT
@@ -36,7 +36,7 @@ def test_a_config_builds_its_training_step(name):
     experiment = build_experiment(config, dataset, devices)
     state = jax.eval_shape(lambda: init_state(experiment))
     order = np.zeros((1, 1, config.batch_size), np.int32)
-    new, metrics = jax.eval_shape(create_step(experiment, devices), state, split, order)
+    new, metrics = jax.eval_shape(create_step(experiment, devices), state, resident(split), order)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )

@@ -107,6 +107,9 @@ def _random_statistics(module):
             buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.1)
         elif name.endswith("running_var"):
             buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):  # scales of either sign
+            part.weight.data += torch.randn(part.weight.shape, generator=generator)
     return module
 
 
@@ -235,8 +238,11 @@ def test_cvt_logits_equal_those_of_transformers(name, size):
     assert _relative_error(logits, _torch_logits(net, images)) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cvt13"])
-def test_training_equals_that_of_pytorch(name):
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("resnet18", "imagenet"), ("resnet18", "cifar"), ("resnet50", "cifar"), ("cvt13", None)],
+)
+def test_training_equals_that_of_pytorch(name, stem):
     """Running statistics after 3 steps, and all gradients of the third.
 
     PyTorch computes in float64: in float32 its own gradients of ResNet-50 are 3 % off these.
@@ -247,7 +253,7 @@ def test_training_equals_that_of_pytorch(name):
         settings = {"activation": "gelu", "drop_path": 0.0, "blocks": (1, 2, 3)}
         net = _torch_cvt(name, settings["blocks"])
     else:
-        net, settings = _torch_resnet(name, "cifar", width=8), {"width": 8}
+        net, settings = _torch_resnet(name, stem, width=8), {"width": 8, "stem": stem}
     variables = from_torch(name, net.state_dict(), **settings)
     net.train().double()
     model = create_model(name, 10, **settings)

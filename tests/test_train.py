@@ -14,7 +14,7 @@ from configs import digits
 from gini_jax.data import epoch_order, load_dataset
 from gini_jax.errors import InputError
 from gini_jax.parallel import replicate
-from gini_jax.step import create_step, init_state
+from gini_jax.step import create_step, init_state, resident
 from gini_jax.train import Run, _order_by_device, build_experiment, evaluate, train
 from tests.conftest import ROOT
 
@@ -122,7 +122,7 @@ def test_steps_with_all_terms_do_not_depend_on_the_number_of_devices():
         experiment = build_experiment(config, dataset, devices)
         step = create_step(experiment, devices)
         state = replicate(init_state(experiment), devices)
-        data = replicate(dataset.splits["train"], devices)
+        data = replicate(resident(dataset.splits["train"]), devices)
         order = _order_by_device(epoch_order(0, 0, 1197, 64), n)
         for _ in range(3):
             state, metrics = step(state, data, order)
@@ -161,7 +161,7 @@ def test_every_objective_adds_its_terms(objective):
     state = replicate(init_state(experiment), devices)
     order = _order_by_device(epoch_order(0, 0, 1197, 64), 1)
     step = create_step(experiment, devices)
-    _, metrics = step(state, replicate(dataset.splits["train"], devices), order)
+    _, metrics = step(state, replicate(resident(dataset.splits["train"]), devices), order)
     added = 0.0 if objective == "ce" else 0.5 * metrics["kl"] * ("kl" in objective)
     if objective in ("gini", "entropy_kl"):
         added += 0.5 * metrics["gini"]

@@ -10,8 +10,8 @@ from jax import lax
 
 
 def linearize_at(
-    loss_of_sums: Callable[[Any], jax.Array], total: Any
-) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
+    loss_of_sums: Callable[[Any], Any], total: Any, *, has_aux: bool = False
+) -> tuple[Any, Callable[[Any], jax.Array]]:
     r"""Exact gradient accumulation of a loss that is no sum over examples.
 
     Let the class sums of a batch be $s(\theta) = \sum_b s_b(\theta)$ over micro-batches `b` and
@@ -22,13 +22,19 @@ def linearize_at(
     micro-batch. Memory is that of one micro-batch, the price a second forward pass. Batch
     normalisation, where there is any, sees micro-batches in both passes.
 
+    The shares of several devices are micro-batches too. With `total` summed over the devices by
+    `psum`, each one differentiates the product with its own sums, and the gradients add over the
+    devices: the backward pass needs no collective of its own, for one forward pass alone.
+
     Args:
         loss_of_sums: from a pytree of `ClassSums` to a scalar.
         total: the sums of the whole batch, such a pytree.
+        has_aux: whether `loss_of_sums` returns a pair of the scalar and more, as in `jax.grad`.
 
     Returns:
-        The loss of the whole batch, and a function from the pytree of one micro-batch's sums to
-        the scalar to differentiate. The gradients of all micro-batches add to the batch's own.
+        What `loss_of_sums` gives for the whole batch, and a function from the pytree of one
+        micro-batch's sums to the scalar to differentiate. The gradients of all micro-batches add
+        to the batch's own.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -42,8 +48,8 @@ def linearize_at(
         >>> bool(jnp.isclose(parts, jax.grad(lambda s: gini_loss(x * s + 1.0, y))(2.0)))
         True
     """
-    value, cotangent = jax.value_and_grad(loss_of_sums)(total)
-    cotangent = lax.stop_gradient(cotangent)
+    total = lax.stop_gradient(total)
+    value, cotangent = jax.value_and_grad(loss_of_sums, has_aux=has_aux)(total)
 
     def linearized(sums: Any) -> jax.Array:
         products = jax.tree.map(lambda ct, part: (ct * part).sum(), cotangent, sums)

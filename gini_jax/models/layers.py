@@ -37,8 +37,21 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises `x`, `[..., C]`; in training by the batch's statistics, which it records."""
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        max_pool: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
+        """Normalises `x`, `[..., C]`; in training by the batch's statistics, which it records.
+
+        Args:
+            x: the activations.
+            train: whether to use and record the batch's statistics.
+            max_pool: max pooling to apply to the result. It is done first, for normalisation is
+                monotone in each channel: the large normalised array is then never formed.
+        """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
@@ -49,18 +62,21 @@ class BatchNorm(nn.Module):
         else:
             x32 = x.astype(jnp.float32)
             axes = tuple(range(x.ndim - 1))
-            moments = jnp.stack([x32.mean(axes), jnp.square(x32).mean(axes)])
+            sums = jnp.stack([x32.sum(axes), jnp.square(x32).sum(axes)])
             count = x.size // x.shape[-1]
             if self.axis_name is not None and not self.is_initializing():
-                moments = lax.pmean(moments, self.axis_name)
+                sums = lax.psum(sums, self.axis_name)
                 count *= lax.axis_size(self.axis_name)
-            mean = moments[0]
-            var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
+            mean, mean_square = sums / float(count)
+            var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
             if not self.is_initializing():
                 keep = self.momentum
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        if max_pool is not None:
+            sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
+            x = max_pool(x * sign) * sign
         factor = scale * lax.rsqrt(var + self.epsilon)
         return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(self.dtype)
 

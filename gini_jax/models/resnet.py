@@ -1,6 +1,7 @@
 """Residual networks with a tap at every stage (He et al., arXiv 1512.03385)."""
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,12 +13,19 @@ from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+_max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
 class ConvNorm(nn.Module):
-    """A convolution without bias, padded as PyTorch pads it, and its batch normalisation."""
+    """A convolution without bias, padded as PyTorch pads it, and its batch normalisation.
+
+    With `max_pool` a 3x3 max pool with stride 2 follows.
+    """
 
     channels: int
     kernel: int
     stride: int = 1
+    max_pool: bool = False
     axis_name: Hashable | None = None
     dtype: Any = jnp.float32
 
@@ -36,7 +44,7 @@ class ConvNorm(nn.Module):
             name="conv",
         )(x)
         norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="norm")
-        return norm(x, train=train)
+        return norm(x, train=train, max_pool=_max_pool if self.max_pool else None)
 
 
 class BasicBlock(nn.Module):
@@ -131,10 +139,10 @@ class ResNet(nn.Module):
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         x = images.astype(self.dtype)
         with jax.named_scope("stem"):
-            x = ConvNorm(self.width, kernel, stride, **shared, name="stem")(x, train=train)
-            x = ACTIVATIONS[self.activation](x)
-            if self.stem == "imagenet":
-                x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            # The pool before the activation: the same for ReLU, on a quarter of the values.
+            pool = self.stem == "imagenet"
+            conv = ConvNorm(self.width, kernel, stride, max_pool=pool, **shared, name="stem")
+            x = ACTIVATIONS[self.activation](conv(x, train=train))
         features = {"stem": x}
         block_class: Any = BLOCKS[self.block]
         if self.remat:

@@ -1,0 +1,311 @@
+"""Mode plan: this run's own training step, compiled for devices that need not be there."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gini_jax.data import Dataset, Split, dataset_shapes
+from gini_jax.errors import InputError
+from gini_jax.step import create_step, init_state, resident
+from gini_jax.train import build_experiment, check_before_data
+
+EXAMPLES = "v4:2x2x2, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:2x4"
+_ITEM_BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+# Named scopes of the step, by the part that they are reported as.
+_PARTS = ("augment", "stem", r"stage\d+", "head", "terms", "optimizer")
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+    """The devices of a TPU slice that is not there.
+
+    Args:
+        topology: generation and shape, such as `v5e:4x4`.
+
+    Raises:
+        InputError: libtpu is missing, or the topology is unknown or malformed.
+    """
+    from jax.experimental import topologies
+
+    # No look-up of a TPU machine's metadata; and no lock, for no TPU is touched.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            f"--topology={topology} needs the TPU compiler, libtpu, which runs on any Linux "
+            "machine: pip install -e '.[tpu]'"
+        )
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError(
+            f"unknown topology {topology!r} ({str(error).splitlines()[0]}); known are TPU "
+            f"generations with a shape, such as {EXAMPLES}"
+        ) from error
+    return list(description.devices)
+
+
+def plan(config: Any, workdir: Path, topology: str | None = None) -> dict[str, Any]:
+    """Compiles the training step of a config, prints what it becomes and writes plan.json.
+
+    Nothing runs, and the data set is not decoded: only its sizes are read.
+
+    Args:
+        config: the settings of a run.
+        workdir: where plan.json goes.
+        topology: a TPU slice, such as `v5e:4x4`; this machine's devices by default.
+
+    Returns:
+        What plan.json holds.
+
+    Raises:
+        InputError: bad input; or the step does not fit the devices' memory. Then plan.json is
+            written too, with the compiler's reason and the largest batch that does fit.
+    """
+    devices = topology_devices(topology) if topology else jax.devices()
+    check_before_data(config, devices)
+    shapes = dataset_shapes(config.dataset)
+    batch = config.batch_size // len(devices)
+    result: dict[str, Any] = {
+        "topology": topology or f"this machine: {len(devices)} x {devices[0].platform}",
+        "device_kind": devices[0].device_kind,
+        "num_devices": len(devices),
+        "num_hosts": len({device.process_index for device in devices}),
+        "batch_per_device": batch,
+    }
+    print(f"compiling for {len(devices)} x {devices[0].device_kind}, {batch} images each ...")
+    start = time.perf_counter()
+    compiled, reason = compile_step(config, shapes, devices)
+    result["fits"] = compiled is not None
+    if compiled is not None:
+        result |= figures(compiled)
+    result["compile_seconds"] = round(time.perf_counter() - start, 1)
+    if compiled is None:
+        result["reason"] = reason
+        result["largest_batch_per_device"] = _largest_batch(config, shapes, devices)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "plan.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    if compiled is None:
+        fitting = result["largest_batch_per_device"]
+        fix = f"set --config.batch_size={fitting * len(devices)}" if fitting else "a smaller model"
+        raise InputError(
+            f"batch_size={config.batch_size}, {batch} a device, does not fit: {reason}\n"
+            f"The largest batch that fits is {fitting} a device: {fix}, or try "
+            f"--config.model.remat=True or --config.model.dtype=bfloat16. Written to {path}"
+        )
+    print(table(result))
+    print(f"\nwritten to {path}")
+    return result
+
+
+def compile_step(
+    config: Any, shapes: Dataset, devices: Sequence[jax.Device]
+) -> tuple[Any | None, str]:
+    """The compiled training step; or None and the reason, where memory does not suffice."""
+    experiment = build_experiment(config, shapes, devices)
+    state = jax.eval_shape(lambda: init_state(experiment))
+    data: Split = jax.eval_shape(resident, shapes.splits["train"])
+    batch = config.batch_size // len(devices)
+    order = jax.ShapeDtypeStruct((len(devices), experiment.steps_per_epoch, batch), jnp.int32)
+    lowered = create_step(experiment, devices).lower(state, data, order)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, _memory_reason(str(error))
+    memory = compiled.memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    there = _memory_of(devices[0])
+    if there is not None and needed > there:
+        return None, f"it needs {needed / 2**30:.2f} GiB of {there / 2**30:.2f} GiB"
+    return compiled, ""
+
+
+def _memory_of(device: jax.Device) -> int | None:
+    """Bytes of a device of this machine that jax may use, where it tells."""
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit")
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+        return None  # a device that is not there: its compiler refuses what does not fit
+
+
+def _memory_reason(text: str) -> str:
+    """The sentence of the compiler's error that tells the sizes."""
+    for line in text.splitlines():
+        if re.search(r"exceeds? |[Uu]sed .* of ", line):
+            return line.strip()
+    return text.splitlines()[0]
+
+
+def _largest_batch(config: Any, shapes: Dataset, devices: Sequence[jax.Device]) -> int:
+    """Largest batch a device that fits, by bisection; a multiple of 8 where it is above 8."""
+    too_large = config.batch_size // len(devices)
+    unit = 8 if too_large > 8 else 1
+    low, high = 0, math.ceil(too_large / unit)
+    config = config.copy_and_resolve_references()
+    while high - low > 1:
+        middle = (low + high) // 2
+        config.batch_size = middle * unit * len(devices)
+        fits = compile_step(config, shapes, devices)[0] is not None
+        low, high = (middle, high) if fits else (low, middle)
+        print(
+            f"  {middle * unit} a device {'fits' if fits else 'does not fit'}; "
+            f"at most {math.ceil(math.log2(max(high - low, 1)))} more compilations",
+            flush=True,
+        )
+    return low * unit
+
+
+def figures(compiled: Any) -> dict[str, Any]:
+    """What the compiled program says of itself: memory, operations, collectives, cycles.
+
+    Args:
+        compiled: a compiled training step.
+
+    Returns:
+        `argument_bytes`, `temporary_bytes` and `flops` of one device in one step; `all_reduces`;
+        `all_reduce_bytes` and `terms_all_reduce_bytes`, which a device contributes in one step;
+        `estimated_cycles`, the compiler's guess by part, empty where it makes none.
+    """
+    memory = compiled.memory_analysis()
+    program = compiled.as_text()
+    reductions = all_reduces(program)
+    operands = [operand for operands in reductions for operand in operands]
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "flops": dict(compiled.cost_analysis() or {}).get("flops"),
+        "all_reduces": len(reductions),
+        "all_reduce_bytes": sum(size for _, size in operands),
+        "terms_all_reduce_bytes": sum(
+            size for scope, size in operands if part_of(scope)[0] == "terms"
+        ),
+        "estimated_cycles": estimated_cycles(program),
+    }
+
+
+def all_reduces(program: str) -> list[list[tuple[str, int]]]:
+    """Scope and bytes of every operand of each all-reduce of a compiled program.
+
+    Example:
+        >>> line = '%a = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce(%b, %c), metadata={op_name="f/x"}'
+        >>> all_reduces(line)
+        [[('f/x', 24), ('f/x', 8)]]
+        >>> all_reduces(line.replace("f/x", "f/(x:y)"))  # joined by the compiler
+        [[('f/(x', 24), ('y)', 8)]]
+    """
+    found = []
+    for line in program.splitlines():
+        match = re.search(r" = (.*?) all-reduce(?:-start)?\(", line)
+        if match:
+            operands = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", match.group(1))
+            sizes = [
+                _ITEM_BYTES[kind] * math.prod(map(int, filter(None, dims.split(","))))
+                for kind, dims in operands
+            ]
+            scopes = _scope(line).split(":")
+            if len(scopes) != len(sizes):
+                scopes = [_scope(line)] * len(sizes)
+            found.append(list(zip(scopes, sizes, strict=True)))
+    return found
+
+
+def estimated_cycles(program: str) -> dict[str, dict[str, int]]:
+    """The compiler's estimates, summed by part of the step, forward and backward.
+
+    Loops count their body as often as they run it; collectives have no estimate.
+    """
+    times = _times_run(program)
+    cycles: dict[str, dict[str, int]] = defaultdict(lambda: {"forward": 0, "backward": 0})
+    for computation, line in _lines(program):
+        match = re.search(r'"estimated_cycles":"(\d+)"', line)
+        if match:
+            part, direction = part_of(_scope(line))
+            cycles[part][direction] += int(match.group(1)) * times.get(computation, 1)
+    order = sorted(cycles, key=lambda part: -sum(cycles[part].values()))
+    return {part: cycles[part] for part in order}
+
+
+def part_of(scope: str) -> tuple[str, str]:
+    """Part of the step and direction of an operation, by its scope.
+
+    Example:
+        >>> part_of("jit(f)/transpose(jvp(ResNet))/stage2/stage2_block1/conv1/conv/conv")
+        ('stage2', 'backward')
+        >>> part_of("jit(f)/jvp(ResNet)/stage2/stage2_block1/conv1/norm/psum")
+        ('batch norm', 'forward')
+        >>> part_of("jit(f)/jvp(terms)/psum")
+        ('terms', 'forward')
+    """
+    direction = "backward" if "transpose(" in scope else "forward"
+    if "/norm/" in scope:  # what is fused into a convolution counts as the convolution's
+        return "batch norm", direction
+    for name in _PARTS:
+        match = re.search(rf"(?:^|[/(])({name})(?:[/)]|$)", scope)
+        if match:
+            return match.group(1), direction
+    return "other", direction
+
+
+def _scope(line: str) -> str:
+    match = re.search(r'op_name="([^"]*)"', line)
+    return match.group(1) if match else ""
+
+
+def _lines(program: str) -> list[tuple[str, str]]:
+    """The lines of a program, each with the computation that it stands in."""
+    computation, found = "", []
+    for line in program.splitlines():
+        match = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        computation = match.group(1) if match else computation
+        found.append((computation, line))
+    return found
+
+
+def _times_run(program: str) -> dict[str, int]:
+    """How often the bodies of counted loops run."""
+    conditions: dict[str, int] = {}
+    for computation, line in _lines(program):
+        match = re.search(r" constant\((\d+)\)", line)
+        if match:
+            conditions[computation] = int(match.group(1))
+    loops = re.findall(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)", program)
+    return {body: conditions.get(condition, 1) for condition, body in loops}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The plan in a few lines."""
+    mib = 2**20
+    lines = [
+        "",
+        f"{result['num_devices']} x {result['device_kind']} on {result['num_hosts']} hosts, "
+        f"{result['batch_per_device']} images a device: fits",
+        f"  arguments      {result['argument_bytes'] / mib:10,.1f} MiB (state, data set, order)",
+        f"  temporaries    {result['temporary_bytes'] / mib:10,.1f} MiB",
+        f"  operations     {result['flops'] / 1e9:10,.1f} G a step",
+        f"  all-reduces    {result['all_reduces']:10,}, {result['all_reduce_bytes'] / mib:,.3f} "
+        f"MiB a step, of which {result['terms_all_reduce_bytes'] / mib:,.3f} for the terms",
+        f"  compiled in    {result['compile_seconds']:10,.1f} s",
+    ]
+    cycles = result["estimated_cycles"]
+    if not cycles:
+        return "\n".join([*lines, "  the compiler for this device estimates no cycles"])
+    total = sum(sum(both.values()) for both in cycles.values())
+    lines += ["", f"  {'estimated cycles':24}{'forward':>12}{'backward':>12}{'share':>8}"]
+    for part, both in cycles.items():
+        share = sum(both.values()) / total
+        lines.append(f"  {part:24}{both['forward']:12,}{both['backward']:12,}{share:8.1%}")
+    lines.append(f"  {'all':24}{total:24,}")
+    lines.append("  the compiler's guesses, collectives left out")
+    return "\n".join(lines)
