@@ -39,11 +39,12 @@ class ClassSums:
 
     def means(self) -> jax.Array:
         """Class-mean activation of each feature, `S[c,k]`, `[C, K]`."""
-        return self.activation / (self.mass + EPS)
+        return self._means().T
 
     def profile(self) -> jax.Array:
         """Class profile of each feature, `p[c,k]`, `[C, K]`; see `class_profile`."""
-        return _normalise_rows(self.means())
+        scaled, factor = self._scaled()
+        return (scaled * factor).T
 
     def distribution(self) -> jax.Array:
         """Share of each class, `t[k]`, `[K]`; see `class_distribution`."""
@@ -52,36 +53,51 @@ class ClassSums:
 
     def gini(self) -> jax.Array:
         """Mean Gini impurity of the features, scalar; see `gini_loss`."""
-        return gini_impurity(self.profile()).mean()
+        scaled, factor = self._scaled()
+        return (1.0 - jnp.square(scaled).sum(axis=0) * jnp.square(factor)).mean()
 
     def kl(self, target: jax.Array | None = None) -> jax.Array:
         """Divergence of the features' class distribution from `target`; see `kl_loss`."""
-        profile = self.profile()
-        num_classes = profile.shape[-1]
-        q = (profile.sum(axis=0) + EPS) / (profile.sum() + num_classes * EPS)
+        scaled, factor = self._scaled()
+        by_class = jnp.dot(scaled, factor, precision=lax.Precision.HIGHEST)
+        num_classes = by_class.shape[0]
+        q = (by_class + EPS) / (by_class.sum() + num_classes * EPS)
         t = self.distribution() if target is None else _check_target(target, num_classes)
         log_t = jnp.log(jnp.where(t > 0, t, 1.0))  # 0 log 0 = 0, with a finite gradient
         return jnp.maximum((t * (log_t - jnp.log(q))).sum(), 0.0)
 
     def entropy(self) -> jax.Array:
         """Mean entropy of the features, scalar, of signed sums; see `entropy_loss`."""
-        log_p = jax.nn.log_softmax(self.means(), axis=-1)
-        return -(jnp.exp(log_p) * log_p).sum(axis=-1).mean() / jnp.log(10.0)
+        log_p = jax.nn.log_softmax(self._means(), axis=0)
+        return -(jnp.exp(log_p) * log_p).sum(axis=0).mean() / jnp.log(10.0)
+
+    # Inside, classes come first, `[K, C]`, as the segment sum leaves them: two transpositions in a
+    # row cost nothing, one costs a CPU as much as all the rest.
+
+    def _means(self) -> jax.Array:
+        return self.activation.T * (1.0 / (self.mass + EPS))[:, None]
+
+    def _scaled(self) -> tuple[jax.Array, jax.Array]:
+        """Profiles as a product `[K, C] * [C]`, the first factor scaled to sums of 1 beforehand.
+
+        The scale is a constant and the second factor 1, but for its gradient: so no square of a
+        sum, 1e60 for activations of 1e30, is ever formed, nor is the profile kept in memory.
+        """
+        means = self._means()
+        scale = lax.stop_gradient(1.0 / (means.sum(axis=0) + EPS))
+        scaled = means * scale
+        return scaled, 1.0 / (scaled.sum(axis=0) + EPS * scale)
 
 
 @jax.custom_jvp
-def _normalise_rows(means: jax.Array) -> jax.Array:
-    return means / (means.sum(axis=-1, keepdims=True) + EPS)
+def _absolute(x: jax.Array) -> jax.Array:
+    return jnp.abs(x)
 
 
-@_normalise_rows.defjvp
-def _normalise_rows_jvp(primals, tangents):
-    # The quotient rule with the profile put in, so that no square of the row sum (1e60 for
-    # activations of 1e30) is ever formed.
-    (means,), (tangent,) = primals, tangents
-    profile = _normalise_rows(means)
-    total = means.sum(axis=-1, keepdims=True) + EPS
-    return profile, (tangent - profile * tangent.sum(axis=-1, keepdims=True)) / total
+# |x| with gradient 0 at 0, where that of jnp.abs is 1: a dead feature stays without.
+_absolute.defjvps(
+    lambda tangent, out, x: jnp.where(x > 0, tangent, jnp.where(x < 0, -tangent, 0.0))
+)
 
 
 def class_sums(
@@ -138,8 +154,7 @@ def local_sums(features, labels, num_classes, where, signed) -> ClassSums:
     dtype = jnp.promote_types(features.dtype, jnp.float32)
     activation = features.astype(dtype)
     if not signed:
-        # |A| with gradient 0 at 0, where that of jnp.abs is 1: a dead feature stays without.
-        activation = activation * lax.stop_gradient(jnp.sign(activation))
+        activation = _absolute(activation)
     z = activation.mean(axis=tuple(range(1, features.ndim - 1)))
     if labels.ndim == 2:
         return _sums_by_product(z, labels.astype(dtype), weights)
@@ -157,20 +172,24 @@ def local_sums(features, labels, num_classes, where, signed) -> ClassSums:
 
 
 def _sums_by_product(z, onehot, weights) -> ClassSums:
-    weighted = weights[:, None].astype(z.dtype) * onehot
+    weighted = onehot if weights is None else weights[:, None].astype(z.dtype) * onehot
     # Highest precision: the TPU multiplies float32 in bfloat16 passes by default.
     product = jnp.einsum("nc,nk->ck", z, weighted, precision=lax.Precision.HIGHEST)
     return ClassSums(activation=product, mass=weighted.sum(axis=0))
 
 
 def _sums_by_segment(z, labels, weights, num_classes) -> ClassSums:
-    weights = weights.astype(z.dtype)
     index = jnp.where(labels < 0, num_classes, labels)  # outside [0, K): dropped
-    activation = jax.ops.segment_sum(weights[:, None] * z, index, num_classes)
+    if weights is None:
+        weights = jnp.ones(labels.shape, z.dtype)
+    else:
+        weights = weights.astype(z.dtype)
+        z = weights[:, None] * z
+    activation = jax.ops.segment_sum(z, index, num_classes)
     return ClassSums(activation.T, mass=jax.ops.segment_sum(weights, index, num_classes))
 
 
-def _check_shapes(features, labels, num_classes, where) -> jax.Array:
+def _check_shapes(features, labels, num_classes, where) -> jax.Array | None:
     if features.ndim < 2 or not jnp.issubdtype(features.dtype, jnp.floating):
         error = ValueError if features.ndim < 2 else TypeError
         raise error(
@@ -198,7 +217,7 @@ def _check_shapes(features, labels, num_classes, where) -> jax.Array:
             f"shape {labels.shape} hold {labels.shape[0]}; both must be the same batch"
         )
     if where is None:
-        return jnp.ones(labels.shape[:1], jnp.float32)
+        return None
     where = jnp.asarray(where)
     if where.shape != labels.shape[:1]:
         raise ValueError(
