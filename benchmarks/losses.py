@@ -6,8 +6,8 @@
 Both compute 0.5 gini + 0.5 kl and the gradient by the activations, alternating; medians of the
 rounds, and the median of their ratios. A case's share of the copy bandwidth counts the activations
 read once and their gradient written once. Our gradient goes into the buffer of the one before,
-donated, as in a training step; before five timed calls come two untimed ones, after a pause in which
-the other library's threads stop to spin.
+donated, as in a training step; before five timed calls come two untimed ones, after a pause in
+which the other library's threads stop to spin.
 """
 
 import statistics

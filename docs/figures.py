@@ -1,0 +1,127 @@
+"""Draws the pictures of docs/method.md: `python docs/figures.py`, a minute on two CPU cores."""
+
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+from configs import digits
+from gini_jax.augment import centre_crop
+from gini_jax.data import load_dataset
+from gini_jax.losses import class_profile, class_sums
+from gini_jax.train import Run, build_experiment, train
+
+DOCS = Path(__file__).resolve().parent
+
+
+def profiles_of(objective: str) -> np.ndarray:
+    """Class profiles of stage 4 on the digits' test split, after training."""
+    config = digits.get_config(objective)
+    with tempfile.TemporaryDirectory() as workdir:
+        devices = jax.devices()[:1]
+        train(config, Path(workdir), devices)
+        dataset = load_dataset(config.dataset)
+        run = Run(build_experiment(config, dataset, devices), dataset, Path(workdir), devices)
+        run.restore_latest()
+        state, _ = run.checkpoints.restore(run.progress["best_step"], run.state)
+    images, labels = dataset.splits["test"]
+    _, features = run.experiment.model.apply(state.variables, centre_crop(images, 8))
+    return np.asarray(class_profile(features["stage4"], labels, num_classes=10))
+
+
+def draw(axis, profile: np.ndarray, title: str) -> None:
+    """Profiles as an image, features sorted by the class that they fire for most."""
+    order = np.lexsort((-profile.max(axis=1), profile.argmax(axis=1)))
+    axis.imshow(profile[order], aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="none")
+    axis.set_title(title)
+    axis.set_xlabel("class")
+
+
+def draw_profiles() -> None:
+    """What training makes of the profiles, with cross-entropy alone and with the terms."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
+    for axis, objective in zip(axes, ("ce", "gini_kl"), strict=True):
+        profile = profiles_of(objective)
+        gini = (1 - (profile**2).sum(axis=1)).mean()
+        draw(axis, profile, f"{objective}: mean Gini impurity {gini:.2f}")
+    axes[0].set_ylabel("feature of stage 4, sorted")
+    figure.colorbar(axes[1].images[0], ax=axes, label="share of the class in the profile")
+    figure.savefig(DOCS / "profiles.png", dpi=110)
+
+
+def draw_terms() -> None:
+    """What each term alone, and both, make of the same 40 features of 5 classes."""
+    start = jax.random.normal(jax.random.key(0), (5, 40)) + jnp.array([1.0, 0.5, 0, 0, 0])[:, None]
+    labels = jnp.arange(5)
+
+    def profile_after(gini_weight: float, kl_weight: float, steps: int = 400) -> np.ndarray:
+        def loss(x):
+            sums = class_sums(jax.nn.softplus(x), labels, num_classes=5)
+            return gini_weight * sums.gini() + kl_weight * sums.kl()
+
+        optimizer = optax.adam(0.05)
+
+        def step(carry, _):
+            x, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(x), state)
+            return (optax.apply_updates(x, updates), state), None
+
+        (x, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
+        return np.asarray(class_profile(jax.nn.softplus(x), labels, num_classes=5))
+
+    cases = {
+        "at the start": (0.0, 0.0),
+        "Gini alone": (1.0, 0.0),
+        "KL alone": (0.0, 1.0),
+        "both": (1.0, 1.0),
+    }
+    figure, axes = plt.subplots(
+        2, 4, figsize=(11, 5.5), height_ratios=[3, 1], layout="constrained", sharex=True
+    )
+    for column, (title, weights) in zip(axes.T, cases.items(), strict=True):
+        profile = profile_after(*weights)
+        draw(column[0], profile, title)
+        column[0].set_xlabel("")
+        column[1].bar(range(5), profile.mean(axis=0))
+        column[1].axhline(0.2, color="black", linewidth=0.8, linestyle="--")
+        column[1].set_ylim(0, 0.65)
+        column[1].set_xlabel("class")
+    axes[0, 0].set_ylabel("feature, sorted")
+    axes[1, 0].set_ylabel("q, and t (dashed)")
+    figure.savefig(DOCS / "terms.png", dpi=110)
+
+
+def draw_kl_gradient() -> None:
+    """The KL term and its gradient as all features of one class of ten die."""
+    features = jax.random.uniform(jax.random.key(0), (10, 64), minval=0.5)
+    scales = np.logspace(0, -6, 25)
+
+    def kl(scale, features):
+        scaled = features.at[0].multiply(scale)
+        return class_sums(scaled, jnp.arange(10), num_classes=10).kl()
+
+    def gradient_norm(scale):
+        scaled = features.at[0].multiply(scale)
+        gradient = jax.grad(lambda x: class_sums(x, jnp.arange(10), num_classes=10).kl())(scaled)
+        return jnp.linalg.norm(gradient[0])
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    axes[0].semilogx(scales, [kl(scale, features) for scale in scales])
+    axes[0].set_ylabel("KL")
+    axes[1].loglog(scales, [gradient_norm(scale) for scale in scales])
+    axes[1].set_ylabel("norm of its gradient by that class's features")
+    for axis in axes:
+        axis.set_xlabel("activations of one class of ten, relative to the others")
+        axis.invert_xaxis()
+        axis.grid(alpha=0.3)
+    figure.savefig(DOCS / "kl_gradient.png", dpi=110)
+
+
+if __name__ == "__main__":
+    draw_terms()
+    draw_kl_gradient()
+    draw_profiles()
