@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.errors import InputError, RunError, unknown_name
 
 FLAGS = flags.FLAGS
 
@@ -21,6 +21,10 @@ def _parse(argv: list[str]) -> list[str]:
     flags.DEFINE_string("mode", "train", "train, eval, summary or plan.")
     flags.DEFINE_string("topology", None, "TPU slice that --mode=plan compiles for: v5e:2x4, ...")
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME by default.")
+    flags.DEFINE_bool("distributed", False, "Several hosts, told by the platform (TPU pod, Slurm).")
+    flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0,")
+    flags.DEFINE_integer("num_processes", None, "... how many there are,")
+    flags.DEFINE_integer("process_id", None, "... and which one this is, from 0.")
     try:
         config_flags.DEFINE_config_file(
             "config", "configs/digits.py", "Experiment file and, after a colon, its objective."
@@ -45,7 +49,10 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # not the libraries' every move
     if FLAGS.topology:
         os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU's compiler alone: no TPU is looked for
-    from gini_jax import plan, summary, train  # jax starts here, the command line has been read
+    from gini_jax import parallel, plan, summary, train  # jax starts here
+
+    if FLAGS.distributed or FLAGS.coordinator_address:
+        parallel.connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
 
     modes = {
         "train": train.train,
@@ -68,5 +75,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     try:
         app.run(main, flags_parser=_parse)
-    except InputError as error:
+    except (InputError, RunError) as error:
         sys.exit(f"error: {error}")

@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from gini_jax.augment import centre_crop
 from gini_jax.data import load_dataset
 from gini_jax.losses import RunningSums, class_sums
-from gini_jax.train import Run, build_experiment
+from gini_jax.run import Run
+from gini_jax.train import build_experiment
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/r18", "A finished run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS keeps the data.")
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
     dataset = load_dataset(config.dataset)
     devices = jax.devices()[:1]
     run = Run(build_experiment(config, dataset, devices), dataset, workdir, devices)
-    run.restore_latest()
+    run.restore_newest()
     train = dataset.splits["train"]
     z, labels = features_of(run, train.images, _LAYER.value), np.asarray(train.labels)
     rows = []

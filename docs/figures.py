@@ -13,7 +13,8 @@ from configs import digits
 from gini_jax.augment import centre_crop
 from gini_jax.data import load_dataset
 from gini_jax.losses import class_profile, class_sums
-from gini_jax.train import Run, build_experiment, train
+from gini_jax.run import Run
+from gini_jax.train import build_experiment, train
 
 DOCS = Path(__file__).resolve().parent
 
@@ -26,7 +27,7 @@ def profiles_of(objective: str) -> np.ndarray:
         train(config, Path(workdir), devices)
         dataset = load_dataset(config.dataset)
         run = Run(build_experiment(config, dataset, devices), dataset, Path(workdir), devices)
-        run.restore_latest()
+        run.restore_newest()
         state, _ = run.checkpoints.restore(run.progress["best_step"], run.state)
     images, labels = dataset.splits["test"]
     _, features = run.experiment.model.apply(state.variables, centre_crop(images, 8))

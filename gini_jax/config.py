@@ -1,7 +1,5 @@
 """The settings of a run: every key with its default, and the rules that values must obey."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -37,9 +35,14 @@ def default_config(objective: str | None = None) -> ConfigDict:
     config.seed = 0
     config.num_epochs = 1
     config.batch_size = 128  # global: over all devices of all processes
+    config.grad_accumulation = 1  # parts that a batch is taken in; terms exact, batch norm by part
+    config.steps_per_call = 1  # steps in one compiled call, for small networks
     config.eval_batch_size = 1000  # global; the last batch is padded and masked
     config.eval_every_epochs = 1  # evaluation on the validation split
     config.checkpoint_every_epochs = 1  # and at every best validation accuracy
+    config.checkpoint_every_minutes = 0.0  # and so often within an epoch; 0: not
+    config.debug_nans = False  # name the first module with a NaN if the loss becomes one
+    config.profile = False  # trace ten steps of the first epoch into the workdir
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # digits, or any image classification set of TFDS
@@ -105,17 +108,22 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     """
     if config.objective not in OBJECTIVES:
         raise unknown_name("objective", config.objective, OBJECTIVES)
-    for key in ("batch_size", "eval_batch_size"):
-        if config[key] <= 0 or config[key] % num_devices:
-            below = max(config[key] // num_devices, 1) * num_devices
+    if config.grad_accumulation < 1:
+        raise InputError(f"grad_accumulation={config.grad_accumulation} must be at least 1")
+    for key, parts in (("batch_size", config.grad_accumulation), ("eval_batch_size", 1)):
+        if config[key] <= 0 or config[key] % (num_devices * parts):
+            below = max(config[key] // (num_devices * parts), 1) * num_devices * parts
+            in_parts = f" times grad_accumulation={parts}" if parts > 1 else ""
             raise InputError(
-                f"{key}={config[key]} does not divide over {num_devices} devices; it must be a "
-                f"positive multiple, such as --config.{key}={below}"
+                f"{key}={config[key]} does not divide over {num_devices} devices{in_parts}; it "
+                f"must be a positive multiple, such as --config.{key}={below}"
             )
     at_least = {
         "num_epochs": 1,
         "eval_every_epochs": 1,
         "checkpoint_every_epochs": 1,
+        "checkpoint_every_minutes": 0,
+        "steps_per_call": 1,
         "dataset.val_size": 0,
         "dataset.image_size": 0,
         "augment.crop_padding": 0,
@@ -150,55 +158,7 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
             raise unknown_name("layer in loss.layers", layer, known)
 
 
-def config_json(config: ConfigDict) -> str:
-    """The config as JSON, as it is written to the workdir."""
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
-
-
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir, or checks that it can be written and holds no run of another config.
-
-    Raises:
-        InputError: the workdir cannot be written, or holds a run of another config.
-    """
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / ".writable").touch()
-        (workdir / ".writable").unlink()
-        if not path.exists():
-            return
-        old = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"workdir {str(workdir)!r} cannot be written ({error.strerror}); "
-            "choose another with --workdir"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
-    new = json.loads(config_json(config))
-    differing = [
-        f"  {key}: {old_value!r} there, {new_value!r} now"
-        for key, old_value, new_value in _differences(old, new)
-        if key != "dataset.data_dir"  # the same data elsewhere is the same run
-    ]
-    if differing:
-        raise InputError(
-            f"workdir {str(workdir)!r} holds a run of another config:\n"
-            + "\n".join(differing)
-            + "\nChoose another --workdir, set these values back, or delete the folder."
-        )
-
-
 def _get(config: ConfigDict, path: str) -> Any:
     for key in path.split("."):
         config = config[key]
     return config
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
-        return [item for key, a, b in pairs for item in _differences(a, b, key)]
-    return [] if old == new else [(path, old, new)]

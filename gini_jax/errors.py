@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Input that breaks a rule; the text names the value, the rule and the fix."""
 
 
+class RunError(Exception):
+    """A run cannot go on: what happened, what is left, and what to do."""
+
+
 def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputError:
     """An error for a name that is not among the known ones.
 

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gini_jax.errors import InputError
+
 AXIS = "batch"
 
 # On simulated devices each one's collectives block a thread until all have come, and with few
@@ -19,6 +21,38 @@ AXIS = "batch"
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     os.environ.setdefault("NPROC", "64")
+
+
+def connect(
+    address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the processes of one run; to be called before anything else of jax.
+
+    If a process dies the others end too, within a minute, in place of waiting for it.
+
+    Args:
+        address: `HOST:PORT` of process 0; None where the platform tells all three.
+        num_processes: how many there are.
+        process_id: which one this is, from 0.
+
+    Raises:
+        InputError: one of the three is missing, or the others could not be reached.
+    """
+    given = {"coordinator_address": address, "num_processes": num_processes}
+    given["process_id"] = process_id
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise InputError(
+            f"{', '.join(missing)} is missing; give all of --coordinator_address, --num_processes "
+            "and --process_id, or --distributed alone where the platform tells them"
+        )
+    try:
+        jax.distributed.initialize(address, num_processes, process_id, heartbeat_timeout_seconds=20)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"could not join the other processes ({str(error).splitlines()[0]}); all must be "
+            "started within 5 minutes, with the same --coordinator_address"
+        ) from error
 
 
 def num_devices(devices: Sequence[jax.Device] | None = None) -> int:

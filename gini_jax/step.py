@@ -61,6 +61,10 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimiser step on one global batch; runs mapped over the axis "batch".
 
+    With `config.grad_accumulation` above 1 the batch is taken in as many parts, in two passes: the
+    first gathers the class sums of all parts, the second the gradients. The terms are exactly those
+    of the whole batch; batch normalisation sees a part at a time, over all devices.
+
     Args:
         state: replicated.
         batch: this device's share: `image [n, H, W, 3]` uint8, `label [n]` int32, and
@@ -71,39 +75,77 @@ def train_step(
         The next state and the global batch's metrics, both the same on all devices.
     """
     config = experiment.config
+    num_parts = config.grad_accumulation
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     augment_key, dropout_key = jax.random.split(step_key)
     image_keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, batch["position"])
     with jax.named_scope("augment"):
         images = augment_batch(config.augment, image_keys, batch["image"], experiment.image_size)
-    labels = optax.smooth_labels(
-        jax.nn.one_hot(batch["label"], experiment.num_classes), config.loss.label_smoothing
-    )
+    device_key = jax.random.fold_in(dropout_key, lax.axis_index(AXIS))
+    parts = {
+        "image": images.reshape(num_parts, -1, *images.shape[1:]),
+        "label": batch["label"].reshape(num_parts, -1),
+        "dropout": jax.random.key_data(jax.random.split(device_key, num_parts)),
+    }
 
-    def loss_fn(params):
+    def forward(params, batch_stats, part):
         (logits, features), updates = experiment.model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
+            {"params": params, "batch_stats": batch_stats},
+            part["image"],
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(dropout_key, lax.axis_index(AXIS))},
+            rngs={"dropout": jax.random.wrap_key_data(part["dropout"])},
         )
-        ce = optax.softmax_cross_entropy(logits, labels).mean()
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(part["label"], experiment.num_classes), config.loss.label_smoothing
+        )
+        ce = optax.softmax_cross_entropy(logits, targets).mean() / num_parts
+        accuracy = (logits.argmax(axis=-1) == part["label"]).mean() / num_parts
         with jax.named_scope("terms"):
-            added, terms, running = objective_terms(state, features, labels, experiment)
-        accuracy = (logits.argmax(axis=-1) == batch["label"]).mean()
-        loss = config.loss.ce_weight * ce + added
-        return loss, (ce, accuracy, added, terms, updates["batch_stats"], running)
+            sums = objective_sums(features, targets, experiment)
+        return ce, accuracy, sums, updates.get("batch_stats", batch_stats)
 
-    grads, (ce, accuracy, added, terms, batch_stats, running) = jax.grad(loss_fn, has_aux=True)(
-        state.params
-    )
+    total = None
+    if num_parts > 1:
+        of_parts = lax.map(lambda part: forward(state.params, state.batch_stats, part)[2], parts)
+        total = lax.psum(jax.tree.map(lambda x: x.sum(axis=0), of_parts), AXIS)
+
+    def loss_fn(params, batch_stats, part):
+        ce, accuracy, sums, batch_stats = forward(params, batch_stats, part)
+        with jax.named_scope("terms"):
+            # Each device differentiates its own share of the sums: no collective in the backward
+            # pass, and gradients that add over devices and parts.
+            whole = lax.psum(lax.stop_gradient(sums), AXIS) if total is None else total
+            (added, aux), linearized = losses.linearize_at(
+                lambda sums: objective_terms(state, sums, experiment), whole, has_aux=True
+            )
+            share = linearized(sums) * lax.axis_size(AXIS)
+        return config.loss.ce_weight * ce + share, (ce, accuracy, batch_stats, added, aux)
+
+    def add_part(carry, part):
+        gradients, ce, accuracy, batch_stats = carry
+        more, aux = jax.grad(loss_fn, has_aux=True)(state.params, batch_stats, part)
+        gradients = jax.tree.map(jnp.add, gradients, more)
+        return (gradients, ce + aux[0], accuracy + aux[1], aux[2]), aux[3:]
+
+    if num_parts == 1:
+        only = jax.tree.map(lambda x: x[0], parts)
+        gradients, (ce, accuracy, batch_stats, *rest) = jax.grad(loss_fn, has_aux=True)(
+            state.params, state.batch_stats, only
+        )
+    else:
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        carry = (zeros, jnp.zeros(()), jnp.zeros(()), state.batch_stats)
+        (gradients, ce, accuracy, batch_stats), rest = lax.scan(add_part, carry, parts)
+        rest = jax.tree.map(lambda x: x[-1], rest)  # functions of the total: all the same
+    added, (terms, running) = rest
     with jax.named_scope("optimizer"):
-        grads, ce, accuracy = lax.pmean((grads, ce, accuracy), AXIS)
-        updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+        gradients, ce, accuracy = lax.pmean((gradients, ce, accuracy), AXIS)
+        updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + added
-    metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **terms}
+    metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **terms, "gradient_norm": norm}
     new_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -115,40 +157,39 @@ def train_step(
     return new_state, metrics
 
 
-def objective_terms(
-    state: TrainState, features: dict[str, jax.Array], labels: jax.Array, experiment: Experiment
-) -> tuple[jax.Array, dict[str, jax.Array], losses.RunningSums | None]:
-    """What the objective adds to cross-entropy, its terms, and the next running sums.
+def objective_sums(features: dict[str, jax.Array], labels: jax.Array, experiment: Experiment):
+    """The device's own class sums of the layers that the objective's terms act on."""
+    impurity, with_kl = OBJECTIVES[experiment.config.objective]
+    if impurity is None and not with_kl:
+        return {}, None
+    tapped = {layer: features[layer] for layer in experiment.config.loss.layers}
+    return losses.layer_sums(tapped, labels, impurity=impurity or "gini")
 
-    Values are those of the global batch. Gradients are to be averaged over the devices.
+
+def objective_terms(state: TrainState, sums: Any, experiment: Experiment):
+    """What the objective adds to cross-entropy, with its terms and the next running sums.
+
+    Args:
+        state: for the step, before which the terms are off, and the running sums.
+        sums: those of the global batch.
+        experiment: what is fixed.
     """
     config = experiment.config.loss
     impurity, with_kl = OBJECTIVES[experiment.config.objective]
     if impurity is None and not with_kl:
-        return jnp.zeros(()), {}, state.running
-    kind = impurity or "gini"
+        return jnp.zeros(()), ({}, state.running)
+    running = state.running
+    if running is not None:
+        sums, running = running.update(sums, config.running_decay)
     on = state.step >= (config.start_epoch - 1) * experiment.steps_per_epoch
-
-    def loss_of_sums(sums):
-        running = state.running
-        if running is not None:
-            sums, running = running.update(sums, config.running_decay)
-        added, terms = losses.discriminability_from_sums(
-            sums[0],
-            signed_sums=sums[1],
-            gini_weight=jnp.where(on, config.gini_weight if impurity else 0.0, 0.0),
-            kl_weight=jnp.where(on, config.kl_weight if with_kl else 0.0, 0.0),
-            impurity=kind,
-        )
-        return added, (terms, running)
-
-    tapped = {layer: features[layer] for layer in config.layers}
-    sums = losses.layer_sums(tapped, labels, impurity=kind)
-    # Each device differentiates its own share of the sums: no collective in the backward pass.
-    total = lax.psum(lax.stop_gradient(sums), AXIS)
-    (added, (terms, running)), linearized = losses.linearize_at(loss_of_sums, total, has_aux=True)
-    share = linearized(sums) * lax.axis_size(AXIS)
-    return added + share - lax.stop_gradient(share), terms, running
+    added, terms = losses.discriminability_from_sums(
+        sums[0],
+        signed_sums=sums[1],
+        gini_weight=jnp.where(on, config.gini_weight if impurity else 0.0, 0.0),
+        kl_weight=jnp.where(on, config.kl_weight if with_kl else 0.0, 0.0),
+        impurity=impurity or "gini",
+    )
+    return added, (terms, running)
 
 
 def resident(split: Split) -> Split:
@@ -181,20 +222,30 @@ def resident_step(
     return train_step(state, batch, experiment=experiment)
 
 
-def create_step(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Any:
-    """The mapped, compiled-on-first-call step of a run.
+def create_step(
+    experiment: Experiment, devices: Sequence[jax.Device] | None = None, num_steps: int = 1
+) -> Any:
+    """The mapped, compiled-on-first-call step of a run, or several of them in one call.
 
     Args:
         experiment: what is fixed.
         devices: to map over, those of a topology that is not there included; all by default.
+        num_steps: steps in a call, so that a small network does not wait for the host.
 
     Returns:
-        From a replicated state (donated), the replicated training split and the epoch's order
-        `[local devices, steps, n]` to the next state and metrics.
+        From a replicated state (donated), the replicated training split (see `resident`) and the
+        epoch's order `[local devices, steps, n]` to the next state and metrics `[num_steps]`.
     """
 
     def step(state, data, order):
-        return resident_step(state, data, order, experiment=experiment)
+        if num_steps == 1:
+            state, metrics = resident_step(state, data, order, experiment=experiment)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return lax.scan(
+            lambda state, _: resident_step(state, data, order, experiment=experiment),
+            state,
+            length=num_steps,
+        )
 
     return map_over_devices(step, devices, in_axes=(None, None, 0))
 
@@ -211,7 +262,7 @@ def init_state(experiment: Experiment) -> TrainState:
 
     params, batch_stats = jax.jit(init)(params_key)
     running = None
-    if experiment.config.loss.running_decay > 0:
+    if experiment.config.loss.running_decay > 0 and experiment.config.objective != "ce":
         running = losses.RunningSums.zeros_like(_sums_shapes(experiment))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -224,13 +275,10 @@ def init_state(experiment: Experiment) -> TrainState:
 
 
 def _sums_shapes(experiment: Experiment) -> Any:
-    """Shapes of what `layer_sums` gives in a step."""
-    config = experiment.config
+    """Shapes of what `objective_sums` gives."""
     shapes = feature_shapes(experiment.model, experiment.image_size)
-    tapped = {layer: shapes[layer] for layer in config.loss.layers}
-    impurity = OBJECTIVES[config.objective][0] or "gini"
-    sums = partial(losses.layer_sums, impurity=impurity, num_classes=experiment.num_classes)
-    return jax.eval_shape(sums, tapped, jax.ShapeDtypeStruct((1,), jnp.int32))
+    labels = jax.ShapeDtypeStruct((1, experiment.num_classes), jnp.float32)
+    return jax.eval_shape(partial(objective_sums, experiment=experiment), shapes, labels)
 
 
 def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -40,7 +40,7 @@ def test_a_config_builds_its_training_step(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl"}
+    assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl", "gradient_norm"}
     count = parameter_overview.count_parameters(new.params)
     millions = millions or BODIES[model_name]
     if millions:

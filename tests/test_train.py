@@ -14,8 +14,9 @@ from configs import digits
 from gini_jax.data import epoch_order, load_dataset
 from gini_jax.errors import InputError
 from gini_jax.parallel import replicate
+from gini_jax.run import Run, order_by_device
 from gini_jax.step import create_step, init_state, resident
-from gini_jax.train import Run, _order_by_device, build_experiment, evaluate, train
+from gini_jax.train import build_experiment, evaluate, train
 from tests.conftest import ROOT
 
 TIMES = {"train_seconds", "images_per_second", "device"}
@@ -123,34 +124,12 @@ def test_steps_with_all_terms_do_not_depend_on_the_number_of_devices():
         step = create_step(experiment, devices)
         state = replicate(init_state(experiment), devices)
         data = replicate(resident(dataset.splits["train"]), devices)
-        order = _order_by_device(epoch_order(0, 0, 1197, 64), n)
+        order = order_by_device(epoch_order(0, 0, 1197, 64), n)
         for _ in range(3):
             state, metrics = step(state, data, order)
         ends.append(jax.device_get((state.params, state.batch_stats, metrics)))
     for end in ends[1:]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-6), ends[0], end)
-
-
-def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
-    """The process dies in the third epoch, after the checkpoint of the second."""
-    from gini_jax import train as train_module
-
-    class Killed(Exception):
-        pass
-
-    def dies_in_epoch_3(self, step, data, epoch, bar, original=train_module.Run._train_epoch):
-        if epoch == 2:
-            self.checkpoints.close()
-            raise Killed
-        return original(self, step, data, epoch, bar)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module.Run, "_train_epoch", dies_in_epoch_3)
-        with pytest.raises(Killed):
-            train(small_config(), tmp_path, jax.devices()[:1])
-    result = train(small_config(), tmp_path, jax.devices()[:1])
-    assert without_times(result) == without_times(finished[0])
-    assert lines_of(tmp_path) == lines_of(finished[1])
 
 
 @pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl"])
@@ -159,7 +138,7 @@ def test_every_objective_adds_its_terms(objective):
     dataset, devices = load_dataset(config.dataset), jax.devices()[:1]
     experiment = build_experiment(config, dataset, devices)
     state = replicate(init_state(experiment), devices)
-    order = _order_by_device(epoch_order(0, 0, 1197, 64), 1)
+    order = order_by_device(epoch_order(0, 0, 1197, 64), 1)
     step = create_step(experiment, devices)
     _, metrics = step(state, replicate(resident(dataset.splits["train"]), devices), order)
     added = 0.0 if objective == "ce" else 0.5 * metrics["kl"] * ("kl" in objective)

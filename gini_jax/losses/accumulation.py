@@ -53,7 +53,7 @@ def linearize_at(
 
     def linearized(sums: Any) -> jax.Array:
         products = jax.tree.map(lambda ct, part: (ct * part).sum(), cotangent, sums)
-        return jax.tree.reduce(jnp.add, products)
+        return jax.tree.reduce(jnp.add, products, jnp.zeros(()))
 
     return value, linearized
 

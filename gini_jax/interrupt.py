@@ -1,0 +1,50 @@
+"""SIGTERM and SIGINT, noticed between two steps."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Interrupts:
+    """While it is entered, a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
+
+    With several processes SIGTERM is left to jax, which makes all of them stop after the same step.
+
+    Example:
+        >>> with Interrupts() as interrupts:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     interrupts.status(step=3)
+        143
+    """
+
+    def __init__(self) -> None:
+        self._signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        several = jax.process_count() > 1
+        for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def status(self, step: int) -> int:
+        """Exit status that the run should end with now, 128 + signal; 0 to go on.
+
+        Args:
+            step: steps done; the same for all processes.
+        """
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            return 128 + signal.SIGTERM
+        return 128 + self._signal if self._signal else 0

@@ -1,0 +1,96 @@
+"""The folder of a run: whose it is, who writes to it, and the lines of its metrics."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ml_collections import ConfigDict
+
+from gini_jax.errors import InputError
+
+# What may change without its being another run: where data lies, and how often to save.
+FREE = ("dataset.data_dir", "checkpoint_every_minutes", "debug_nans", "profile")
+
+
+def config_json(config: ConfigDict) -> str:
+    """The config as JSON, as it is written to the workdir."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir, or checks that it can be written and holds no run of another config.
+
+    Raises:
+        InputError: the workdir cannot be written, or holds a run of another config.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / ".writable").touch()
+        (workdir / ".writable").unlink()
+        if not path.exists():
+            return
+        old = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"workdir {str(workdir)!r} cannot be written ({error.strerror}); "
+            "choose another with --workdir"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
+    new = json.loads(config_json(config))
+    differing = [
+        f"  {key}: {old_value!r} there, {new_value!r} now"
+        for key, old_value, new_value in _differences(old, new)
+        if key not in FREE
+    ]
+    if differing:
+        raise InputError(
+            f"workdir {str(workdir)!r} holds a run of another config:\n"
+            + "\n".join(differing)
+            + "\nChoose another --workdir, set these values back, or delete the folder."
+        )
+
+
+def lock(workdir: Path) -> FileLock:
+    """Holds a workdir for this process; the system lets go of it when the process ends.
+
+    Raises:
+        InputError: another process holds it; its host and number are named.
+    """
+    holder = workdir / ".lock_holder"
+    held = FileLock(workdir / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        name = holder.read_text() if holder.exists() else "another process"
+        raise InputError(
+            f"workdir {str(workdir)!r} is being written by {name}; wait for it, stop it, or choose "
+            "another --workdir"
+        ) from error
+    holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    return held
+
+
+def keep_lines_until(path: Path, step: int) -> None:
+    """Drops the lines of metrics.jsonl that lie after the checkpoint that is resumed."""
+    if path.exists():
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                break  # half a line, of a process that was killed
+        path.write_text("".join(kept))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
+        return [item for key, a, b in pairs for item in _differences(a, b, key)]
+    return [] if old == new else [(path, old, new)]

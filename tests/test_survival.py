@@ -1,0 +1,230 @@
+"""Runs that are killed, stopped, damaged or divided over processes, from the command line."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+
+TIMES = {"train_seconds", "images_per_second", "device"}
+SMALL = [
+    "--config.model.width=4",
+    "--config.num_epochs=12",
+    "--config.checkpoint_every_minutes=0.005",
+]
+
+
+def start(workdir, *arguments, limit_kib=None):
+    """A run on one simulated device."""
+    command = [sys.executable, "launch.py", f"--workdir={workdir}", *SMALL, *arguments]
+    if limit_kib:
+        command = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", *command]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, status=0, timeout=200):
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == status, err[-3000:]
+    return out, err
+
+
+def wait_until_training(process):
+    for line in process.stdout:
+        if "parameters, " in line:
+            return
+    pytest.fail(process.stderr.read())
+
+
+def wait_for_checkpoints(workdir, count=1):
+    """Until so many have been written whole."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if len(steps_of(workdir)) >= count:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no {count} checkpoints in {workdir}")
+
+
+def steps_of(workdir):
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def ends_of(workdir):
+    """result.json and metrics.jsonl, times aside."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    texts = [(workdir / "result.json").read_text(), *lines]
+    return [
+        {key: value for key, value in json.loads(text).items() if key not in TIMES}
+        for text in texts
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    finish(start(workdir))
+    return ends_of(workdir)
+
+
+def test_killed_at_six_random_moments_a_run_comes_to_the_same_end(undisturbed, tmp_path):
+    rng = random.Random(0)
+    for _ in range(6):
+        process = start(tmp_path)
+        wait_until_training(process)
+        time.sleep(rng.uniform(0, 2))
+        process.kill()
+        process.communicate()
+        if (tmp_path / "result.json").exists():
+            break
+    finish(start(tmp_path))
+    assert ends_of(tmp_path) == undisturbed
+
+
+def test_sigterm_and_sigint_save_and_end_and_the_run_goes_on(undisturbed, tmp_path):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = start(tmp_path)
+        wait_until_training(process)
+        time.sleep(0.5)
+        process.send_signal(number)
+        sent = time.monotonic()
+        out, _ = finish(process, 128 + number)
+        assert time.monotonic() - sent < 10
+        assert f"stopped after step {steps_of(tmp_path)[-1]}, saved" in out
+    finish(start(tmp_path))
+    assert ends_of(tmp_path) == undisturbed
+
+
+def cut_in_half(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(undisturbed, tmp_path):
+    process = start(tmp_path)
+    wait_for_checkpoints(tmp_path, 2)
+    process.kill()
+    process.communicate()
+    *_, before, newest = steps_of(tmp_path)
+    cut_in_half(tmp_path / "checkpoints" / str(newest))
+    out, err = finish(start(tmp_path))
+    assert f"checkpoint {newest} is damaged" in err
+    assert f"at step {before}" in out
+    assert ends_of(tmp_path) == undisturbed
+
+
+def test_with_no_readable_checkpoint_the_error_tells_which_were_tried(tmp_path):
+    process = start(tmp_path)
+    wait_for_checkpoints(tmp_path)
+    process.kill()
+    process.communicate()
+    for step in steps_of(tmp_path):
+        cut_in_half(tmp_path / "checkpoints" / str(step))
+    _, err = finish(start(tmp_path), 1)
+    assert "no checkpoint in" in err
+    for step in steps_of(tmp_path):
+        assert f"step {step}: " in err
+
+
+def test_a_full_disk_ends_in_an_error_and_leaves_the_older_checkpoint(undisturbed, tmp_path):
+    """A limit on the size of files stands in for it."""
+    process = start(tmp_path)
+    wait_for_checkpoints(tmp_path)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 143)
+    before = steps_of(tmp_path)
+    _, err = finish(start(tmp_path, limit_kib=32), 1)
+    assert "could not be written to" in err
+    assert "MiB are free there" in err
+    assert set(before) <= set(steps_of(tmp_path))
+    finish(start(tmp_path))
+    assert ends_of(tmp_path) == undisturbed
+
+
+def test_a_second_run_on_the_same_workdir_is_refused(tmp_path):
+    first = start(tmp_path)
+    wait_until_training(first)
+    _, err = finish(start(tmp_path), 1)
+    assert f"process {first.pid} on {socket.gethostname()}" in err
+    first.kill()
+    first.communicate()
+    third = start(tmp_path)  # the lock of a dead process holds nobody up
+    wait_until_training(third)
+    third.kill()
+    third.communicate()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path):
+    arguments = ["--config.schedule.learning_rate=1e30", "--config.debug_nans=True"]
+    _, err = finish(start(tmp_path, *arguments), 1)
+    assert "the loss is not finite at step" in err
+    assert "gradient_norm" in err
+    assert "learning rate" in err
+    assert "The first module whose output is not finite" in err or "were not finite" in err
+
+
+# ------------------------------------------------------------- two processes
+
+
+def two_processes(workdir, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        start(
+            workdir,
+            f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={i}",
+            *arguments,
+        )
+        for i in range(2)
+    ]
+
+
+def test_two_processes_end_as_one_and_one_goes_on_alone(undisturbed, tmp_path):
+    """The second half on one process, from the checkpoint of two."""
+    processes = two_processes(tmp_path)
+    wait_until_training(processes[0])
+    wait_for_checkpoints(tmp_path, 2)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    finish(start(tmp_path))
+    alone = ends_of(tmp_path)
+    assert abs(alone[0]["test_loss"] - undisturbed[0]["test_loss"]) < 1e-3
+    assert len(alone) == len(undisturbed)
+
+
+def test_two_processes_end_like_one(undisturbed, tmp_path):
+    for process in two_processes(tmp_path):
+        finish(process)
+    both = ends_of(tmp_path)
+    assert abs(both[0]["test_loss"] - undisturbed[0]["test_loss"]) < 1e-3
+    assert len(both) == len(undisturbed)  # process 0 alone writes
+
+
+def test_if_one_of_two_processes_dies_the_other_ends_with_an_error(tmp_path):
+    first, second = two_processes(tmp_path, "--config.num_epochs=2000")
+    wait_until_training(first)
+    second.kill()
+    died = time.monotonic()
+    first.communicate(timeout=100)
+    assert time.monotonic() - died < 60
+    assert first.returncode != 0
+    second.communicate()
