@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from gini_jax.checkpoint import Checkpoints
@@ -180,8 +181,7 @@ class Run:
                 pending, done = metrics, done + count
                 step = epoch * self.steps + done
                 status = interrupts.status(step)
-                minutes = (time.monotonic() - self._saved_at) / 60
-                due = 0 < config.checkpoint_every_minutes <= minutes
+                due = self._save_is_due()
                 if (status or due) and (status or done < self.steps):
                     self._add(pending, epoch, bar)
                     pending = None
@@ -201,6 +201,14 @@ class Run:
         }
         means["learning_rate"] = float(self.experiment.schedule((epoch + 1) * self.steps - 1))
         return means
+
+    def _save_is_due(self) -> bool:
+        if not self.config.checkpoint_every_minutes:
+            return False
+        minutes = (time.monotonic() - self._saved_at) / 60
+        due = np.array(minutes >= self.config.checkpoint_every_minutes)
+        # Clocks differ; all processes follow that of process 0.
+        return bool(multihost_utils.broadcast_one_to_all(due))
 
     def _step(self, count: int) -> Any:
         """The compiled function for so many steps."""
