@@ -164,21 +164,20 @@ class Run:
         )
         order = order_by_device(order, num_devices(self.devices))
         done = int(jax.device_get(self.state.step)) - epoch * self.steps
-        profile: Any = contextlib.nullcontext()
-        if config.profile and epoch == 0:
-            profile = jax.profiler.trace(str(self.workdir / "profile"), create_perfetto_trace=True)
+        profile_until, calls = 0, 0
         start, pending = time.perf_counter(), None
         with contextlib.ExitStack() as stack:
             while done < self.steps:
-                if done == 1:  # the first step compiles
-                    stack.enter_context(profile)
-                if done == 11:
+                if config.profile and epoch == 0 and calls == 1:  # the first one compiles
+                    stack.enter_context(jax.profiler.trace(str(self.workdir / "profile")))
+                    profile_until = done + 10
+                if 0 < profile_until <= done:
                     stack.close()
                 count = min(config.steps_per_call, self.steps - done)
                 self.state, metrics = self._step(count)(self.state, data, order)
                 # The metrics of a call are fetched while the next one runs.
                 self._add(pending, epoch, bar)
-                pending, done = metrics, done + count
+                pending, done, calls = metrics, done + count, calls + 1
                 step = epoch * self.steps + done
                 status = interrupts.status(step)
                 due = self._save_is_due()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -28,6 +29,15 @@ def small_config(objective=None, **changes):
     config.loss.start_epoch = 2
     config.update_from_flattened_dict(changes)
     return config
+
+
+class PlainNetwork(nn.Module):
+    """Without batch norm, so that parts of a batch do not depend on each other."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        features = nn.silu(nn.Dense(32)(images.reshape(len(images), -1)))
+        return nn.Dense(10)(features), {"stage4": features}
 
 
 def without_times(result):
@@ -132,6 +142,54 @@ def test_steps_with_all_terms_do_not_depend_on_the_number_of_devices():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-6), ends[0], end)
 
 
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    """Eight parts of 16, through layers without batch norm's dependence on the part."""
+    ends = []
+    for parts, n in ((1, 1), (8, 1), (4, 2)):
+        config = small_config(**{"loss.start_epoch": 1, "batch_size": 128})
+        config.grad_accumulation, config.model.width = parts, 4
+        devices = jax.devices()[:n]
+        dataset = load_dataset(config.dataset)
+        experiment = build_experiment(config, dataset, devices)
+        experiment = experiment._replace(model=PlainNetwork())
+        state = replicate(init_state(experiment), devices)
+        order = order_by_device(epoch_order(0, 0, 1197, 128), n)
+        step = create_step(experiment, devices)
+        state, metrics = step(state, replicate(resident(dataset.splits["train"]), devices), order)
+        ends.append(jax.device_get((state.params, metrics)))
+    for end in ends[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
+
+
+def test_several_steps_in_a_call_are_the_same_steps():
+    config = small_config(**{"loss.start_epoch": 1, "model.width": 4})
+    dataset, devices = load_dataset(config.dataset), jax.devices()[:2]
+    experiment = build_experiment(config, dataset, devices)
+    data = replicate(resident(dataset.splits["train"]), devices)
+    order = order_by_device(epoch_order(0, 0, 1197, 64), 2)
+    one, three = create_step(experiment, devices), create_step(experiment, devices, 3)
+    state, lines = replicate(init_state(experiment), devices), []
+    for _ in range(3):
+        state, metrics = one(state, data, order)
+        lines.append(jax.device_get(metrics))
+    together, metrics = three(replicate(init_state(experiment), devices), data, order)
+    for name, values in jax.device_get(metrics).items():
+        assert values.shape == (3,)
+        expected = np.concatenate([line[name] for line in lines])
+        np.testing.assert_allclose(values, expected, rtol=1e-4, err_msg=name)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), together.params, state.params
+    )
+
+
+def test_a_run_in_bfloat16_with_calls_of_several_steps_learns(tmp_path):
+    """7 steps a call and 18 an epoch: the last call of an epoch takes what is left."""
+    changes = {"model.dtype": "bfloat16", "steps_per_call": 7, "profile": True, "num_epochs": 3}
+    result = train(small_config(**changes), tmp_path, jax.devices()[:1])
+    assert result["test_accuracy"] > 0.9
+    assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
+
+
 @pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl"])
 def test_every_objective_adds_its_terms(objective):
     config = small_config(objective, **{"loss.start_epoch": 1, "model.width": 4})
@@ -192,6 +250,10 @@ WRONG = {
         "tfds build cifar100 --data_dir=/nowhere",
     ),
     "a batch that does not divide": ({"batch_size": 63}, "batch_size=63 does not divide over 2"),
+    "a batch that does not divide into its parts": (
+        {"batch_size": 64, "grad_accumulation": 3},
+        "over 2 devices times grad_accumulation=3.*batch_size=60",
+    ),
     "a batch beyond the data": ({"batch_size": 2000}, "exceeds the 1197 training images"),
     "dropout of 1": ({"model.dropout": 1.0}, r"\[0, 1\)"),
 }
@@ -200,10 +262,10 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_refused_before_anything_is_compiled(case, tmp_path, monkeypatch):
     changes, text = WRONG[case]
-    monkeypatch.setattr("gini_jax.train.create_step", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr("gini_jax.run.create_step", lambda *_: pytest.fail("compiled"))
     with pytest.raises(InputError, match=text):
         train(small_config(**changes), tmp_path, jax.devices()[:2])
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".lock")]
 
 
 def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
