@@ -3,15 +3,15 @@
 `python launch.py` trains the default, configs/digits.py; the README shows more.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from gini_jax.errors import InputError, RunError, unknown_name
+from gini_jax.workdir import saved_config
 
 FLAGS = flags.FLAGS
 
@@ -64,10 +64,9 @@ def main(argv: list[str]) -> None:
         raise unknown_name("mode", FLAGS.mode, modes)
     config = FLAGS.config
     workdir = Path(FLAGS.workdir or f"runs/{config.name}")
-    saved = workdir / "config.json"
-    if FLAGS.mode != "train" and not FLAGS["config"].present and saved.exists():
+    if FLAGS.mode != "train" and not FLAGS["config"].present and (workdir / "config.json").exists():
         data_dir = config.dataset.data_dir  # the data may lie elsewhere than in training
-        config = ConfigDict(json.loads(saved.read_text()))
+        config = saved_config(workdir)
         config.dataset.data_dir = data_dir or config.dataset.data_dir
     modes[FLAGS.mode](config, workdir)
 

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 
 from gini_jax.augment import centre_crop
 from gini_jax.data import load_dataset
 from gini_jax.losses import RunningSums, class_sums
 from gini_jax.run import Run
 from gini_jax.train import build_experiment
+from gini_jax.workdir import saved_config
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/r18", "A finished run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS keeps the data.")
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     """Measures, writes the figures, draws them."""
     del argv
     workdir = Path(_WORKDIR.value)
-    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    config = saved_config(workdir)
     config.dataset.data_dir = _DATA_DIR.value
     dataset = load_dataset(config.dataset)
     devices = jax.devices()[:1]

@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
+from gini_jax.config import default_config
 from gini_jax.errors import InputError
 
 # What may change without its being another run: where data lies, and how often to save.
@@ -18,6 +19,14 @@ FREE = ("dataset.data_dir", "checkpoint_every_minutes", "debug_nans", "profile")
 def config_json(config: ConfigDict) -> str:
     """The config as JSON, as it is written to the workdir."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def saved_config(workdir: Path) -> ConfigDict:
+    """The config of a workdir's run; settings that are newer than it have their defaults."""
+    config = default_config()
+    with config.unlocked():
+        config.update(json.loads((workdir / "config.json").read_text()))
+    return config
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
