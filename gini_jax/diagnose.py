@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gini_jax.augment import augment_batch
 from gini_jax.data import epoch_order
-from gini_jax.parallel import num_devices, replicate
+from gini_jax.parallel import num_devices, order_by_device, replicate
 from gini_jax.step import resident
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def first_nan(run: "Run", step: int) -> str:
         A sentence that names the first module whose output is not finite though its input is; or
         the parameters that were not finite before the step; or that the forward pass is finite.
     """
-    run.__init__(run.experiment, run.dataset, run.workdir, run.devices)  # type: ignore[misc]
+    run = type(run)(run.experiment, run.dataset, run.workdir, run.devices)
     run.restore_newest()
     config, train = run.config, run.dataset.splits["train"]
     data = replicate(resident(train), run.devices)
@@ -35,8 +35,6 @@ def first_nan(run: "Run", step: int) -> str:
 
     def order_of(epoch: int) -> Any:
         return epoch_order(config.seed, epoch, len(train.labels), config.batch_size)
-
-    from gini_jax.run import order_by_device
 
     for done in range(start, step - 1):
         order = order_by_device(order_of(done // run.steps), num_devices(run.devices))

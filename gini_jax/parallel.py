@@ -116,3 +116,13 @@ def shard(batch: Any, devices: int) -> Any:
         return split[first : first + local]
 
     return jax.tree.map(part, batch)
+
+
+def order_by_device(order: np.ndarray, devices: int) -> np.ndarray:
+    """An epoch's order by device: `[steps, batch]` to `[local devices, steps, batch / devices]`.
+
+    Example:
+        >>> order_by_device(np.arange(6).reshape(3, 2), devices=1).tolist()
+        [[[0, 1], [2, 3], [4, 5]]]
+    """
+    return np.ascontiguousarray(np.swapaxes(shard(order.T, devices), 1, 2))

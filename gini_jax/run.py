@@ -22,7 +22,7 @@ from gini_jax.errors import RunError
 from gini_jax.evaluate import Evaluator
 from gini_jax.interrupt import Interrupts
 from gini_jax.models import from_torch, read_torch_file
-from gini_jax.parallel import num_devices, replicate, shard
+from gini_jax.parallel import num_devices, order_by_device, replicate
 from gini_jax.report import draw_curves, draw_impurity, summary_text
 from gini_jax.step import Experiment, create_step, init_state, resident
 from gini_jax.workdir import keep_lines_until
@@ -305,11 +305,6 @@ class Run:
             draw_impurity(before, after, self.workdir / "impurity.png")
             print(summary_text(result, self.workdir))
         return result
-
-
-def order_by_device(order: np.ndarray, devices: int) -> np.ndarray:
-    """`[steps, batch]` to this process's `[local devices, steps, batch / devices]`."""
-    return np.ascontiguousarray(np.swapaxes(shard(order.T, devices), 1, 2))
 
 
 def _tensorboard_writer(workdir: Path) -> Any:

@@ -1,6 +1,7 @@
 """A run, from its config to its files."""
 
 import json
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -14,8 +15,9 @@ from ml_collections import ConfigDict
 from configs import digits
 from gini_jax.data import epoch_order, load_dataset
 from gini_jax.errors import InputError
-from gini_jax.parallel import replicate
-from gini_jax.run import Run, order_by_device
+from gini_jax.interrupt import Interrupts
+from gini_jax.parallel import order_by_device, replicate
+from gini_jax.run import Run
 from gini_jax.step import create_step, init_state, resident
 from gini_jax.train import build_experiment, evaluate, train
 from tests.conftest import ROOT
@@ -99,6 +101,21 @@ def test_the_best_validation_accuracy_is_the_one_tested(finished):
     accuracies = [line["val_accuracy"] for line in lines]
     assert result["val_accuracy"] == max(accuracies)
     assert result["best_epoch"] == 1 + accuracies.index(max(accuracies))
+
+
+def test_the_latest_three_checkpoints_and_the_best_are_kept(finished):
+    result, workdir = finished
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
+    best = result["best_epoch"] * 18
+    assert steps == sorted({4 * 18, 5 * 18, 6 * 18, best})
+
+
+def test_a_second_sigint_stops_at_once():
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.status(step=1) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_same_seed_gives_the_same_result(finished, tmp_path):
