@@ -26,9 +26,7 @@ def _parse(argv: list[str]) -> list[str]:
     flags.DEFINE_integer("num_processes", None, "... how many there are,")
     flags.DEFINE_integer("process_id", None, "... and which one this is, from 0.")
     try:
-        config_flags.DEFINE_config_file(
-            "config", "configs/digits.py", "Experiment file and, after a colon, its objective."
-        )
+        config_flags.DEFINE_config_file("config", "configs/digits.py", "FILE or FILE:OBJECTIVE.")
         rest = FLAGS(argv)
         _ = FLAGS.config.name
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
@@ -49,11 +47,13 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # not the libraries' every move
     if FLAGS.topology:
         os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU's compiler alone: no TPU is looked for
+        if FLAGS.mode != "plan":
+            raise InputError(f"--topology={FLAGS.topology} needs --mode=plan; it trains nothing")
     from gini_jax import parallel, plan, summary, train  # jax starts here
 
-    if FLAGS.distributed or FLAGS.coordinator_address:
-        parallel.connect(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
-
+    several = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    if FLAGS.distributed or any(value is not None for value in several):
+        parallel.connect(*several)
     modes = {
         "train": train.train,
         "eval": train.evaluate,
@@ -75,4 +75,5 @@ if __name__ == "__main__":
     try:
         app.run(main, flags_parser=_parse)
     except (InputError, RunError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # and not into jax's exit hook, which waits for other processes

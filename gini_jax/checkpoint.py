@@ -1,41 +1,50 @@
 """Checkpoints of a run: the latest ones and the best, written by orbax in the background."""
 
 import contextlib
+import copy
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gini_jax.errors import RunError
+from gini_jax.workdir import not_written
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the latest three, and the best by validation accuracy.
+    """The checkpoints in a folder: the latest three, and the best as each of these knows it.
 
-    States are kept as host arrays, so that they restore on any number of devices.
+    So whichever of them a run goes on from, its best one so far is there. States are kept as host
+    arrays, so that they restore on any number of devices.
 
     Args:
         folder: where they lie; made if missing.
     """
 
     def __init__(self, folder: Path):
-        policy = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(3),
-                # "rank" is the step where the accuracy rose above all before, else -1.
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: (metrics or {}).get("rank", -1), n=1
-                ),
-            ]
-        )
         self._folder = folder.resolve()
-        self._options = ocp.CheckpointManagerOptions(preservation_policy=policy)
-        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+        self._best_of: dict[int, int] = {}  # step -> the best step when it was saved
+        self._open()
+        for step in self.steps():
+            with contextlib.suppress(Exception):  # a damaged one is noticed when it is restored
+                args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+                progress = self._manager.restore(step, args=args).progress
+                self._best_of[step] = progress["best_step"]
+
+    def _open(self) -> None:
+        options = ocp.CheckpointManagerOptions(preservation_policy=self)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Which checkpoints stay; orbax asks."""
+        del context
+        latest = [info.step for info in checkpoints][-3:]
+        kept = {*latest, *(self._best_of.get(step, step) for step in latest)}
+        return [info.step in kept for info in checkpoints]
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, oldest first."""
@@ -47,20 +56,20 @@ class Checkpoints:
         Args:
             step: the state's step.
             state: a pytree of arrays.
-            progress: JSON values that go with it; `best_step == step` marks the best so far.
+            progress: JSON values that go with it; `best_step` is that of the best so far.
 
         Raises:
             RunError: this one, or the one before, could not be written.
         """
-        rank = step if progress["best_step"] == step else -1
+        self._best_of[step] = progress["best_step"]
         with self._written():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(jax.device_get(state)),
-                    progress=ocp.args.JsonSave(progress),
+                    # a copy: it is written while the run goes on
+                    progress=ocp.args.JsonSave(copy.deepcopy(progress)),
                 ),
-                metrics={"rank": rank},
                 force=True,
             )
 
@@ -83,7 +92,7 @@ class Checkpoints:
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read; None if there is none at all.
 
-        One that cannot is named in a warning and deleted once an older one has been read.
+        One that cannot is named in a warning, and put aside once an older one has been read.
 
         Raises:
             RunError: there are some, and none can be read.
@@ -97,7 +106,7 @@ class Checkpoints:
                 warnings.warn(f"checkpoint {step} is damaged ({failed[step]})", stacklevel=2)
                 continue
             if failed:
-                self._forget(list(failed))
+                self._put_aside(list(failed))
             return restored
         if failed:
             tried = "\n".join(f"  step {step}: {reason}" for step, reason in failed.items())
@@ -125,12 +134,14 @@ class Checkpoints:
         with self._written():
             self._manager.wait_until_finished()
 
-    def _forget(self, steps: list[int]) -> None:
+    def _put_aside(self, steps: list[int]) -> None:
         self._manager.close()
         if jax.process_index() == 0:
             for step in steps:
-                shutil.rmtree(self._folder / str(step), ignore_errors=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+                aside = self._folder.parent / f"damaged-checkpoint-{step}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(step)).rename(aside)
+        self._open()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -138,9 +149,4 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            free = shutil.disk_usage(self._folder).free
-            raise RunError(
-                f"a checkpoint could not be written to {self._folder}: {error}\n"
-                f"{free / 2**20:,.0f} MiB are free there. Older checkpoints are left as they are; "
-                "make room and run the same command again."
-            ) from error
+            raise not_written(self._folder, error) from error

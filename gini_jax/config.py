@@ -134,7 +134,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     }
     for path, least in at_least.items():
         if (value := _get(config, path)) < least:
-            raise InputError(f"{path}={value} must be at least {least}; set --config.{path}")
+            raise InputError(f"{path}={value} must be at least {least}: --config.{path}={least}")
     for path in ("loss.running_decay", "loss.label_smoothing", "model.dropout"):
         if not 0 <= (value := _get(config, path)) < 1:
             raise InputError(f"{path}={value} must lie in [0, 1); set --config.{path}")

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT, noticed between two steps."""
 
+import os
 import signal
 from types import FrameType
 from typing import Any
@@ -11,7 +12,8 @@ from jax.experimental import multihost_utils
 class Interrupts:
     """While it is entered, a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
 
-    With several processes SIGTERM is left to jax, which makes all of them stop after the same step.
+    With several processes SIGTERM is left to jax, which makes all of them stop after the same step,
+    and SIGINT is passed on to it as SIGTERM.
 
     Example:
         >>> with Interrupts() as interrupts:
@@ -38,6 +40,8 @@ class Interrupts:
         self._signal = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def status(self, step: int) -> int:
         """Exit status that the run should end with now, 128 + signal; 0 to go on.
@@ -45,6 +49,8 @@ class Interrupts:
         Args:
             step: steps done; the same for all processes.
         """
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            return 128 + signal.SIGTERM
-        return 128 + self._signal if self._signal else 0
+        number = self._signal
+        if jax.process_count() > 1:
+            stop = multihost_utils.reached_preemption_sync_point(step)
+            number = (number or signal.SIGTERM) if stop else 0
+        return 128 + number if number else 0

@@ -57,7 +57,8 @@ def topology_devices(topology: str) -> list[jax.Device]:
 def plan(config: Any, workdir: Path, topology: str | None = None) -> dict[str, Any]:
     """Compiles the training step of a config, prints what it becomes and writes plan.json.
 
-    Nothing runs, and the data set is not decoded: only its sizes are read.
+    One step, whatever `config.steps_per_call` says. Nothing runs, and the data set is not decoded:
+    only its sizes are read.
 
     Args:
         config: the settings of a run.
@@ -151,7 +152,16 @@ def _memory_reason(text: str) -> str:
 def _largest_batch(config: Any, shapes: Dataset, devices: Sequence[jax.Device]) -> int:
     """Largest batch a device that fits, by bisection; a multiple of 8 where it is above 8."""
     too_large = config.batch_size // len(devices)
-    unit = 8 if too_large > 8 else 1
+    parts = config.grad_accumulation
+    unit = math.lcm(8 if too_large > 8 else 1, parts)
+    largest = _bisect(config, shapes, devices, unit, too_large)
+    return largest or _bisect(config, shapes, devices, parts, min(unit, too_large))
+
+
+def _bisect(
+    config: Any, shapes: Dataset, devices: Sequence[jax.Device], unit: int, too_large: int
+) -> int:
+    """The largest multiple of `unit` below `too_large` that fits; 0 if none does."""
     low, high = 0, math.ceil(too_large / unit)
     config = config.copy_and_resolve_references()
     while high - low > 1:
@@ -206,7 +216,8 @@ def all_reduces(program: str) -> list[list[tuple[str, int]]]:
         [[('f/(x', 24), ('y)', 8)]]
     """
     found = []
-    for line in program.splitlines():
+    times = _times_run(program)
+    for computation, line in _lines(program):
         match = re.search(r" = (.*?) all-reduce(?:-start)?\(", line)
         if match:
             operands = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", match.group(1))
@@ -217,7 +228,7 @@ def all_reduces(program: str) -> list[list[tuple[str, int]]]:
             scopes = _scope(line).split(":")
             if len(scopes) != len(sizes):
                 scopes = [_scope(line)] * len(sizes)
-            found.append(list(zip(scopes, sizes, strict=True)))
+            found += [list(zip(scopes, sizes, strict=True))] * times.get(computation, 1)
     return found
 
 
@@ -274,23 +285,32 @@ def _lines(program: str) -> list[tuple[str, str]]:
 
 
 def _times_run(program: str) -> dict[str, int]:
-    """How often the bodies of counted loops run."""
-    conditions: dict[str, int] = {}
+    """How often the bodies of counted loops run, loops within loops included."""
+    counts: dict[str, int] = {}
+    loops: dict[str, tuple[str, str]] = {}  # body -> where the loop stands, its condition
     for computation, line in _lines(program):
-        match = re.search(r" constant\((\d+)\)", line)
-        if match:
-            conditions[computation] = int(match.group(1))
-    loops = re.findall(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)", program)
-    return {body: conditions.get(condition, 1) for condition, body in loops}
+        if match := re.search(r" constant\((\d+)\)", line):
+            counts[computation] = int(match.group(1))
+        if match := re.search(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
+            loops[match.group(2)] = (computation, match.group(1))
+
+    def times(computation: str) -> int:
+        if computation not in loops:
+            return 1
+        outside, condition = loops[computation]
+        return counts.get(condition, 1) * times(outside)
+
+    return {body: times(body) for body in loops}
 
 
 def table(result: dict[str, Any]) -> str:
     """The plan in a few lines."""
     mib = 2**20
+    unknown = ", as far as the machine tells" if "machine" in result["topology"] else ""
     lines = [
         "",
         f"{result['num_devices']} x {result['device_kind']} on {result['num_hosts']} hosts, "
-        f"{result['batch_per_device']} images a device: fits",
+        f"{result['batch_per_device']} images a device: fits{unknown}",
         f"  arguments      {result['argument_bytes'] / mib:10,.1f} MiB (state, data set, order)",
         f"  temporaries    {result['temporary_bytes'] / mib:10,.1f} MiB",
         f"  operations     {result['flops'] / 1e9:10,.1f} G a step",

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from gini_jax.models import from_torch, read_torch_file
 from gini_jax.parallel import num_devices, order_by_device, replicate
 from gini_jax.report import draw_curves, draw_impurity, summary_text
 from gini_jax.step import Experiment, create_step, init_state, resident
-from gini_jax.workdir import keep_lines_until
+from gini_jax.workdir import add_line, keep_lines_until, write
 
 
 class Run:
@@ -90,6 +90,12 @@ class Run:
         if restored is None:
             return False
         self.state, self.progress = restored
+        steps = multihost_utils.process_allgather(np.array(int(self.state.step)))
+        if np.unique(steps).size > 1:
+            raise RunError(
+                f"the processes found different checkpoints, of steps {np.unique(steps).tolist()}: "
+                f"all must see the same folder {self.workdir}"
+            )
         print(f"resuming {self.workdir} at step {int(self.state.step)}")
         return True
 
@@ -135,13 +141,16 @@ class Run:
                 if last or (epoch + 1) % config.eval_every_epochs == 0:
                     line |= self._validate(epoch + 1)
                     if self.writes:
-                        with metrics_path.open("a") as file:
-                            file.write(json.dumps(line) + "\n")
+                        add_line(metrics_path, line)
                     if writer is not None:
                         writer.write_scalars(line["step"], line)
+                status = interrupts.status(line["step"])
                 improved = self.progress["best_step"] == line["step"]
-                if last or improved or (epoch + 1) % config.checkpoint_every_epochs == 0:
+                due = (epoch + 1) % config.checkpoint_every_epochs == 0
+                if last or improved or due or status:
                     self._save(line["step"])
+                if status:
+                    self._stop(line["step"], status, bar)
         if writer is not None:
             writer.close()
 
@@ -178,20 +187,18 @@ class Run:
                 # The metrics of a call are fetched while the next one runs.
                 self._add(pending, epoch, bar)
                 pending, done, calls = metrics, done + count, calls + 1
+                if done == self.steps:
+                    break  # the end of the epoch is saved with its evaluation
                 step = epoch * self.steps + done
                 status = interrupts.status(step)
-                due = self._save_is_due()
-                if (status or due) and (status or done < self.steps):
+                if status or self._save_is_due():
                     self._add(pending, epoch, bar)
                     pending = None
                     self.progress["train_seconds"] += time.perf_counter() - start
                     start = time.perf_counter()
                     self._save(step)
                 if status:
-                    self.checkpoints.close()
-                    bar.close()
-                    print(f"stopped after step {step}, saved; the same command again goes on")
-                    sys.exit(status)
+                    self._stop(step, status, bar)
             self._add(pending, epoch, bar)
         self.progress["train_seconds"] += time.perf_counter() - start
         means = {
@@ -200,6 +207,12 @@ class Run:
         }
         means["learning_rate"] = float(self.experiment.schedule((epoch + 1) * self.steps - 1))
         return means
+
+    def _stop(self, step: int, status: int, bar: tqdm) -> NoReturn:
+        self.checkpoints.close()
+        bar.close()
+        print(f"stopped after step {step}, saved; the same command again goes on")
+        sys.exit(status)
 
     def _save_is_due(self) -> bool:
         if not self.config.checkpoint_every_minutes:
@@ -274,7 +287,14 @@ class Run:
         """Tests the best checkpoint, writes result.json, draws and prints the summary."""
         config, progress = self.config, self.progress
         self.checkpoints.wait()
-        best, _ = self.checkpoints.restore(progress["best_step"], self.state)
+        try:
+            best, _ = self.checkpoints.restore(progress["best_step"], self.state)
+        except Exception as error:
+            raise RunError(
+                f"the best checkpoint, of step {progress['best_step']}, cannot be read "
+                f"({str(error).splitlines()[0][:200]}); put it back from a copy, or delete "
+                f"{self.workdir} and train again"
+            ) from error
         self.checkpoints.close()
         test = self.dataset.splits["test"]
         values, after = self.evaluator(replicate(best.variables, self.devices), test)
@@ -300,7 +320,7 @@ class Run:
             "jax_version": jax.__version__,
         }
         if self.writes:
-            (self.workdir / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+            write(self.workdir / "result.json", json.dumps(result, indent=2) + "\n")
             draw_curves(self.workdir / "metrics.jsonl", self.workdir / "curves.png")
             draw_impurity(before, after, self.workdir / "impurity.png")
             print(summary_text(result, self.workdir))

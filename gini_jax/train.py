@@ -1,5 +1,6 @@
 """From a config to a run: what it is built of, checked before anything is, then trained."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from gini_jax.optim import create_optimizer, create_schedule
 from gini_jax.parallel import AXIS, num_devices
 from gini_jax.run import Run
 from gini_jax.step import Experiment, feature_shapes
-from gini_jax.workdir import check_workdir, config_json, lock
+from gini_jax.workdir import check_workdir, config_json, lock, write
 
 
 def build_experiment(
@@ -88,19 +89,16 @@ def train(
     """
     check_before_data(config, devices)
     check_workdir(workdir, config)
-    held = lock(workdir) if jax.process_index() == 0 else None
-    try:
+    first = jax.process_index() == 0
+    with lock(workdir) if first else contextlib.nullcontext():
         _cache_compilations(workdir)
         dataset = load_dataset(config.dataset)
         experiment = build_experiment(config, dataset, devices)
-        if held is not None:
-            (workdir / "config.json").write_text(config_json(config))
+        if first:
+            write(workdir / "config.json", config_json(config))
         run = Run(experiment, dataset, workdir, devices)
         run.fit()
         return run.finish()
-    finally:
-        if held is not None:
-            held.release()
 
 
 def evaluate(
@@ -115,11 +113,14 @@ def evaluate(
         InputError: bad input, or the workdir holds no checkpoint.
     """
     check_before_data(config, devices)
-    dataset = load_dataset(config.dataset)
-    run = Run(build_experiment(config, dataset, devices), dataset, workdir, devices)
-    if not run.restore_newest():
+    if not (workdir / "checkpoints").is_dir():
         raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
-    return run.finish()
+    dataset = load_dataset(config.dataset)
+    with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        run = Run(build_experiment(config, dataset, devices), dataset, workdir, devices)
+        if not run.restore_newest():
+            raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
+        return run.finish()
 
 
 def _cache_compilations(workdir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,18 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from gini_jax.config import default_config
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, RunError
 
-# What may change without its being another run: where data lies, and how often to save.
-FREE = ("dataset.data_dir", "checkpoint_every_minutes", "debug_nans", "profile")
+# What may change without its being another run: where data lies, how it is saved and looked at.
+FREE = (
+    "dataset.data_dir",
+    "eval_batch_size",
+    "steps_per_call",
+    "checkpoint_every_epochs",
+    "checkpoint_every_minutes",
+    "debug_nans",
+    "profile",
+)
 
 
 def config_json(config: ConfigDict) -> str:
@@ -38,8 +47,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / ".writable").touch()
-        (workdir / ".writable").unlink()
+        probe = workdir / f".writable-{socket.gethostname()}-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
         if not path.exists():
             return
         old = json.loads(path.read_text())
@@ -84,6 +94,33 @@ def lock(workdir: Path) -> FileLock:
     return held
 
 
+def write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def add_line(path: Path, line: dict[str, Any]) -> None:
+    """Adds a line of JSON to a file.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
 def keep_lines_until(path: Path, step: int) -> None:
     """Drops the lines of metrics.jsonl that lie after the checkpoint that is resumed."""
     if path.exists():
@@ -94,7 +131,16 @@ def keep_lines_until(path: Path, step: int) -> None:
                     kept.append(line + "\n")
             except json.JSONDecodeError:
                 break  # half a line, of a process that was killed
-        path.write_text("".join(kept))
+        write(path, "".join(kept))
+
+
+def not_written(path: Path, error: Exception) -> RunError:
+    """The error for a file or folder that could not be written."""
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    return RunError(
+        f"{path} could not be written: {error}\n{free / 2**20:,.0f} MiB are free there. Older "
+        "checkpoints are left as they are; make room and run the same command again."
+    )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
