@@ -74,6 +74,7 @@ class Run:
             "images": 0,
         }
         self._saved_at = time.monotonic()
+        self._compiled: dict[int, Any] = {}  # by steps in a call
 
     @property
     def num_parameters(self) -> int:
@@ -224,10 +225,9 @@ class Run:
 
     def _step(self, count: int) -> Any:
         """The compiled function for so many steps."""
-        cache = self.__dict__.setdefault("_compiled", {})
-        if count not in cache:
-            cache[count] = create_step(self.experiment, self.devices, count)
-        return cache[count]
+        if count not in self._compiled:
+            self._compiled[count] = create_step(self.experiment, self.devices, count)
+        return self._compiled[count]
 
     def _add(self, metrics: Any, epoch: int, bar: tqdm) -> None:
         if metrics is None:
