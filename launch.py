@@ -75,5 +75,6 @@ if __name__ == "__main__":
     try:
         app.run(main, flags_parser=_parse)
     except (InputError, RunError) as error:
+        sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # and not into jax's exit hook, which waits for other processes

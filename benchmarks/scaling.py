@@ -4,8 +4,8 @@
     python benchmarks/scaling.py --data_dir=DIR     compiles what results/plans/ lacks; then tables
     python benchmarks/scaling.py --tables_only      tables alone, from the JSON files
 
-Each plan is `launch.py --mode=plan` in bfloat16, at a fixed batch a chip. 28 plans take about an
-hour on 2 CPU cores.
+Each plan is `launch.py --mode=plan` in bfloat16, at a fixed batch a chip. 28 plans take one to
+two hours on 2 CPU cores.
 """
 
 import json

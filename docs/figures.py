@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/method.md: `python docs/figures.py`, a minute on two CPU cores."""
+"""Draws the pictures of docs/method.md: `PYTHONPATH=. python docs/figures.py`, a minute or two."""
 
 import tempfile
 from pathlib import Path

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from gini_jax.errors import RunError
 from gini_jax.workdir import not_written
@@ -95,26 +97,33 @@ class Checkpoints:
         One that cannot is named in a warning, and put aside once an older one has been read.
 
         Raises:
-            RunError: there are some, and none can be read.
+            RunError: there are some, and none can be read; or the processes of the run do not all
+                find the same one.
         """
         failed: dict[int, str] = {}
+        found = None
         for step in reversed(self.steps()):
             try:
-                restored = self.restore(step, like)
+                found = step, self.restore(step, like)
+                break
             except Exception as error:  # whatever a damaged file leads to
                 failed[step] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
                 warnings.warn(f"checkpoint {step} is damaged ({failed[step]})", stacklevel=2)
-                continue
-            if failed:
-                self._put_aside(list(failed))
-            return restored
-        if failed:
+        steps = np.unique(multihost_utils.process_allgather(np.array(found[0] if found else -1)))
+        if steps.size > 1:
+            raise RunError(
+                f"the processes can read different checkpoints, of steps {steps.tolist()} (-1: "
+                f"none); all of them must see the same folder {self._folder}"
+            )
+        if failed and not found:
             tried = "\n".join(f"  step {step}: {reason}" for step, reason in failed.items())
             raise RunError(
                 f"no checkpoint in {self._folder} can be read:\n{tried}\n"
                 "Delete the folder to begin anew."
             )
-        return None
+        if failed:
+            self._put_aside(list(failed))
+        return found[1] if found else None
 
     def close(self) -> None:
         """Waits until everything is written.
@@ -141,6 +150,7 @@ class Checkpoints:
                 aside = self._folder.parent / f"damaged-checkpoint-{step}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
+        multihost_utils.sync_global_devices("damaged checkpoints are put aside")
         self._open()
 
     @contextlib.contextmanager

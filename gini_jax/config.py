@@ -108,21 +108,12 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     """
     if config.objective not in OBJECTIVES:
         raise unknown_name("objective", config.objective, OBJECTIVES)
-    if config.grad_accumulation < 1:
-        raise InputError(f"grad_accumulation={config.grad_accumulation} must be at least 1")
-    for key, parts in (("batch_size", config.grad_accumulation), ("eval_batch_size", 1)):
-        if config[key] <= 0 or config[key] % (num_devices * parts):
-            below = max(config[key] // (num_devices * parts), 1) * num_devices * parts
-            in_parts = f" times grad_accumulation={parts}" if parts > 1 else ""
-            raise InputError(
-                f"{key}={config[key]} does not divide over {num_devices} devices{in_parts}; it "
-                f"must be a positive multiple, such as --config.{key}={below}"
-            )
     at_least = {
         "num_epochs": 1,
         "eval_every_epochs": 1,
         "checkpoint_every_epochs": 1,
         "checkpoint_every_minutes": 0,
+        "grad_accumulation": 1,
         "steps_per_call": 1,
         "dataset.val_size": 0,
         "dataset.image_size": 0,
@@ -135,6 +126,14 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     for path, least in at_least.items():
         if (value := _get(config, path)) < least:
             raise InputError(f"{path}={value} must be at least {least}: --config.{path}={least}")
+    for key, parts in (("batch_size", config.grad_accumulation), ("eval_batch_size", 1)):
+        if config[key] <= 0 or config[key] % (num_devices * parts):
+            below = max(config[key] // (num_devices * parts), 1) * num_devices * parts
+            in_parts = f" times grad_accumulation={parts}" if parts > 1 else ""
+            raise InputError(
+                f"{key}={config[key]} does not divide over {num_devices} devices{in_parts}; it "
+                f"must be a positive multiple, such as --config.{key}={below}"
+            )
     for path in ("loss.running_decay", "loss.label_smoothing", "model.dropout"):
         if not 0 <= (value := _get(config, path)) < 1:
             raise InputError(f"{path}={value} must lie in [0, 1); set --config.{path}")
@@ -156,6 +155,16 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
     for layer in layers:
         if layer not in known:
             raise unknown_name("layer in loss.layers", layer, known)
+
+
+def model_settings(config: ConfigDict) -> dict[str, Any]:
+    """The attributes of the network that a config sets.
+
+    Example:
+        >>> model_settings(default_config())["width"]
+        64
+    """
+    return {key: value for key, value in config.model.items() if key not in ("name", "init")}
 
 
 def _get(config: ConfigDict, path: str) -> Any:

@@ -1,15 +1,15 @@
 """Where a NaN came from: the step that made it, once more, a module at a time."""
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gini_jax.augment import augment_batch
 from gini_jax.data import epoch_order
 from gini_jax.parallel import num_devices, order_by_device, replicate
-from gini_jax.step import resident
+from gini_jax.step import augmented_images, resident
 
 if TYPE_CHECKING:
     from gini_jax.run import Run
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def first_nan(run: "Run", step: int) -> str:
     """Runs from the newest checkpoint to before a step, then its forward pass, unmapped.
+
+    The whole batch goes through in one part, whatever `config.grad_accumulation` says.
 
     Args:
         run: the run whose loss became NaN or infinite.
@@ -33,12 +35,13 @@ def first_nan(run: "Run", step: int) -> str:
     start = int(run.state.step)
     run.state = replicate(run.state, run.devices)
 
+    @functools.cache
     def order_of(epoch: int) -> Any:
         return epoch_order(config.seed, epoch, len(train.labels), config.batch_size)
 
     for done in range(start, step - 1):
         order = order_by_device(order_of(done // run.steps), num_devices(run.devices))
-        run.state, _ = run._step(1)(run.state, data, order)
+        run.state, _ = run.compiled_step(1)(run.state, data, order)
     state = jax.device_get(run.state)
     bad = [
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -48,10 +51,8 @@ def first_nan(run: "Run", step: int) -> str:
     if bad:
         return f"Before step {step}, after {step - 1}, these were not finite: {', '.join(bad[:5])}."
     index = order_of((step - 1) // run.steps)[(step - 1) % run.steps]
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    augment_key, dropout_key = jax.random.split(key)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, jnp.arange(len(index)))
-    images = augment_batch(config.augment, keys, train.images[index], run.experiment.image_size)
+    batch = {"image": train.images[index], "position": jnp.arange(len(index))}
+    images, dropout_key = augmented_images(state, batch, run.experiment)
     found: list[str] = []
 
     def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

@@ -47,7 +47,13 @@ def connect(
             "and --process_id, or --distributed alone where the platform tells them"
         )
     try:
-        jax.distributed.initialize(address, num_processes, process_id, heartbeat_timeout_seconds=20)
+        jax.distributed.initialize(
+            address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=20,
+            shutdown_timeout_seconds=30,
+        )
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"could not join the other processes ({str(error).splitlines()[0]}); all must be "

@@ -18,6 +18,7 @@ from gini_jax.data import Dataset, Split, dataset_shapes
 from gini_jax.errors import InputError
 from gini_jax.step import create_step, init_state, resident
 from gini_jax.train import build_experiment, check_before_data
+from gini_jax.workdir import make_workdir, write
 
 EXAMPLES = "v4:2x2x2, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:2x4"
 _ITEM_BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
@@ -74,6 +75,7 @@ def plan(config: Any, workdir: Path, topology: str | None = None) -> dict[str, A
     """
     devices = topology_devices(topology) if topology else jax.devices()
     check_before_data(config, devices)
+    make_workdir(workdir)
     shapes = dataset_shapes(config.dataset)
     batch = config.batch_size // len(devices)
     result: dict[str, Any] = {
@@ -93,9 +95,8 @@ def plan(config: Any, workdir: Path, topology: str | None = None) -> dict[str, A
     if compiled is None:
         result["reason"] = reason
         result["largest_batch_per_device"] = _largest_batch(config, shapes, devices)
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "plan.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write(path, json.dumps(result, indent=2) + "\n")
     if compiled is None:
         fitting = result["largest_batch_per_device"]
         fix = f"set --config.batch_size={fitting * len(devices)}" if fitting else "a smaller model"
@@ -135,10 +136,9 @@ def compile_step(
 
 def _memory_of(device: jax.Device) -> int | None:
     """Bytes of a device of this machine that jax may use, where it tells."""
-    try:
-        return (device.memory_stats() or {}).get("bytes_limit")
-    except (jax.errors.JaxRuntimeError, NotImplementedError):
+    if device not in jax.local_devices():
         return None  # a device that is not there: its compiler refuses what does not fit
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def _memory_reason(text: str) -> str:
@@ -189,7 +189,7 @@ def figures(compiled: Any) -> dict[str, Any]:
         `estimated_cycles`, the compiler's guess by part, empty where it makes none.
     """
     memory = compiled.memory_analysis()
-    program = compiled.as_text()
+    program = counted_lines(compiled.as_text())
     reductions = all_reduces(program)
     operands = [operand for operands in reductions for operand in operands]
     return {
@@ -205,19 +205,18 @@ def figures(compiled: Any) -> dict[str, Any]:
     }
 
 
-def all_reduces(program: str) -> list[list[tuple[str, int]]]:
-    """Scope and bytes of every operand of each all-reduce of a compiled program.
+def all_reduces(program: list[tuple[int, str]]) -> list[list[tuple[str, int]]]:
+    """Scope and bytes of every operand of each all-reduce of a program; see `counted_lines`.
 
     Example:
         >>> line = '%a = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce(%b, %c), metadata={op_name="f/x"}'
-        >>> all_reduces(line)
+        >>> all_reduces([(1, line)])
         [[('f/x', 24), ('f/x', 8)]]
-        >>> all_reduces(line.replace("f/x", "f/(x:y)"))  # joined by the compiler
+        >>> all_reduces([(1, line.replace("f/x", "f/(x:y)"))])  # joined by the compiler
         [[('f/(x', 24), ('y)', 8)]]
     """
     found = []
-    times = _times_run(program)
-    for computation, line in _lines(program):
+    for times, line in program:
         match = re.search(r" = (.*?) all-reduce(?:-start)?\(", line)
         if match:
             operands = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", match.group(1))
@@ -228,22 +227,24 @@ def all_reduces(program: str) -> list[list[tuple[str, int]]]:
             scopes = _scope(line).split(":")
             if len(scopes) != len(sizes):
                 scopes = [_scope(line)] * len(sizes)
-            found += [list(zip(scopes, sizes, strict=True))] * times.get(computation, 1)
+            found += [list(zip(scopes, sizes, strict=True))] * times
     return found
 
 
-def estimated_cycles(program: str) -> dict[str, dict[str, int]]:
+def estimated_cycles(program: list[tuple[int, str]]) -> dict[str, dict[str, int]]:
     """The compiler's estimates, summed by part of the step, forward and backward.
 
-    Loops count their body as often as they run it; collectives have no estimate.
+    Collectives have no estimate.
+
+    Args:
+        program: see `counted_lines`.
     """
-    times = _times_run(program)
     cycles: dict[str, dict[str, int]] = defaultdict(lambda: {"forward": 0, "backward": 0})
-    for computation, line in _lines(program):
+    for times, line in program:
         match = re.search(r'"estimated_cycles":"(\d+)"', line)
         if match:
             part, direction = part_of(_scope(line))
-            cycles[part][direction] += int(match.group(1)) * times.get(computation, 1)
+            cycles[part][direction] += int(match.group(1)) * times
     order = sorted(cycles, key=lambda part: -sum(cycles[part].values()))
     return {part: cycles[part] for part in order}
 
@@ -274,25 +275,36 @@ def _scope(line: str) -> str:
     return match.group(1) if match else ""
 
 
-def _lines(program: str) -> list[tuple[str, str]]:
-    """The lines of a program, each with the computation that it stands in."""
-    computation, found = "", []
-    for line in program.splitlines():
-        match = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        computation = match.group(1) if match else computation
-        found.append((computation, line))
-    return found
+def counted_lines(program: str) -> list[tuple[int, str]]:
+    """The lines of a compiled program, each with how often a step runs it.
 
+    More than once only in the bodies of counted loops, loops within loops included.
 
-def _times_run(program: str) -> dict[str, int]:
-    """How often the bodies of counted loops run, loops within loops included."""
+    Example:
+        >>> program = '''
+        ... %body (p: s32[]) -> s32[] {
+        ...   work
+        ... }
+        ... %condition (p: s32[]) -> pred[] {
+        ...   %c = s32[] constant(3)
+        ... }
+        ... ENTRY %main (p: s32[]) -> s32[] {
+        ...   %w = s32[] while(%p), condition=%condition, body=%body
+        ... }'''
+        >>> [times for times, line in counted_lines(program) if "work" in line]
+        [3]
+    """
+    lines, computation = [], ""
     counts: dict[str, int] = {}
     loops: dict[str, tuple[str, str]] = {}  # body -> where the loop stands, its condition
-    for computation, line in _lines(program):
+    for line in program.splitlines():
+        if match := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            computation = match.group(1)
         if match := re.search(r" constant\((\d+)\)", line):
             counts[computation] = int(match.group(1))
         if match := re.search(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
             loops[match.group(2)] = (computation, match.group(1))
+        lines.append((computation, line))
 
     def times(computation: str) -> int:
         if computation not in loops:
@@ -300,7 +312,7 @@ def _times_run(program: str) -> dict[str, int]:
         outside, condition = loops[computation]
         return counts.get(condition, 1) * times(outside)
 
-    return {body: times(body) for body in loops}
+    return [(times(computation), line) for computation, line in lines]
 
 
 def table(result: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from gini_jax.checkpoint import Checkpoints
+from gini_jax.config import model_settings
 from gini_jax.data import Dataset, epoch_order
 from gini_jax.diagnose import first_nan
 from gini_jax.errors import RunError
@@ -55,12 +56,11 @@ class Run:
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         self.state = init_state(experiment)
         if self.config.model.init:
-            settings = {k: v for k, v in self.config.model.items() if k not in ("name", "init")}
             weights = from_torch(
                 self.config.model.name,
                 read_torch_file(self.config.model.init),
                 dataset.num_classes,
-                **settings,
+                **model_settings(self.config),
             )
             self.state = self.state.replace(**weights)  # type: ignore[attr-defined]
         self.initial_variables = jax.device_get(self.state.variables)
@@ -81,24 +81,17 @@ class Run:
         """Parameters of the model."""
         return int(parameter_overview.count_parameters(self.initial_variables["params"]))
 
-    def restore_newest(self) -> bool:
-        """Goes on from the newest checkpoint that can be read; False if there is none.
+    def restore_newest(self) -> None:
+        """Goes on from the newest checkpoint that can be read, if there is one.
 
         Raises:
             RunError: there are checkpoints, and none can be read.
         """
         restored = self.checkpoints.restore_newest(self.state)
         if restored is None:
-            return False
+            return
         self.state, self.progress = restored
-        steps = multihost_utils.process_allgather(np.array(int(self.state.step)))
-        if np.unique(steps).size > 1:
-            raise RunError(
-                f"the processes found different checkpoints, of steps {np.unique(steps).tolist()}: "
-                f"all must see the same folder {self.workdir}"
-            )
         print(f"resuming {self.workdir} at step {int(self.state.step)}")
-        return True
 
     def fit(self) -> None:
         """Trains to the last epoch, evaluating, logging and saving on the way.
@@ -132,7 +125,8 @@ class Run:
             mininterval=1,
             disable=not self.writes,
         )
-        with bar, Interrupts() as interrupts:
+        closing = contextlib.nullcontext() if writer is None else contextlib.closing(writer)
+        with bar, closing, Interrupts() as interrupts:
             while (epoch := self.progress["epochs"]) < config.num_epochs:
                 means = self._train_epoch(data, epoch, bar, interrupts)
                 line: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps}
@@ -152,8 +146,6 @@ class Run:
                     self._save(line["step"])
                 if status:
                     self._stop(line["step"], status, bar)
-        if writer is not None:
-            writer.close()
 
     @property
     def steps(self) -> int:
@@ -184,7 +176,7 @@ class Run:
                 if 0 < profile_until <= done:
                     stack.close()
                 count = min(config.steps_per_call, self.steps - done)
-                self.state, metrics = self._step(count)(self.state, data, order)
+                self.state, metrics = self.compiled_step(count)(self.state, data, order)
                 # The metrics of a call are fetched while the next one runs.
                 self._add(pending, epoch, bar)
                 pending, done, calls = metrics, done + count, calls + 1
@@ -223,7 +215,7 @@ class Run:
         # Clocks differ; all processes follow that of process 0.
         return bool(multihost_utils.broadcast_one_to_all(due))
 
-    def _step(self, count: int) -> Any:
+    def compiled_step(self, count: int) -> Any:
         """The compiled function for so many steps."""
         if count not in self._compiled:
             self._compiled[count] = create_step(self.experiment, self.devices, count)

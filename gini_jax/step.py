@@ -76,11 +76,7 @@ def train_step(
     """
     config = experiment.config
     num_parts = config.grad_accumulation
-    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    augment_key, dropout_key = jax.random.split(step_key)
-    image_keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, batch["position"])
-    with jax.named_scope("augment"):
-        images = augment_batch(config.augment, image_keys, batch["image"], experiment.image_size)
+    images, dropout_key = augmented_images(state, batch, experiment)
     device_key = jax.random.fold_in(dropout_key, lax.axis_index(AXIS))
     parts = {
         "image": images.reshape(num_parts, -1, *images.shape[1:]),
@@ -157,16 +153,38 @@ def train_step(
     return new_state, metrics
 
 
-def objective_sums(features: dict[str, jax.Array], labels: jax.Array, experiment: Experiment):
-    """The device's own class sums of the layers that the objective's terms act on."""
-    impurity, with_kl = OBJECTIVES[experiment.config.objective]
-    if impurity is None and not with_kl:
+def augmented_images(
+    state: TrainState, batch: dict[str, jax.Array], experiment: Experiment
+) -> tuple[jax.Array, jax.Array]:
+    """A batch's images as the network sees them in a step, and the step's key for dropout.
+
+    Args:
+        state: for its key and step.
+        batch: `image` and `position`, as in `train_step`.
+        experiment: what is fixed.
+    """
+    config, size = experiment.config.augment, experiment.image_size
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    augment_key, dropout_key = jax.random.split(step_key)
+    with jax.named_scope("augment"):
+        image_keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, batch["position"])
+        return augment_batch(config, image_keys, batch["image"], size), dropout_key
+
+
+def objective_sums(
+    features: dict[str, jax.Array], labels: jax.Array, experiment: Experiment
+) -> tuple[Any, Any]:
+    """The device's own class sums of the layers that the terms act on; see `losses.layer_sums`."""
+    if experiment.config.objective == "ce":
         return {}, None
+    impurity, _ = OBJECTIVES[experiment.config.objective]
     tapped = {layer: features[layer] for layer in experiment.config.loss.layers}
     return losses.layer_sums(tapped, labels, impurity=impurity or "gini")
 
 
-def objective_terms(state: TrainState, sums: Any, experiment: Experiment):
+def objective_terms(
+    state: TrainState, sums: Any, experiment: Experiment
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], losses.RunningSums | None]]:
     """What the objective adds to cross-entropy, with its terms and the next running sums.
 
     Args:
@@ -174,10 +192,10 @@ def objective_terms(state: TrainState, sums: Any, experiment: Experiment):
         sums: those of the global batch.
         experiment: what is fixed.
     """
+    if experiment.config.objective == "ce":
+        return jnp.zeros(()), ({}, state.running)
     config = experiment.config.loss
     impurity, with_kl = OBJECTIVES[experiment.config.objective]
-    if impurity is None and not with_kl:
-        return jnp.zeros(()), ({}, state.running)
     running = state.running
     if running is not None:
         sums, running = running.update(sums, config.running_decay)

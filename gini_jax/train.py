@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from gini_jax.config import check_config, check_layers
+from gini_jax.config import check_config, check_layers, model_settings
 from gini_jax.data import Dataset, load_dataset
 from gini_jax.errors import InputError
 from gini_jax.models import create_model
@@ -66,7 +66,7 @@ def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) 
 
 def create_model_of(config: Any, num_classes: int, axis_name: str | None = AXIS) -> nn.Module:
     """The network of a config; batch norm is synchronised over `axis_name`."""
-    settings = {key: value for key, value in config.model.items() if key not in ("name", "init")}
+    settings = model_settings(config)
     return create_model(config.model.name, num_classes, axis_name=axis_name, **settings)
 
 
@@ -113,13 +113,12 @@ def evaluate(
         InputError: bad input, or the workdir holds no checkpoint.
     """
     check_before_data(config, devices)
-    if not (workdir / "checkpoints").is_dir():
+    if not any((workdir / "checkpoints").glob("[0-9]*")):
         raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
     dataset = load_dataset(config.dataset)
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         run = Run(build_experiment(config, dataset, devices), dataset, workdir, devices)
-        if not run.restore_newest():
-            raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
+        run.restore_newest()
         return run.finish()
 
 

@@ -1,9 +1,11 @@
 """The folder of a run: whose it is, who writes to it, and the lines of its metrics."""
 
+import contextlib
 import json
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +46,12 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     Raises:
         InputError: the workdir cannot be written, or holds a run of another config.
     """
+    make_workdir(workdir)
     path = workdir / "config.json"
+    if not path.exists():
+        return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable-{socket.gethostname()}-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-        if not path.exists():
-            return
         old = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"workdir {str(workdir)!r} cannot be written ({error.strerror}); "
-            "choose another with --workdir"
-        ) from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
     new = json.loads(config_json(config))
@@ -74,8 +68,29 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def lock(workdir: Path) -> FileLock:
+def make_workdir(workdir: Path) -> None:
+    """Makes the workdir, or checks that it can be written.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable-{socket.gethostname()}-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"workdir {str(workdir)!r} cannot be written ({error.strerror}); "
+            "choose another with --workdir"
+        ) from error
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
     """Holds a workdir for this process; the system lets go of it when the process ends.
+
+    Where no run began, for its input was refused, nothing is left behind.
 
     Raises:
         InputError: another process holds it; its host and number are named.
@@ -90,8 +105,14 @@ def lock(workdir: Path) -> FileLock:
             f"workdir {str(workdir)!r} is being written by {name}; wait for it, stop it, or choose "
             "another --workdir"
         ) from error
-    holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-    return held
+    try:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        if not (workdir / "config.json").exists():
+            holder.unlink(missing_ok=True)
+            (workdir / ".lock").unlink(missing_ok=True)
+        held.release()
 
 
 def write(path: Path, text: str) -> None:

@@ -74,3 +74,11 @@ def torch_value_and_gradient(term, features, onehot, weights=None):
         value = (torch.xlogy(t, t) - t * torch.log(q)).sum()
     value.backward()
     return value.item(), a.grad.numpy()
+
+
+# Networks small enough to compile in seconds.
+SMALL: dict[str, dict] = {
+    "resnet18": {"width": 8, "blocks": (1, 1, 1, 1)},
+    "resnet50": {"width": 4, "blocks": (1, 1, 1, 1)},
+    "cvt13": {"widths": (8, 16, 24), "blocks": (1, 1, 1), "heads": (1, 2, 3)},
+}

@@ -283,7 +283,7 @@ def test_bad_input_is_refused_before_anything_is_compiled(case, tmp_path, monkey
     monkeypatch.setattr("gini_jax.run.create_step", lambda *_: pytest.fail("compiled"))
     with pytest.raises(InputError, match=text):
         train(small_config(**changes), tmp_path, jax.devices()[:2])
-    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".lock")]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
@@ -327,11 +327,11 @@ def test_a_wrong_command_line_ends_in_one_error(argument, text, tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_run_starts_from_pytorch_weights(suffix, tmp_path):
     from gini_jax.models import create_model
-    from tests.test_models import _as_torch
+    from tests.test_torch_weights import as_torch
 
     model = create_model("resnet_digits", 7)
     variables = jax.jit(model.init)(jax.random.key(9), np.zeros((1, 8, 8, 3)))
-    weights = _as_torch(variables, "resnet_digits")
+    weights = as_torch(variables, "resnet_digits")
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch = pytest.importorskip("torch", reason="writes .pth files, which needs PyTorch")

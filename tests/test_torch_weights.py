@@ -1,0 +1,278 @@
+"""PyTorch weights: our networks equal their originals, in inference and in training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from gini_jax.errors import InputError
+from gini_jax.models import create_model, from_torch, read_torch_file, torch_weights
+from tests.reference import SMALL
+
+
+def _random_statistics(module):
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.1)
+        elif name.endswith("running_var"):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):  # scales of either sign
+            part.weight.data += torch.randn(part.weight.shape, generator=generator)
+    return module
+
+
+def _torch_resnet(name, stem, width=16):
+    """A ResNet of torch's own layers, in the naming of torchvision."""
+    import torch
+    from torch import nn
+
+    expansion, depths = {"resnet18": (1, (2, 2, 2, 2)), "resnet50": (4, (3, 4, 6, 3))}[name]
+
+    class Block(nn.Module):
+        def __init__(self, inside, channels, stride):
+            super().__init__()
+            out = channels * expansion
+            sizes = [(inside, channels, 3, stride), (channels, channels, 3, 1)]
+            if expansion == 4:
+                sizes = [(inside, channels, 1, 1), (channels, channels, 3, stride)]
+                sizes.append((channels, out, 1, 1))
+            self.depth = len(sizes)
+            for i, (a, b, kernel, s) in enumerate(sizes, start=1):
+                setattr(self, f"conv{i}", nn.Conv2d(a, b, kernel, s, kernel // 2, bias=False))
+                setattr(self, f"bn{i}", nn.BatchNorm2d(b))
+            self.downsample = None
+            if stride != 1 or inside != out:
+                self.downsample = nn.Sequential(
+                    nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+                )
+
+        def forward(self, x):
+            y = x
+            for i in range(1, self.depth + 1):
+                y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+                y = y.relu() if i < self.depth else y
+            return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
+            self.conv1 = nn.Conv2d(3, width, kernel, stride, kernel // 2, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            inside = width
+            for stage, depth in enumerate(depths, start=1):
+                blocks = []
+                for i in range(depth):
+                    channels = width * 2 ** (stage - 1)
+                    blocks.append(Block(inside, channels, 2 if i == 0 and stage > 1 else 1))
+                    inside = channels * expansion
+                setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+            self.fc = nn.Linear(inside, 10)
+
+        def forward(self, x):
+            x = self.bn1(self.conv1(x)).relu()
+            if stem == "imagenet":
+                x = nn.functional.max_pool2d(x, 3, 2, 1)
+            for stage in range(1, 5):
+                x = getattr(self, f"layer{stage}")(x)
+            return self.fc(x.mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    return _random_statistics(Net())
+
+
+def _torch_cvt(name, depth=None):
+    import torch
+    from transformers import CvtConfig, CvtForImageClassification
+
+    torch.manual_seed(0)
+    depth = depth or {"cvt13": [1, 2, 10], "cvt21": [1, 4, 16]}[name]
+    config = CvtConfig(num_labels=10, depth=list(depth), drop_path_rate=[0.0] * 3)
+    net = CvtForImageClassification(config)
+    with torch.no_grad():
+        for parameter in net.parameters():  # away from the small initial values
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return _random_statistics(net)
+
+
+def _images(height, width, n=2):
+    images = np.random.default_rng(0).normal(size=(n, height, width, 3)).astype(np.float32)
+    return images
+
+
+def _relative_error(ours, theirs):
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def _torch_logits(net, images):
+    import torch
+
+    with torch.no_grad():
+        out = net.eval()(torch.tensor(images.transpose(0, 3, 1, 2)))
+    return getattr(out, "logits", out).numpy()
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnet_logits_equal_those_of_pytorch(name, stem):
+    pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+    net = _torch_resnet(name, stem)
+    settings = {"width": 16, "stem": stem}
+    variables = from_torch(name, net.state_dict(), **settings)
+    images = _images(64, 48)
+    logits, _ = jax.jit(create_model(name, 10, **settings).apply)(variables, images)
+    assert _relative_error(logits, _torch_logits(net, images)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("cvt13", (224, 224)),
+        ("cvt13", (96, 64)),
+        ("cvt13", (32, 32)),
+        ("cvt21", (224, 224)),
+        ("cvt21", (96, 64)),
+        ("cvt21", (32, 32)),
+    ],
+)
+def test_cvt_logits_equal_those_of_transformers(name, size):
+    pytest.importorskip("transformers", reason="compares with transformers, not installed")
+    pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+    net = _torch_cvt(name)
+    variables = from_torch(name, net.state_dict())
+    images = _images(*size, n=1)
+    model = create_model(name, 10, activation="gelu")
+    logits, _ = jax.jit(model.apply)(variables, images)
+    assert _relative_error(logits, _torch_logits(net, images)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("resnet18", "imagenet"), ("resnet18", "cifar"), ("resnet50", "cifar"), ("cvt13", None)],
+)
+def test_training_equals_that_of_pytorch(name, stem):
+    """Running statistics after 3 steps, and all gradients of the third.
+
+    PyTorch computes in float64: in float32 its own gradients of ResNet-50 are 3 % off these.
+    """
+    torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+    if name == "cvt13":
+        pytest.importorskip("transformers", reason="compares with transformers, not installed")
+        settings = {"activation": "gelu", "drop_path": 0.0, "blocks": (1, 2, 3)}
+        net = _torch_cvt(name, settings["blocks"])
+    else:
+        net, settings = _torch_resnet(name, stem, width=8), {"width": 8, "stem": stem}
+    variables = from_torch(name, net.state_dict(), **settings)
+    net.train().double()
+    model = create_model(name, 10, **settings)
+
+    @jax.jit
+    def step(stats, images):
+        def loss(params):
+            (logits, _), updates = model.apply(
+                {"params": params, "batch_stats": stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return jax.nn.log_softmax(logits)[:, 0].mean(), updates["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    stats = variables["batch_stats"]
+    for seed in range(3):
+        images = np.random.default_rng(seed).normal(size=(8, 32, 32, 3)).astype(np.float32)
+        gradients, stats = step(stats, images)
+        net.zero_grad()
+        out = net(torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float64))
+        getattr(out, "logits", out).log_softmax(dim=1)[:, 0].mean().backward()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(parameter.grad)
+    expected = from_torch(name, net.state_dict(), **settings)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected["params"]))
+    ours = flatten_dict({"params": gradients, "batch_stats": stats}, sep="/")
+    for path, theirs in flatten_dict(expected, sep="/").items():
+        if path.startswith("batch_stats"):
+            np.testing.assert_allclose(ours[path], theirs, rtol=1e-3, atol=1e-5, err_msg=path)
+        elif np.abs(theirs).max() > 1e-6 * largest:  # else rounding of a zero, such as key biases
+            assert _relative_error(ours[path], theirs) < 1e-3, path
+
+
+@pytest.mark.parametrize("name", ["cvt13", "resnet18"])
+def test_another_number_of_classes_leaves_the_head_and_says_so(name, capsys):
+    settings = SMALL[name]
+    model = create_model(name, 7, **settings)
+    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))
+    weights = as_torch(variables, name)
+    ours = from_torch(name, weights, num_classes=5, **settings)
+    assert "7 classes there, 5 here" in capsys.readouterr().out
+    assert ours["params"]["head"]["dense"]["kernel"].shape[1] == 5
+    same = from_torch(name, weights, **settings)
+    jax.tree.map(np.testing.assert_array_equal, dict(variables), same)
+
+
+def as_torch(variables, name):
+    """The inverse of from_torch: weights in the naming of torchvision or microsoft/CvT."""
+    dialect = "microsoft/CvT" if name.startswith("cvt") else "torchvision or timm"
+    rules = torch_weights._DIALECTS["cvt" if name.startswith("cvt") else "resnet"][dialect]
+    weights = {}
+    for path, value in flatten_dict(variables, sep="/").items():
+        value = np.asarray(value)
+        if path.endswith("kernel"):
+            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        weights[torch_weights._torch_name(path, rules, dialect)] = value
+    return weights
+
+
+def test_the_naming_of_microsofts_cvt():
+    init = create_model("cvt13", 7).init
+    shapes = jax.eval_shape(init, jax.random.key(3), jnp.zeros((1, 32, 32, 3)))
+    names = set(as_torch(jax.tree.map(lambda x: np.zeros(x.shape), shapes), "cvt13"))
+    for name in (
+        "stage0.patch_embed.proj.weight",
+        "stage0.patch_embed.norm.bias",
+        "stage1.blocks.1.attn.conv_proj_k.conv.weight",
+        "stage1.blocks.1.attn.conv_proj_k.bn.running_var",
+        "stage2.blocks.9.attn.proj_q.bias",
+        "stage2.blocks.9.attn.proj.weight",
+        "stage2.blocks.0.mlp.fc2.weight",
+        "stage2.blocks.0.norm1.weight",
+        "stage2.cls_token",
+        "norm.weight",
+        "head.bias",
+    ):
+        assert name in names
+
+
+def test_weights_of_another_network_are_refused_with_the_names():
+    init = create_model("resnet18", 7, width=8).init
+    shapes = jax.eval_shape(init, jax.random.key(3), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
+    weights = as_torch(variables, "resnet18")
+    weights["stranger.weight"] = weights.pop("layer2.0.conv1.weight")
+    with pytest.raises(
+        InputError, match=r"missing: layer2\.0\.conv1\.weight; unexpected: stranger"
+    ):
+        from_torch("resnet18", weights, width=8)
+    with pytest.raises(InputError, match="another width"):
+        from_torch("resnet18", as_torch(variables, "resnet18"))
+
+
+def test_a_file_that_would_execute_code_is_refused(tmp_path):
+    torch = pytest.importorskip("torch", reason="reads .pth files, which needs PyTorch")
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="was not read"):
+        read_torch_file(tmp_path / "evil.pth")
+    torch.save({"a": torch.ones(2)}, tmp_path / "good.pth")
+    assert read_torch_file(tmp_path / "good.pth")["a"].tolist() == [1, 1]
