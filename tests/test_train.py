@@ -138,7 +138,7 @@ def test_the_result_does_not_depend_on_the_number_of_devices(finished, tmp_path,
     several = train(small_config(), tmp_path, jax.devices()[:devices])
     assert abs(several["test_loss"] - finished[0]["test_loss"]) < 1e-3
     for a, b in zip(lines_of(finished[1]), lines_of(tmp_path), strict=True):
-        np.testing.assert_allclose(list(a.values()), list(b.values()), atol=5e-3)
+        np.testing.assert_allclose(list(a.values()), list(b.values()), atol=1e-3)
 
 
 def test_steps_with_all_terms_do_not_depend_on_the_number_of_devices():
