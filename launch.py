@@ -1,7 +1,4 @@
-"""Command line of gini_jax: trains or evaluates the run that a config tells.
-
-`python launch.py` trains the default, configs/digits.py; the README shows more.
-"""
+"""Command line of gini_jax; alone it trains the default, configs/digits.py. See the README."""
 
 import os
 import sys
