@@ -15,7 +15,7 @@ FLAGS = flags.FLAGS
 
 def _parse(argv: list[str]) -> list[str]:
     """Reads the command line and the config; whatever is wrong there is the user's to mend."""
-    flags.DEFINE_string("mode", "train", "train, eval, summary or plan.")
+    flags.DEFINE_string("mode", "train", "train, eval, summary, preview or plan.")
     flags.DEFINE_string("topology", None, "TPU slice that --mode=plan compiles for: v5e:2x4, ...")
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME by default.")
     flags.DEFINE_bool("distributed", False, "Several hosts, told by the platform (TPU pod, Slurm).")
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU's compiler alone: no TPU is looked for
         if FLAGS.mode != "plan":
             raise InputError(f"--topology={FLAGS.topology} needs --mode=plan; it trains nothing")
-    from gini_jax import parallel, plan, summary, train  # jax starts here
+    from gini_jax import parallel, plan, preview, summary, train  # jax starts here
 
     several = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or any(value is not None for value in several):
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> None:
         "train": train.train,
         "eval": train.evaluate,
         "summary": lambda config, workdir: summary.summarize(config),
+        "preview": preview.preview,
         "plan": lambda config, workdir: plan.plan(config, workdir, FLAGS.topology),
     }
     if FLAGS.mode not in modes:

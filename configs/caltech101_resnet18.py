@@ -17,6 +17,7 @@ def get_config(objective: str | None = None) -> ConfigDict:
     config.batch_size = 64
     config.eval_batch_size = 128
     config.dataset.name = "caltech101"
+    config.dataset.num_classes = 102
     config.dataset.val_size = 306  # of the 3,060 training images
     config.dataset.image_size = 224
     config.augment.flip = True

@@ -17,6 +17,7 @@ def get_config(objective: str | None = None) -> ConfigDict:
     config.num_epochs = 200
     config.batch_size = 200
     config.dataset.name = "cifar100"
+    config.dataset.num_classes = 100
     config.dataset.val_size = 4000  # 46,000 / 4,000 / 10,000
     config.augment.crop_padding = 4
     config.augment.flip = True

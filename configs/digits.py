@@ -13,6 +13,7 @@ def get_config(objective: str | None = None) -> ConfigDict:
     config.batch_size = 64
     config.eval_batch_size = 200
     config.dataset.name = "digits"
+    config.dataset.num_classes = 10
     config.augment.crop_padding = 1
     config.model.name = "resnet_digits"
     config.model.width = 16

@@ -1,18 +1,26 @@
-"""Augmentation on the device, a key an image, so that it does not depend on the device count."""
+"""Augmentation on the device: a key an image, so that it does not depend on the device count."""
 
+import math
 from functools import partial
 from typing import Any
 
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.policies import apply_policy
+
+ERASED_AREA = (0.02, 1 / 3)  # shares of the image, and ...
+ERASED_ASPECT = 0.3  # ... the least aspect ratio of random erasing, as in its paper
+CROP_ASPECT = 3 / 4  # the least aspect ratio of random resized crops, as in Inception's
 
 
 def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: int) -> jax.Array:
-    """Random crops and flips of training images.
+    """Random crops, flips, policies and erasing of training images.
 
     Args:
-        config: `config.augment`: `crop_padding` and `flip`.
+        config: `config.augment`.
         key: `[N]` random keys, one an image.
         images: `[N, H, W, 3]` uint8, `H, W >= image_size`.
         image_size: height and width of the crops.
@@ -27,29 +35,123 @@ def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: in
         >>> augment_batch(default_config().augment, keys, images, 8).max().item()
         1.0
     """
-    size = images.shape[1:3]
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
-        crop_key, flip_key = jax.random.split(key)
-        pad = jnp.array([config.crop_padding] * 2)
-        corner = jax.random.randint(crop_key, (2,), -pad, jnp.array(size) - image_size + pad + 1)
-        mirrored = config.flip & jax.random.bernoulli(flip_key)
-        return _cut_out(image, corner, mirrored, image_size)
+        crop_key, policy_key, erase_key, cutout_key = jax.random.split(key, 4)
+        if config.resized_crop:
+            image = _resized_crop(crop_key, image, image_size, config.resized_crop, config.flip)
+        else:
+            image = _padded_crop(crop_key, image, image_size, config.crop_padding, config.flip)
+        if config.policy:
+            image = apply_policy(policy_key, image, config.policy)
+        if config.erasing:
+            image = _erase(erase_key, image, config.erasing)
+        if config.cutout:
+            image = _cut_out(cutout_key, image, config.cutout)
+        return image
 
     return jax.vmap(augment)(key, to_float(images))
 
 
-def _cut_out(image: jax.Array, corner: jax.Array, mirrored: jax.Array, size: int) -> jax.Array:
-    """The square of `size` that begins at `corner`, zero where it leaves the image, or its mirror.
+def mix_batch(
+    config: Any,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Mixup and CutMix: each image and its label row, mixed with those of a partner.
 
-    By products with selection matrices: a TPU would take slices that differ from image to image
-    one after the other, for a fifth of a ResNet-18's training step.
+    The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on
+    however many devices it lies. One share for the batch, drawn from Beta(a, a), as in the papers
+    (arXiv 1710.09412 and 1905.04899); where both are on, one of them is drawn for each batch.
+
+    Args:
+        config: `config.augment`: `mixup` and `cutmix`, each the `a` of its distribution or 0.
+        key: one key for the batch, the same on all devices.
+        images: `[n, H, W, 3]`, this device's share of the batch.
+        labels: `[n, K]` rows that sum to 1.
+        axis_name: the mapped axis that the batch is divided over, if there is one.
+
+    Returns:
+        The mixed images and labels; the rows still sum to 1.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config().augment
+        >>> config.mixup = 1.0
+        >>> images, labels = jnp.zeros((2, 8, 8, 3)), jnp.eye(2)
+        >>> _, mixed = mix_batch(config, jax.random.key(0), images, labels)
+        >>> mixed.sum(axis=1).round(4).tolist()
+        [1.0, 1.0]
     """
+    if not (config.mixup or config.cutmix):
+        return images, labels
+    kind_key, share_key, box_key = jax.random.split(key, 3)
+    probability = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
+    cut = jax.random.bernoulli(kind_key, probability)
+    concentration = jnp.where(cut, config.cutmix or 1.0, config.mixup or 1.0)
+    share = jax.random.beta(share_key, concentration, concentration)
+    size = images.shape[1:3]
+    side = jnp.sqrt(1 - share)
+    centre = jax.random.uniform(box_key, (2,), maxval=jnp.array(size))
+    half = jnp.array(size) * side / 2
+    box = _rectangle(centre - half, centre + half, size)
+    own = jnp.where(cut, 1.0 - box, share)  # by pixel
+    share = own.mean()  # the box may leave the image
+    other_images, other_labels = _mirrored((images, labels), axis_name)
+    own = own[..., None]
+    return own * images + (1 - own) * other_images, share * labels + (1 - share) * other_labels
+
+
+def _mirrored(tree: Any, axis_name: str | None) -> Any:
+    """What lies at the mirrored place of the global batch."""
+    if axis_name is not None:
+        devices = lax.axis_size(axis_name)
+        pairs = [(i, devices - 1 - i) for i in range(devices)]
+        tree = lax.ppermute(tree, axis_name, pairs)
+    return jax.tree.map(lambda x: x[::-1], tree)
+
+
+# ---------------------------------------------------------------------------- crops
+#
+# By products with selection matrices: a TPU would take slices that differ from image to image one
+# after the other, for a fifth of a ResNet-18's training step.
+
+
+def _padded_crop(
+    key: jax.Array, image: jax.Array, size: int, padding: int, flip: bool
+) -> jax.Array:
+    """A square of `size` out of the zero-padded image, or its mirror image."""
+    corner_key, flip_key = jax.random.split(key)
+    free = jnp.array(image.shape[:2]) - size
+    corner = jax.random.randint(corner_key, (2,), -padding, free + padding + 1)
+    mirrored = flip & jax.random.bernoulli(flip_key)
     scale = jnp.where(jnp.array([False, True]) & mirrored, -1.0, 1.0)
     start = jnp.where(scale < 0, corner + size, -corner)
-    return jax.image.scale_and_translate(
-        image, (size, size, image.shape[-1]), (0, 1), scale, start, method="linear"
-    )
+    return _resample(image, size, scale, start)
+
+
+def _resized_crop(
+    key: jax.Array, image: jax.Array, size: int, least_share: float, flip: bool
+) -> jax.Array:
+    """A rectangle of at least `least_share` of the image's area, resized to a square of `size`."""
+    area_key, aspect_key, corner_key, flip_key = jax.random.split(key, 4)
+    whole = jnp.array(image.shape[:2], jnp.float32)
+    area = whole.prod() * jax.random.uniform(area_key, minval=least_share)
+    aspect = _log_uniform(aspect_key, CROP_ASPECT, 1 / CROP_ASPECT)
+    sides = jnp.sqrt(area * jnp.array([1 / aspect, aspect]))
+    sides = jnp.minimum(sides, whole)
+    corner = jax.random.uniform(corner_key, (2,), maxval=whole - sides + 1e-6)
+    mirrored = flip & jax.random.bernoulli(flip_key)
+    image = jnp.where(mirrored, image[:, ::-1], image)
+    scale = size / sides
+    return jnp.clip(_resample(image, size, scale, -corner * scale), 0.0, 1.0)
+
+
+def _resample(image: jax.Array, size: int, scale: jax.Array, start: jax.Array) -> jax.Array:
+    shape = (size, size, image.shape[-1])
+    return jax.image.scale_and_translate(image, shape, (0, 1), scale, start, method="linear")
 
 
 def centre_crop(images: jax.Array, image_size: int) -> jax.Array:
@@ -66,3 +168,43 @@ def centre_crop(images: jax.Array, image_size: int) -> jax.Array:
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 in `[0, 255]` to float32 in `[0, 1]`; not standardised, as in the paper's recipe."""
     return images.astype(jnp.float32) / 255.0
+
+
+# ---------------------------------------------------------------------------- erasing
+
+
+def _erase(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
+    """Random erasing (arXiv 1708.04896): a random rectangle becomes zero."""
+    whether_key, area_key, aspect_key, corner_key = jax.random.split(key, 4)
+    size = image.shape[:2]
+    whole = jnp.array(size, jnp.float32)
+    least, most = ERASED_AREA
+    area = whole.prod() * jax.random.uniform(area_key, minval=least, maxval=most)
+    aspect = _log_uniform(aspect_key, ERASED_ASPECT, 1 / ERASED_ASPECT)
+    sides = jnp.minimum(jnp.sqrt(area * jnp.array([1 / aspect, aspect])), whole)
+    corner = jax.random.uniform(corner_key, (2,), maxval=whole - sides + 1e-6)
+    box = _rectangle(corner, corner + sides, size)
+    kept = jnp.where(jax.random.bernoulli(whether_key, probability), 1.0 - box, 1.0)
+    return image * kept[..., None]
+
+
+def _cut_out(key: jax.Array, image: jax.Array, side: int) -> jax.Array:
+    """Cutout (arXiv 1708.04552): a square around a random pixel becomes zero."""
+    size = image.shape[:2]
+    centre = jax.random.randint(key, (2,), 0, jnp.array(size))
+    start = centre - side // 2
+    return image * (1.0 - _rectangle(start, start + side, size))[..., None]
+
+
+def _rectangle(start: jax.Array, stop: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """`[H, W]`: 1 where a pixel's indices, rows and columns, lie in `[start, stop)` rounded."""
+    start, stop = jnp.round(start), jnp.round(stop)
+    rows, columns = (
+        (jnp.arange(size[i]) >= start[i]) & (jnp.arange(size[i]) < stop[i]) for i in (0, 1)
+    )
+    return (rows[:, None] & columns).astype(jnp.float32)
+
+
+def _log_uniform(key: jax.Array, least: float, most: float) -> jax.Array:
+    low, high = math.log(least), math.log(most)
+    return jnp.exp(jax.random.uniform(key, minval=low, maxval=high))

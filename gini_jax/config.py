@@ -50,10 +50,18 @@ def default_config(objective: str | None = None) -> ConfigDict:
     config.dataset.val_size = 0  # examples of TFDS's training split kept for validation
     config.dataset.val_seed = 0  # which ones; the same for every seed of the run
     config.dataset.image_size = 0  # resize to this on decoding; 0: as the images are
+    config.dataset.num_classes = 0  # that the data must have; 0: as many as there are
+    config.dataset.feed = "auto"  # device: held on each; stream: by the host; auto: what fits
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 0  # pixels of zero padding before the random crop; 0: no crop
+    config.augment.resized_crop = 0.0  # resized crops of at least this share of the area; 0: no
     config.augment.flip = False  # mirror left and right, half of the time
+    config.augment.policy = ""  # randaugment or trivialaugment
+    config.augment.erasing = 0.0  # probability of erasing a random rectangle
+    config.augment.cutout = 0  # side of a square that is cut out, pixels
+    config.augment.mixup = 0.0  # images and labels mixed, the share from Beta(this, this)
+    config.augment.cutmix = 0.0  # a box of another image, likewise; with mixup: either, by batch
 
     config.model = ConfigDict()
     config.model.name = "resnet18"
@@ -109,6 +117,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     if config.objective not in OBJECTIVES:
         raise unknown_name("objective", config.objective, OBJECTIVES)
     at_least = {
+        "seed": 0,
         "num_epochs": 1,
         "eval_every_epochs": 1,
         "checkpoint_every_epochs": 1,
@@ -117,7 +126,11 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         "steps_per_call": 1,
         "dataset.val_size": 0,
         "dataset.image_size": 0,
+        "dataset.num_classes": 0,
         "augment.crop_padding": 0,
+        "augment.cutout": 0,
+        "augment.mixup": 0,
+        "augment.cutmix": 0,
         "loss.start_epoch": 1,
         "loss.gini_weight": 0,
         "loss.kl_weight": 0,
@@ -134,6 +147,14 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
                 f"{key}={config[key]} does not divide over {num_devices} devices{in_parts}; it "
                 f"must be a positive multiple, such as --config.{key}={below}"
             )
+    for path in ("augment.resized_crop", "augment.erasing"):
+        if not 0 <= (value := _get(config, path)) <= 1:
+            raise InputError(f"{path}={value} must lie in [0, 1]; set --config.{path}")
+    if config.augment.resized_crop and config.augment.crop_padding:
+        raise InputError(
+            f"augment.resized_crop={config.augment.resized_crop} takes the place of padded crops; "
+            "set --config.augment.crop_padding=0"
+        )
     for path in ("loss.running_decay", "loss.label_smoothing", "model.dropout"):
         if not 0 <= (value := _get(config, path)) < 1:
             raise InputError(f"{path}={value} must lie in [0, 1); set --config.{path}")

@@ -1,6 +1,5 @@
 """Where a NaN came from: the step that made it, once more, a module at a time."""
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -8,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.data import epoch_order
-from gini_jax.parallel import num_devices, order_by_device, replicate
-from gini_jax.step import augmented_images, resident
+from gini_jax.parallel import replicate
+from gini_jax.step import augmented_batch
 
 if TYPE_CHECKING:
     from gini_jax.run import Run
@@ -30,18 +29,11 @@ def first_nan(run: "Run", step: int) -> str:
     """
     run = type(run)(run.experiment, run.dataset, run.workdir, run.devices)
     run.restore_newest()
-    config, train = run.config, run.dataset.splits["train"]
-    data = replicate(resident(train), run.devices)
+    run.config.steps_per_call = 1
     start = int(run.state.step)
     run.state = replicate(run.state, run.devices)
-
-    @functools.cache
-    def order_of(epoch: int) -> Any:
-        return epoch_order(config.seed, epoch, len(train.labels), config.batch_size)
-
     for done in range(start, step - 1):
-        order = order_by_device(order_of(done // run.steps), num_devices(run.devices))
-        run.state, _ = run.compiled_step(1)(run.state, data, order)
+        run.advance(done, 1)
     state = jax.device_get(run.state)
     bad = [
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -50,9 +42,11 @@ def first_nan(run: "Run", step: int) -> str:
     ]
     if bad:
         return f"Before step {step}, after {step - 1}, these were not finite: {', '.join(bad[:5])}."
-    index = order_of((step - 1) // run.steps)[(step - 1) % run.steps]
-    batch = {"image": train.images[index], "position": jnp.arange(len(index))}
-    images, dropout_key = augmented_images(state, batch, run.experiment)
+    train = run.dataset.splits["train"]
+    epoch, place = divmod(step - 1, run.steps)
+    order = epoch_order(run.config.seed, epoch, len(train.labels), run.config.batch_size)
+    batch = {"image": train.images[order[place]], "label": train.labels[order[place]]}
+    images, _, dropout_key = augmented_batch(state, batch, run.experiment)
     found: list[str] = []
 
     def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

@@ -122,8 +122,8 @@ class Evaluator:
             for layer, c in self._num_features.items()
         }
         totals = replicate((EvalMetrics.empty(), sums), self.devices)
-        for batch in padded_batches(split, self.batch_size):
-            totals = self._step(totals, variables, shard(batch, num_devices(self.devices)))
+        for batch in padded_batches(split, self.batch_size, num_devices(self.devices)):
+            totals = self._step(totals, variables, batch)
         metrics, sums = jax.device_get(totals)
         _, terms = losses.discriminability_from_sums(sums)
         values = {name: float(value) for name, value in metrics.compute().items()}
@@ -134,17 +134,28 @@ class Evaluator:
         return values, impurity
 
 
-def padded_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def padded_batches(
+    split: Split, batch_size: int, devices: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
     """Batches of a split in order; the last is filled up with masked copies of its first example.
+
+    Args:
+        split: the examples, of which this process's are read.
+        batch_size: of the global batch.
+        devices: all devices, those of other processes included.
+
+    Yields:
+        `image, label, mask`, each `[local devices, batch_size / devices, ...]`.
 
     Example:
         >>> split = Split(np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int32))
         >>> [batch["mask"].tolist() for batch in padded_batches(split, 2)]
-        [[1.0, 1.0], [1.0, 0.0]]
+        [[[1.0, 1.0]], [[1.0, 0.0]]]
     """
     for start in range(0, len(split.labels), batch_size):
         stop = min(start + batch_size, len(split.labels))
         index = np.full(batch_size, start)
         index[: stop - start] = np.arange(start, stop)
         mask = (np.arange(batch_size) < stop - start).astype(np.float32)
+        index, mask = shard((index, mask), devices)
         yield {"image": split.images[index], "label": split.labels[index], "mask": mask}

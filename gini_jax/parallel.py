@@ -94,10 +94,19 @@ def map_over_devices(
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     """Copies a pytree of arrays to each of this process's devices."""
-    local = jax.local_devices() if devices is None else list(devices)
-    mesh = Mesh(np.array(local), (AXIS,))
+    sharding = NamedSharding(_local_mesh(devices), PartitionSpec())
     # A copy first: a step that donates its state must leave the original alone.
-    return jax.device_put(jax.tree.map(np.array, tree), NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(jax.tree.map(np.array, tree), sharding)
+
+
+def sharding_over_devices(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
+    """Where the parts of an array with a leading axis of this process's devices lie."""
+    return NamedSharding(_local_mesh(devices), PartitionSpec(AXIS))
+
+
+def _local_mesh(devices: Sequence[jax.Device] | None) -> Mesh:
+    local = jax.local_devices() if devices is None else list(devices)
+    return Mesh(np.array(local), (AXIS,))
 
 
 def shard(batch: Any, devices: int) -> Any:

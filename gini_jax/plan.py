@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from gini_jax.data import Dataset, Split, dataset_shapes
 from gini_jax.errors import InputError
-from gini_jax.step import create_step, init_state, resident
+from gini_jax.step import create_step, init_state, resident, row_shape
 from gini_jax.train import build_experiment, check_before_data
 from gini_jax.workdir import make_workdir, write
 
@@ -58,8 +58,9 @@ def topology_devices(topology: str) -> list[jax.Device]:
 def plan(config: Any, workdir: Path, topology: str | None = None) -> dict[str, Any]:
     """Compiles the training step of a config, prints what it becomes and writes plan.json.
 
-    One step, whatever `config.steps_per_call` says. Nothing runs, and the data set is not decoded:
-    only its sizes are read.
+    One step, whatever `config.steps_per_call` says, fed from the device unless
+    `config.dataset.feed` is `stream`. Nothing runs, and the data set is not decoded: only its sizes
+    are read.
 
     Args:
         config: the settings of a run.
@@ -103,7 +104,8 @@ def plan(config: Any, workdir: Path, topology: str | None = None) -> dict[str, A
         raise InputError(
             f"batch_size={config.batch_size}, {batch} a device, does not fit: {reason}\n"
             f"The largest batch that fits is {fitting} a device: {fix}, or try "
-            f"--config.model.remat=True or --config.model.dtype=bfloat16. Written to {path}"
+            "--config.model.remat=True, --config.model.dtype=bfloat16 or --config.dataset.feed="
+            f"stream. Written to {path}"
         )
     print(table(result))
     print(f"\nwritten to {path}")
@@ -116,10 +118,9 @@ def compile_step(
     """The compiled training step; or None and the reason, where memory does not suffice."""
     experiment = build_experiment(config, shapes, devices)
     state = jax.eval_shape(lambda: init_state(experiment))
-    data: Split = jax.eval_shape(resident, shapes.splits["train"])
-    batch = config.batch_size // len(devices)
-    order = jax.ShapeDtypeStruct((len(devices), experiment.steps_per_epoch, batch), jnp.int32)
-    lowered = create_step(experiment, devices).lower(state, data, order)
+    feed = "stream" if config.dataset.feed == "stream" else "device"
+    arguments = _arguments(experiment, shapes.splits["train"], feed, len(devices))
+    lowered = create_step(experiment, devices, feed=feed).lower(state, *arguments)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -132,6 +133,17 @@ def compile_step(
     if there is not None and needed > there:
         return None, f"it needs {needed / 2**30:.2f} GiB of {there / 2**30:.2f} GiB"
     return compiled, ""
+
+
+def _arguments(experiment: Any, train: Split, feed: str, devices: int) -> tuple[Any, ...]:
+    """Shapes of what a feed gives to the step beside the state."""
+    batch = experiment.config.batch_size // devices
+    if feed == "device":
+        order = jax.ShapeDtypeStruct((devices, experiment.steps_per_epoch, batch), jnp.int32)
+        return jax.eval_shape(resident, train), order
+    images = (devices, 1, batch, *row_shape(experiment.stored_shape))
+    labels = jax.ShapeDtypeStruct(images[:3], jnp.int32)
+    return (Split(jax.ShapeDtypeStruct(images, jnp.uint8), labels),)
 
 
 def _memory_of(device: jax.Device) -> int | None:

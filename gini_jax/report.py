@@ -68,6 +68,29 @@ def draw_impurity(before: dict[str, np.ndarray], after: dict[str, np.ndarray], p
     plt.close(figure)
 
 
+def draw_preview(rows: list[dict[str, Any]], title: str, png: Path) -> None:
+    """Draws a contact sheet: an image a row, raw and then as a step may see it.
+
+    Args:
+        rows: `name`, `raw [H, W, 3]`, `draws [D, h, w, 3]` in `[0, 1]`, and a `label` for each.
+        title: above the sheet.
+        png: the picture to write.
+    """
+    columns = 1 + len(rows[0]["draws"])
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.55 * columns, 1.75 * len(rows)), layout="constrained"
+    )
+    for line, row in zip(axes, rows, strict=True):
+        images = [row["raw"], *row["draws"]]
+        for axis, image, label in zip(line, images, [row["name"], *row["labels"]], strict=True):
+            axis.imshow(image, interpolation="nearest", vmin=0, vmax=1)
+            axis.set_title(label, fontsize=7, fontweight="bold" if axis is line[0] else "normal")
+            axis.set_axis_off()
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(png, dpi=120)
+    plt.close(figure)
+
+
 def summary_text(result: dict[str, Any], workdir: Path) -> str:
     """The end of a run in a few lines.
 

@@ -17,15 +17,16 @@ from tqdm import tqdm
 
 from gini_jax.checkpoint import Checkpoints
 from gini_jax.config import model_settings
-from gini_jax.data import Dataset, epoch_order
+from gini_jax.data import Dataset
 from gini_jax.diagnose import first_nan
 from gini_jax.errors import RunError
 from gini_jax.evaluate import Evaluator
+from gini_jax.feed import DeviceFeed, StreamFeed, choose_feed
 from gini_jax.interrupt import Interrupts
 from gini_jax.models import from_torch, read_torch_file
-from gini_jax.parallel import num_devices, order_by_device, replicate
+from gini_jax.parallel import num_devices, replicate
 from gini_jax.report import draw_curves, draw_impurity, summary_text
-from gini_jax.step import Experiment, create_step, init_state, resident
+from gini_jax.step import Experiment, create_step, init_state
 from gini_jax.workdir import add_line, keep_lines_until, write
 
 
@@ -75,6 +76,9 @@ class Run:
         }
         self._saved_at = time.monotonic()
         self._compiled: dict[int, Any] = {}  # by steps in a call
+        train = dataset.splits["train"]
+        self.feed_name = choose_feed(self.config.dataset.feed, train, devices)
+        self._feed: DeviceFeed | StreamFeed | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -110,12 +114,12 @@ class Run:
         writer = _tensorboard_writer(self.workdir) if self.writes else None
         done = int(self.state.step) * config.batch_size
         self.state = replicate(self.state, self.devices)
-        data = replicate(resident(self.dataset.splits["train"]), self.devices)
         if self.writes:
             print(
                 f"{config.name}:{config.objective} seed {config.seed}, {self.num_parameters:,} "
                 f"parameters, {num_devices(self.devices)} x {jax.devices()[0].device_kind}, "
-                f"{config.num_epochs} epochs of {self.steps} steps of {config.batch_size} images"
+                f"{config.num_epochs} epochs of {self.steps} steps of {config.batch_size} images, "
+                + ("held on each device" if self.feed_name == "device" else "streamed by the host")
             )
         bar = tqdm(
             total=config.num_epochs * self.steps * config.batch_size,
@@ -128,7 +132,7 @@ class Run:
         closing = contextlib.nullcontext() if writer is None else contextlib.closing(writer)
         with bar, closing, Interrupts() as interrupts:
             while (epoch := self.progress["epochs"]) < config.num_epochs:
-                means = self._train_epoch(data, epoch, bar, interrupts)
+                means = self._train_epoch(epoch, bar, interrupts)
                 line: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps}
                 line |= means
                 self.progress |= {"epochs": epoch + 1, "epoch_sums": {}}
@@ -156,15 +160,9 @@ class Run:
         self.checkpoints.save(step, self.state, self.progress)
         self._saved_at = time.monotonic()
 
-    def _train_epoch(
-        self, data: Any, epoch: int, bar: tqdm, interrupts: Interrupts
-    ) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, bar: tqdm, interrupts: Interrupts) -> dict[str, float]:
         """The rest of an epoch; the means of its metrics over all of its steps."""
         config = self.config
-        order = epoch_order(
-            config.seed, epoch, len(self.dataset.splits["train"].labels), config.batch_size
-        )
-        order = order_by_device(order, num_devices(self.devices))
         done = int(jax.device_get(self.state.step)) - epoch * self.steps
         profile_until, calls = 0, 0
         start, pending = time.perf_counter(), None
@@ -176,7 +174,7 @@ class Run:
                 if 0 < profile_until <= done:
                     stack.close()
                 count = min(config.steps_per_call, self.steps - done)
-                self.state, metrics = self.compiled_step(count)(self.state, data, order)
+                metrics = self.advance(epoch * self.steps + done, count)
                 # The metrics of a call are fetched while the next one runs.
                 self._add(pending, epoch, bar)
                 pending, done, calls = metrics, done + count, calls + 1
@@ -215,11 +213,22 @@ class Run:
         # Clocks differ; all processes follow that of process 0.
         return bool(multihost_utils.broadcast_one_to_all(due))
 
-    def compiled_step(self, count: int) -> Any:
-        """The compiled function for so many steps."""
+    def advance(self, step: int, count: int) -> dict[str, jax.Array]:
+        """Takes the state, which is on the devices and at `step`, `count` steps on.
+
+        Returns:
+            Their metrics, `[count]` each.
+        """
         if count not in self._compiled:
-            self._compiled[count] = create_step(self.experiment, self.devices, count)
-        return self._compiled[count]
+            self._compiled[count] = create_step(
+                self.experiment, self.devices, count, self.feed_name
+            )
+        if self._feed is None:
+            feed = DeviceFeed if self.feed_name == "device" else StreamFeed
+            self._feed = feed(self.dataset.splits["train"], self.config, self.devices)
+        arguments = self._feed.arguments(step, count)
+        self.state, metrics = self._compiled[count](self.state, *arguments)
+        return metrics
 
     def _add(self, metrics: Any, epoch: int, bar: tqdm) -> None:
         if metrics is None:

@@ -1,6 +1,6 @@
 """The training step: from a state and a batch to the next state, mapped over the devices once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from gini_jax import losses
-from gini_jax.augment import augment_batch
+from gini_jax.augment import augment_batch, mix_batch
 from gini_jax.config import OBJECTIVES
 from gini_jax.data import Split
 from gini_jax.parallel import AXIS, map_over_devices
@@ -67,8 +67,7 @@ def train_step(
 
     Args:
         state: replicated.
-        batch: this device's share: `image [n, H, W, 3]` uint8, `label [n]` int32, and
-            `position [n]`, the examples' places in the global batch.
+        batch: this device's share: `image [n, H, W, 3]` uint8 and `label [n]` int32.
         experiment: what is fixed.
 
     Returns:
@@ -76,11 +75,11 @@ def train_step(
     """
     config = experiment.config
     num_parts = config.grad_accumulation
-    images, dropout_key = augmented_images(state, batch, experiment)
+    images, targets, dropout_key = augmented_batch(state, batch, experiment, AXIS)
     device_key = jax.random.fold_in(dropout_key, lax.axis_index(AXIS))
     parts = {
         "image": images.reshape(num_parts, -1, *images.shape[1:]),
-        "label": batch["label"].reshape(num_parts, -1),
+        "target": targets.reshape(num_parts, -1, experiment.num_classes),
         "dropout": jax.random.key_data(jax.random.split(device_key, num_parts)),
     }
 
@@ -92,11 +91,9 @@ def train_step(
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.wrap_key_data(part["dropout"])},
         )
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(part["label"], experiment.num_classes), config.loss.label_smoothing
-        )
+        targets = part["target"]
         ce = optax.softmax_cross_entropy(logits, targets).mean() / num_parts
-        accuracy = (logits.argmax(axis=-1) == part["label"]).mean() / num_parts
+        accuracy = (logits.argmax(axis=-1) == targets.argmax(axis=-1)).mean() / num_parts
         with jax.named_scope("terms"):
             sums = objective_sums(features, targets, experiment)
         return ce, accuracy, sums, updates.get("batch_stats", batch_stats)
@@ -153,22 +150,35 @@ def train_step(
     return new_state, metrics
 
 
-def augmented_images(
-    state: TrainState, batch: dict[str, jax.Array], experiment: Experiment
-) -> tuple[jax.Array, jax.Array]:
-    """A batch's images as the network sees them in a step, and the step's key for dropout.
+def augmented_batch(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    experiment: Experiment,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A batch as the network sees it in a step, and the step's key for dropout.
 
     Args:
         state: for its key and step.
-        batch: `image` and `position`, as in `train_step`.
+        batch: `image` and `label`, as in `train_step`.
         experiment: what is fixed.
+        axis_name: the mapped axis that the batch is divided over, if there is one.
+
+    Returns:
+        Images `[n, H, W, 3]`, label rows `[n, K]` that sum to 1, and the key.
     """
     config, size = experiment.config.augment, experiment.image_size
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    augment_key, dropout_key = jax.random.split(step_key)
+    image_key, mix_key, dropout_key = jax.random.split(step_key, 3)
+    labels = jax.nn.one_hot(batch["label"], experiment.num_classes)
+    position = jnp.arange(len(labels))  # in the global batch
+    if axis_name is not None:
+        position += lax.axis_index(axis_name) * len(labels)
     with jax.named_scope("augment"):
-        image_keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, batch["position"])
-        return augment_batch(config, image_keys, batch["image"], size), dropout_key
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(image_key, position)
+        images = augment_batch(config, keys, batch["image"], size)
+        images, labels = mix_batch(config, mix_key, images, labels, axis_name)
+    return images, optax.smooth_labels(labels, experiment.config.loss.label_smoothing), dropout_key
 
 
 def objective_sums(
@@ -210,38 +220,56 @@ def objective_terms(
     return added, (terms, running)
 
 
-def resident(split: Split) -> Split:
-    """A split as it lies on the devices: images `[N, H, W * 3]`, or `[N, H * W * 3]`.
+def row_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """How an image `[H, W, 3]` lies on a device: `[H, W * 3]`, or `[H * W * 3]`.
 
     The first where rows fill the tiles of a TPU's memory, 32 by 128 bytes. In any other layout it
     would copy the whole set, in every step, to take one batch out of it.
+
+    Example:
+        >>> row_shape((256, 256, 3)), row_shape((32, 32, 3))
+        ((256, 768), (3072,))
     """
-    n, height, width, channels = split.images.shape
+    height, width, channels = image_shape
     tiled = height % 32 == 0 and width * channels % 128 == 0
-    rows = (height, width * channels) if tiled else (height * width * channels,)
-    return Split(split.images.reshape(n, *rows), split.labels)
+    return (height, width * channels) if tiled else (height * width * channels,)
+
+
+def resident(split: Split) -> Split:
+    """A split as it lies on the devices, an image a row; see `row_shape`."""
+    n, *image_shape = split.images.shape
+    return Split(split.images.reshape(n, *row_shape(image_shape)), split.labels)
 
 
 def resident_step(
     state: TrainState, data: Split, order: jax.Array, *, experiment: Experiment
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_step` on a batch taken out of the training split that lies on the device.
+    """`streamed_step` on a batch taken out of the training split that lies on the device.
 
     Args:
         state: replicated.
-        data: the whole training split, replicated, an image a row: see `resident`.
+        data: the whole training split, replicated; see `resident`.
         order: `[steps, n]`, this device's examples in each step of the epoch.
         experiment: what is fixed.
     """
     index = order[state.step % experiment.steps_per_epoch]
-    position = lax.axis_index(AXIS) * index.size + jnp.arange(index.size)
-    images = data.images[index].reshape(-1, *experiment.stored_shape)
-    batch = {"image": images, "label": data.labels[index], "position": position}
-    return train_step(state, batch, experiment=experiment)
+    batch = Split(data.images[index], data.labels[index])
+    return streamed_step(state, batch, experiment=experiment)
+
+
+def streamed_step(
+    state: TrainState, batch: Split, *, experiment: Experiment
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_step` on a batch whose images are rows; see `row_shape`."""
+    images = batch.images.reshape(-1, *experiment.stored_shape)
+    return train_step(state, {"image": images, "label": batch.labels}, experiment=experiment)
 
 
 def create_step(
-    experiment: Experiment, devices: Sequence[jax.Device] | None = None, num_steps: int = 1
+    experiment: Experiment,
+    devices: Sequence[jax.Device] | None = None,
+    num_steps: int = 1,
+    feed: str = "device",
 ) -> Any:
     """The mapped, compiled-on-first-call step of a run, or several of them in one call.
 
@@ -249,23 +277,36 @@ def create_step(
         experiment: what is fixed.
         devices: to map over, those of a topology that is not there included; all by default.
         num_steps: steps in a call, so that a small network does not wait for the host.
+        feed: `device` or `stream`.
 
     Returns:
-        From a replicated state (donated), the replicated training split (see `resident`) and the
-        epoch's order `[local devices, steps, n]` to the next state and metrics `[num_steps]`.
+        From a replicated state (donated) and what the feed gives to the next state and metrics
+        `[num_steps]`. `device` gives the replicated training split (see `resident`) and the
+        epoch's order `[local devices, steps, n]`; `stream` the batches of the call, images
+        `[local devices, num_steps, n, ...]` and labels `[local devices, num_steps, n]`.
     """
 
-    def step(state, data, order):
-        if num_steps == 1:
-            state, metrics = resident_step(state, data, order, experiment=experiment)
-            return state, jax.tree.map(lambda x: x[None], metrics)
-        return lax.scan(
-            lambda state, _: resident_step(state, data, order, experiment=experiment),
-            state,
-            length=num_steps,
-        )
+    def device_step(state, data, order):
+        def one(state, _):
+            return resident_step(state, data, order, experiment=experiment)
 
-    return map_over_devices(step, devices, in_axes=(None, None, 0))
+        return _in_turn(one, state, None, num_steps)
+
+    def stream_step(state, batches):
+        one = partial(streamed_step, experiment=experiment)
+        return _in_turn(one, state, batches, num_steps)
+
+    if feed == "device":
+        return map_over_devices(device_step, devices, in_axes=(None, None, 0))
+    return map_over_devices(stream_step, devices, in_axes=(None, 0))
+
+
+def _in_turn(one: Callable[..., Any], state: TrainState, batches: Any, num_steps: int) -> Any:
+    """Steps one after the other; their metrics have a leading axis."""
+    if num_steps > 1:
+        return lax.scan(one, state, batches, length=num_steps)
+    state, metrics = one(state, jax.tree.map(lambda x: x[0], batches))
+    return state, jax.tree.map(lambda x: x[None], metrics)
 
 
 def init_state(experiment: Experiment) -> TrainState:

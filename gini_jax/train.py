@@ -11,10 +11,12 @@ import jax
 
 from gini_jax.config import check_config, check_layers, model_settings
 from gini_jax.data import Dataset, load_dataset
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.feed import FEEDS
 from gini_jax.models import create_model
 from gini_jax.optim import create_optimizer, create_schedule
 from gini_jax.parallel import AXIS, num_devices
+from gini_jax.policies import POLICIES
 from gini_jax.run import Run
 from gini_jax.step import Experiment, feature_shapes
 from gini_jax.workdir import check_workdir, config_json, lock, write
@@ -58,6 +60,12 @@ def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) 
         InputError: a value breaks a rule, or a name is unknown.
     """
     check_config(config, num_devices(devices))
+    for what, value, known in (
+        ("dataset.feed", config.dataset.feed, FEEDS),
+        ("augment.policy", config.augment.policy, ("", *POLICIES)),
+    ):
+        if value not in known:
+            raise unknown_name(what, value, known)
     model = create_model_of(config, num_classes=2)
     check_layers(config.loss.layers, feature_shapes(model, 32))
     schedule = create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
@@ -115,7 +123,7 @@ def evaluate(
     check_before_data(config, devices)
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
-    dataset = load_dataset(config.dataset)
+    dataset = load_dataset(config.dataset, only=("test",))
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         run = Run(build_experiment(config, dataset, devices), dataset, workdir, devices)
         run.restore_newest()

@@ -18,6 +18,7 @@ from gini_jax.errors import InputError, RunError
 # What may change without its being another run: where data lies, how it is saved and looked at.
 FREE = (
     "dataset.data_dir",
+    "dataset.feed",
     "eval_batch_size",
     "steps_per_call",
     "checkpoint_every_epochs",

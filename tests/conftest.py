@@ -6,9 +6,10 @@ import tempfile
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
 )
-# Most of the time goes into compiling, often the same program again; workers share the cache.
+# Compiling and decoding take most of the time; workers share what they have done.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gini_jax_tests_")
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gini_jax_tests_data_")
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other

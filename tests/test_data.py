@@ -1,13 +1,18 @@
-"""Splits, order, augmentation, and the cache of decoded images."""
+"""Splits, order, and the cache of decoded images."""
 
-import jax
-import jax.numpy as jnp
+import importlib.util
+import json
+import shutil
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import cifar100_resnet18
-from gini_jax import data
-from gini_jax.augment import augment_batch, centre_crop
+from gini_jax import data, tfds_images
 from gini_jax.config import default_config
 from gini_jax.errors import InputError
 from gini_jax.evaluate import padded_batches
@@ -39,41 +44,72 @@ def test_devices_share_the_batch_in_order():
         assert (shard(batch, devices).ravel() == batch).all()
 
 
-def test_crops_move_the_image_with_zero_padding_and_flips_mirror_it():
-    config = default_config().augment
-    config.crop_padding, config.flip = 2, True
-    image = np.random.default_rng(0).integers(1, 256, (6, 6, 3)).astype(np.uint8)
-    keys = jax.random.split(jax.random.key(0), 600)
-    batch = augment_batch(config, keys, jnp.tile(image, (600, 1, 1, 1)), 6)
-    padded = np.pad(image, ((2, 2), (2, 2), (0, 0))).astype(np.float32) / 255
-    crops = [padded[i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
-    possible = [crop for c in crops for crop in (c, c[:, ::-1])]
-    which = [[np.allclose(out, crop) for crop in possible].index(True) for out in np.asarray(batch)]
-    assert set(which) == set(range(50))  # 600 draws: one of 50 missing with p < 0.001
-
-
-def test_augmentation_of_an_image_does_not_depend_on_its_batch():
-    config = default_config().augment
-    config.crop_padding, config.flip = 2, True
-    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 3)).astype(np.uint8)
-    keys = jax.random.split(jax.random.key(0), 8)
-    whole = augment_batch(config, keys, images, 6)
-    half = augment_batch(config, keys[4:], images[4:], 6)
-    np.testing.assert_array_equal(whole[4:], half)
-
-
-def test_evaluation_sees_the_centre():
-    images = np.zeros((1, 8, 8, 3), np.uint8)
-    images[:, 2:6, 2:6] = 255
-    assert (centre_crop(images, 4) == 1.0).all()
-
-
 def test_padded_batches_hold_every_image_once():
     split = data.Split(np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1), np.arange(7))
-    batches = list(padded_batches(split, 3))
-    assert [batch["mask"].sum() for batch in batches] == [3, 3, 1]
+    batches = list(padded_batches(split, 4, devices=2))
+    assert [batch["image"].shape for batch in batches] == 2 * [(2, 2, 1, 1, 1)]
+    assert [batch["mask"].sum() for batch in batches] == [4, 3]
     kept = [batch["label"][batch["mask"] == 1] for batch in batches]
     assert np.concatenate(kept).tolist() == list(range(7))
+
+
+# ---------------------------------------------------------------------------- CIFAR-100
+
+
+@pytest.fixture
+def cifar(shared_tfds):
+    config = cifar100_resnet18.get_config().dataset
+    config.data_dir = str(shared_tfds)
+    return config
+
+
+def test_cifar_100_has_its_sizes_its_balance_and_each_image_in_one_split(cifar):
+    dataset = data.load_dataset(cifar)
+    train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
+    assert [len(split.labels) for split in (train, val, test)] == [46000, 4000, 10000]
+    counts = np.bincount(train.labels) + np.bincount(val.labels)
+    assert (counts == 500).all()
+    assert (np.bincount(test.labels) == 100).all()
+    assert np.asarray(train.images).shape == (46000, 32, 32, 3)
+    assert train.images.dtype == np.uint8
+    # Some pictures are in the set twice; so what is counted is how often each one occurs.
+    builder = tfds_images.find("cifar100", cifar.data_dir)
+    source = builder.as_data_source(split="train[:500]")
+    parts = [
+        Counter(
+            (image.tobytes(), int(label))
+            for image, label in zip(np.asarray(split.images), split.labels, strict=True)
+        )
+        for split in (train, val)
+    ]
+    whole = parts[0] + parts[1]
+    assert whole.total() == 50000
+    for example in source:
+        assert whole[example["image"].tobytes(), int(example["label"])] >= 1
+    assert len(whole) > 49_900
+
+
+def test_cifar_100_comes_with_its_20_superclasses(cifar):
+    dataset = data.load_dataset(cifar, only=("test",))
+    assert len(dataset.superclass_names) == 20
+    assert (np.bincount(dataset.superclass_of) == 5).all()
+
+    def group_of(name):
+        return dataset.superclass_names[dataset.superclass_of[dataset.class_names.index(name)]]
+
+    assert group_of("maple_tree") == "trees"  # as in the set's description
+    assert group_of("whale") == "aquatic_mammals"
+    assert group_of("rocket") == "vehicles_2"
+
+
+def test_only_the_splits_that_are_needed_are_decoded(cifar, tmp_path):
+    cifar.val_size = 0
+    dataset = data.load_dataset(cifar, tmp_path, only=("test",))
+    assert not list(tmp_path.rglob("train*"))
+    assert dataset.splits["train"].images.shape == (50000, 32, 32, 3)
+
+
+# ---------------------------------------------------------------------------- Caltech-101
 
 
 @pytest.fixture
@@ -85,22 +121,94 @@ def caltech(shared_tfds):
     return config
 
 
-def test_images_of_many_sizes_are_stored_square_with_room_for_a_crop(caltech, tmp_path, capfd):
-    first = data.load_dataset(caltech, tmp_path)
-    assert first.image_size == 28
-    assert first.splits["train"].images.shape == (3000, 32, 32, 3)
-    assert first.splits["test"].images.shape == (6084, 32, 32, 3)
-    assert first.num_classes == 102
-    capfd.readouterr()
-    second = data.load_dataset(caltech, tmp_path)  # out of the cache
-    assert "decoding" not in capfd.readouterr().err
-    for name, split in first.splits.items():
-        np.testing.assert_array_equal(split.images, second.splits[name].images)
-    path = next(tmp_path.glob("*/test-images.npy"))
-    path.write_bytes(path.read_bytes()[:1000])
-    third = data.load_dataset(caltech, tmp_path)
-    assert "damaged" in capfd.readouterr().out
-    np.testing.assert_array_equal(first.splits["test"].images, third.splits["test"].images)
+def test_images_of_many_sizes_are_stored_square_with_room_for_a_crop(caltech, tmp_path):
+    dataset = data.load_dataset(caltech, tmp_path, only=("train", "val"))
+    assert (dataset.image_size, dataset.num_classes) == (28, 102)
+    assert dataset.splits["train"].images.shape == (3000, 32, 32, 3)
+    assert dataset.splits["test"].images.shape == (6084, 32, 32, 3)
+    # The first image by hand: the shorter side to 32, and of that the centre.
+    builder = tfds_images.find("caltech101", caltech.data_dir)
+    image = Image.fromarray(builder.as_data_source(split="train[:1]")[0]["image"])
+    scale = 32 / min(image.size)
+    width, height = (max(32, round(side * scale)) for side in image.size)
+    left, top = (width - 32) // 2, (height - 32) // 2
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    expected = np.asarray(resized.crop((left, top, left + 32, top + 32)))
+    images, _, _ = tfds_images.load(builder, "train", 28, next(tmp_path.glob("caltech101-*")))
+    np.testing.assert_array_equal(images[0], expected)
+
+
+# ---------------------------------------------------------------------------- cache
+
+
+class Builder:
+    """What of a TFDS builder the cache asks for, with a few grey images."""
+
+    name, version = "grey", "1.0.0"
+
+    def __init__(self):
+        self.info = SimpleNamespace(splits={"test": self}, features={"coarse_label": None})
+        self.num_examples, self.decoded = 12, 0
+
+    def as_data_source(self, split):
+        self.decoded += 1
+        return [
+            {"image": np.full((4, 5, 1), i, np.uint8), "label": i % 4, "coarse_label": i % 4 // 2}
+            for i in range(12)
+        ]
+
+
+def test_the_cache_is_made_once_and_mapped(tmp_path):
+    builder = Builder()
+    images, labels, superclass_of = tfds_images.load(builder, "test", 0, tmp_path)
+    once = builder.decoded
+    assert images.shape == (12, 4, 5, 3)  # grey became RGB
+    assert (images == np.arange(12).reshape(12, 1, 1, 1)).all()
+    assert labels.tolist() == [i % 4 for i in range(12)]
+    assert superclass_of == (0, 0, 1, 1)
+    again, _, _ = tfds_images.load(builder, "test", 0, tmp_path)
+    assert builder.decoded == once
+    assert isinstance(again, np.memmap)
+    np.testing.assert_array_equal(again, images)
+    manifest = json.loads((tmp_path / "test.json").read_text())
+    assert (manifest["name"], manifest["version"], manifest["split"]) == ("grey", "1.0.0", "test")
+    assert manifest["images"] == [12, 4, 5, 3]
+
+
+HARM = {
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:150]), "checksums differ"),
+    "gone": (lambda path: path.unlink(), "No such file"),
+    "flipped": (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "checksums differ"),
+    "half written": (
+        lambda path: (
+            path.rename(path.with_suffix(".partial")),
+            path.with_name("test.json").unlink(),
+        ),
+        "half written",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_or_half_written_cache_is_made_again_with_a_line(harm, tmp_path, capsys):
+    before = np.array(tfds_images.load(Builder(), "test", 0, tmp_path)[0])
+    do, reason = HARM[harm]
+    do(tmp_path / "test-images.npy")
+    after, _, _ = tfds_images.load(Builder(), "test", 0, tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "decoding again" in line]
+    assert len(lines) == 1
+    assert reason in lines[0]
+    np.testing.assert_array_equal(after, before)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_cache_that_cannot_be_written_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match=r"cannot be filled.*free[\s\S]*XDG_CACHE_HOME"):
+        tfds_images.load(Builder(), "test", 0, tmp_path)
+
+
+# ---------------------------------------------------------------------------- bad input
 
 
 def test_many_sizes_without_an_image_size_are_refused(caltech, tmp_path):
@@ -115,8 +223,98 @@ def test_a_validation_split_as_large_as_the_training_split_is_refused(caltech, t
         data.load_dataset(caltech, tmp_path)
 
 
+def test_another_number_of_classes_than_the_config_tells_is_refused(caltech, tmp_path):
+    caltech.num_classes = 103
+    with pytest.raises(InputError, match=r"num_classes=103, but caltech101 has 102 classes"):
+        data.load_dataset(caltech, tmp_path)
+    digits = default_config().dataset
+    digits.num_classes = 11
+    with pytest.raises(InputError, match=r"num_classes=11, but digits shows 10 classes"):
+        data.load_dataset(digits)
+
+
 def test_a_set_that_is_not_in_the_data_directory_is_refused_with_the_command(tmp_path):
     config = cifar100_resnet18.get_config().dataset
     config.data_dir = str(tmp_path)
     with pytest.raises(InputError, match=f"tfds build cifar100 --data_dir={tmp_path}"):
         data.load_dataset(config, tmp_path / "cache")
+
+
+def test_without_network_the_error_tells_where_the_set_is_to_go(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def no_network(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    config = cifar100_resnet18.get_config().dataset
+    with pytest.raises(InputError, match=r"no route to host[\s\S]*tfds build cifar100 --data_dir"):
+        data.load_dataset(config, tmp_path / "cache")
+
+
+def test_an_unknown_set_is_refused_with_the_nearest_names(tmp_path):
+    config = default_config().dataset
+    config.update(name="cifar1000", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match="did you mean 'cifar100'"):
+        data.load_dataset(config, tmp_path / "cache")
+
+
+# ---------------------------------------------------------------------------- tfrecord
+
+
+def test_tfrecord_without_tensorflow_is_refused_with_both_ways_out(cifar, tmp_path, monkeypatch):
+    """A folder that says it holds tfrecord; no record of it is read."""
+    there = tmp_path / "cifar100" / "3.0.2"
+    shutil.copytree(
+        f"{cifar.data_dir}/cifar100/3.0.2",
+        there,
+        ignore=lambda _, names: [n for n in names if "-of-" in n],
+    )
+    there.chmod(0o755)
+    info = there / "dataset_info.json"
+    info.chmod(0o644)
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    cifar.data_dir = str(tmp_path)
+    with pytest.raises(InputError, match=r"pip install tensorflow-cpu[\s\S]*tfds build cifar100"):
+        data.load_dataset(cifar, tmp_path / "cache")
+
+
+def test_tfrecord_and_array_record_give_the_same_arrays(tmp_path):
+    """Of a small set made here, with images of two sizes, six classes and three superclasses."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow to write and read tfrecord: pip install tensorflow-cpu")
+    import tensorflow_datasets as tfds
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (10 + i % 2 * 8, 14, 3)).astype(np.uint8) for i in range(42)]
+    examples = [
+        (i, {"image": image, "label": i % 6, "coarse_label": i % 6 // 2})
+        for i, image in enumerate(images)
+    ]
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "label": tfds.features.ClassLabel(names=list("abcdef")),
+        "coarse_label": tfds.features.ClassLabel(names=list("xyz")),
+    }
+    loaded = []
+    for kind in ("array_record", "tfrecord"):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name="toy",
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(features),
+            split_datasets={"train": examples[:30], "test": examples[30:]},
+            data_dir=tmp_path / kind,
+            file_format=kind,
+            disable_shuffling=True,
+        )
+        config = default_config().dataset
+        config.update(name="toy", data_dir=str(tmp_path / kind), image_size=7, val_size=6)
+        loaded.append(data.load_dataset(config, tmp_path / f"cache-{kind}"))
+    assert loaded[0].superclass_of == loaded[1].superclass_of == (0, 0, 1, 1, 2, 2)
+    assert loaded[0].splits["test"].labels.tolist() == [i % 6 for i in range(12)]
+    for name, split in loaded[0].splits.items():
+        np.testing.assert_array_equal(split.images, loaded[1].splits[name].images)
+        np.testing.assert_array_equal(split.labels, loaded[1].splits[name].labels)

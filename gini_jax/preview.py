@@ -1,0 +1,90 @@
+"""Mode preview: training images, raw and as the training step sees them."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gini_jax.config import default_config
+from gini_jax.data import Dataset, load_dataset
+from gini_jax.report import draw_preview
+from gini_jax.step import TrainState, augmented_batch
+from gini_jax.train import build_experiment, check_before_data
+from gini_jax.workdir import make_workdir
+
+NUM_IMAGES, NUM_DRAWS = 8, 7
+
+
+def preview(config: Any, workdir: Path) -> Path:
+    """Draws preview.png, a contact sheet of raw and augmented training images.
+
+    Each row is an image of another class and what becomes of it in seven steps, by the function
+    that the training step itself calls; mixed images are mixed with those of the other rows.
+
+    Args:
+        config: the settings of a run.
+        workdir: where preview.png goes.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: bad input.
+    """
+    check_before_data(config)
+    make_workdir(workdir)
+    dataset = load_dataset(config.dataset, only=("train",))
+    experiment = build_experiment(config, dataset)
+    train = dataset.splits["train"]
+    chosen = _of_different_classes(train.labels, config.seed)
+    batch = {"image": train.images[chosen], "label": train.labels[chosen]}
+    seen = jax.jit(lambda state: augmented_batch(state, batch, experiment)[:2])
+    key = jax.random.key_data(jax.random.key(config.seed))
+    states = (TrainState(jnp.array(step), None, None, None, key, None) for step in range(NUM_DRAWS))
+    images, labels = map(np.stack, zip(*(jax.device_get(seen(s)) for s in states), strict=True))
+    rows = [
+        {
+            "name": _name(dataset, int(batch["label"][i])),
+            "raw": batch["image"][i],
+            "draws": images[:, i],
+            "labels": [_mixture(dataset, row) for row in labels[:, i]],
+        }
+        for i in range(len(chosen))
+    ]
+    path = workdir / "preview.png"
+    draw_preview(rows, _title(config), path)
+    print(f"{len(rows)} training images of {config.dataset.name}, raw and augmented: {path}")
+    return path
+
+
+def _of_different_classes(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Examples, in random order, that show a class each."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    _, first = np.unique(labels[order], return_index=True)
+    return order[np.sort(first)[:NUM_IMAGES]]
+
+
+def _name(dataset: Dataset, label: int) -> str:
+    name = dataset.class_names[label]
+    if dataset.superclass_of:
+        group = dataset.superclass_names[dataset.superclass_of[label]]
+        name += "\n" + textwrap.fill(f"({group.replace('_', ' ')})", 20)
+    return name
+
+
+def _mixture(dataset: Dataset, row: np.ndarray) -> str:
+    """The classes of a label row that is no single class, label smoothing aside."""
+    if row.max() > 0.999 or np.count_nonzero(row > row.min()) == 1:
+        return ""
+    top = np.argsort(-row)[:2]
+    return "\n".join(f"{row[k]:.0%} {dataset.class_names[k]}" for k in top)
+
+
+def _title(config: Any) -> str:
+    """What of the augmentation is on."""
+    off = default_config().augment
+    on = [f"{key}={value}" for key, value in config.augment.items() if value != off[key]]
+    return f"{config.name}: " + (", ".join(on) or "no augmentation")
