@@ -241,28 +241,25 @@ def resident(split: Split) -> Split:
     return Split(split.images.reshape(n, *row_shape(image_shape)), split.labels)
 
 
-def resident_step(
-    state: TrainState, data: Split, order: jax.Array, *, experiment: Experiment
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`streamed_step` on a batch taken out of the training split that lies on the device.
+def resident_batch(
+    state: TrainState, data: Split, order: jax.Array, experiment: Experiment
+) -> dict[str, jax.Array]:
+    """A device's share of a step's batch, out of the training split that lies on it.
 
     Args:
-        state: replicated.
-        data: the whole training split, replicated; see `resident`.
+        state: for its step.
+        data: the whole training split; see `resident`.
         order: `[steps, n]`, this device's examples in each step of the epoch.
         experiment: what is fixed.
     """
     index = order[state.step % experiment.steps_per_epoch]
-    batch = Split(data.images[index], data.labels[index])
-    return streamed_step(state, batch, experiment=experiment)
+    return streamed_batch(Split(data.images[index], data.labels[index]), experiment)
 
 
-def streamed_step(
-    state: TrainState, batch: Split, *, experiment: Experiment
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_step` on a batch whose images are rows; see `row_shape`."""
+def streamed_batch(batch: Split, experiment: Experiment) -> dict[str, jax.Array]:
+    """A batch whose images are rows, as `train_step` takes it; see `row_shape`."""
     images = batch.images.reshape(-1, *experiment.stored_shape)
-    return train_step(state, {"image": images, "label": batch.labels}, experiment=experiment)
+    return {"image": images, "label": batch.labels}
 
 
 def create_step(
@@ -288,12 +285,15 @@ def create_step(
 
     def device_step(state, data, order):
         def one(state, _):
-            return resident_step(state, data, order, experiment=experiment)
+            batch = resident_batch(state, data, order, experiment)
+            return train_step(state, batch, experiment=experiment)
 
         return _in_turn(one, state, None, num_steps)
 
     def stream_step(state, batches):
-        one = partial(streamed_step, experiment=experiment)
+        def one(state, batch):
+            return train_step(state, streamed_batch(batch, experiment), experiment=experiment)
+
         return _in_turn(one, state, batches, num_steps)
 
     if feed == "device":
