@@ -223,7 +223,8 @@ def test_two_processes_end_as_one_and_one_goes_on_alone(undisturbed, tmp_path):
 
 
 def test_two_processes_end_like_one(undisturbed, tmp_path):
-    for process in two_processes(tmp_path):
+    """Each reads its own part of the batches."""
+    for process in two_processes(tmp_path, "--config.dataset.feed=stream"):
         finish(process)
     both = ends_of(tmp_path)
     assert abs(both[0]["test_loss"] - undisturbed[0]["test_loss"]) < 1e-3

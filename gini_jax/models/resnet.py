@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier
 
-_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's default for convolutions; after an epoch of CIFAR-100 it is ahead of He's initialisation.
+_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 _max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
