@@ -10,16 +10,24 @@ os.environ["XLA_FLAGS"] = (
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gini_jax_tests_")
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gini_jax_tests_data_")
-os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
 
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_TFDS = ROOT.parent / "shared" / "tfds"
+
+
+@pytest.fixture(autouse=True)
+def compilation(request) -> None:
+    """Quick compilation, for what runs a few times; `optimized` marks what runs long."""
+    quick = request.node.get_closest_marker("optimized") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ def lines_of(workdir):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
+    jax.config.update("jax_disable_most_optimizations", False)
     return train(small_config(), workdir, jax.devices()[:1]), workdir
 
 
@@ -119,12 +120,14 @@ def test_a_second_sigint_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.optimized
 def test_the_same_seed_gives_the_same_result(finished, tmp_path):
     again = train(small_config(), tmp_path, jax.devices()[:1])
     assert without_times(again) == without_times(finished[0])
     assert lines_of(tmp_path) == lines_of(finished[1])
 
 
+@pytest.mark.optimized
 def test_evaluation_repeats_the_result(finished):
     """As the command line does it: the workdir knows its own config."""
     result, workdir = finished
@@ -133,6 +136,7 @@ def test_evaluation_repeats_the_result(finished):
     assert without_times(again) == without_times(result)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("devices", [2, 8])
 def test_the_result_does_not_depend_on_the_number_of_devices(finished, tmp_path, devices):
     several = train(small_config(), tmp_path, jax.devices()[:devices])
@@ -223,6 +227,7 @@ def test_every_objective_adds_its_terms(objective):
     np.testing.assert_allclose(metrics["loss"] - metrics["ce"], added, atol=1e-5)
 
 
+@pytest.mark.optimized
 def test_a_streamed_run_ends_like_one_from_the_device(finished, tmp_path):
     """With calls of five steps, so that the last one of an epoch is shorter."""
     changes = {"dataset.feed": "stream", "steps_per_call": 5}
