@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 TIMES = {"train_seconds", "images_per_second", "device"}
 SMALL = [
     "--config.model.width=4",
-    "--config.num_epochs=8",
+    "--config.num_epochs=6",
     "--config.checkpoint_every_minutes=0.005",
 ]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier
 
-# PyTorch's default for convolutions; after an epoch of CIFAR-100 it is ahead of He's initialisation.
+# PyTorch's default; after an epoch of CIFAR-100 it is ahead of He's initialisation.
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
