@@ -75,8 +75,8 @@ def load_dataset(
     """The splits of a data set, decoded once and then mapped from the cache.
 
     Args:
-        config: `config.dataset`: `name`, `data_dir`, `val_size`, `val_seed`, `image_size`,
-            `num_classes`.
+        config: `config.dataset`: `name`, `data_dir`, `test_split`, `val_size`, `val_seed`,
+            `image_size`, `num_classes`.
         cache_dir: where decoded TFDS sets are kept; `$XDG_CACHE_HOME/gini_jax` by default.
         only: the splits that are needed; of the others the shapes stand in their place.
 
@@ -96,20 +96,29 @@ def load_dataset(
     """
     if config.name == "digits":
         dataset = _load_digits()
+        if config.val_size or config.image_size or config.test_split != "test":
+            raise InputError(
+                f"dataset.val_size={config.val_size}, image_size={config.image_size}, test_split="
+                f"{config.test_split!r}: digits has its own splits and size; leave them out"
+            )
         _check_classes(config, dataset.splits["train"].labels)
         return dataset
-    builder = tfds_images.find(config.name, config.data_dir)
+    builder = tfds_images.find(config.name, config.data_dir, config.test_split)
     dataset = _tfds_shapes(config, builder)
     size = config.image_size or "native"
     folder = (cache_dir or _default_cache_dir()) / f"{config.name}-{builder.version}-{size}"
     splits, superclass_of = dict(dataset.splits), dataset.superclass_of
     if "test" in only:
-        images, labels, superclass_of = tfds_images.load(builder, "test", config.image_size, folder)
+        images, labels, superclass_of = tfds_images.load(
+            builder, config.test_split, config.image_size, folder
+        )
+        _check_labels(config, labels, dataset.num_classes, config.test_split)
         splits["test"] = Split(images, labels)
     if {"train", "val"} & set(only):
         images, labels, superclass_of = tfds_images.load(
             builder, "train", config.image_size, folder
         )
+        _check_labels(config, labels, dataset.num_classes, "train")
         _check_classes(config, labels)
         order = np.random.default_rng(config.val_seed).permutation(len(labels))
         for name, rows in (("val", order[: config.val_size]), ("train", order[config.val_size :])):
@@ -134,7 +143,8 @@ def dataset_shapes(config: Any) -> Dataset:
     """
     if config.name == "digits":
         return Dataset(_shapes(DIGITS_SIZES, 8), tuple(map(str, range(10))), 8)
-    return _tfds_shapes(config, tfds_images.find(config.name, config.data_dir))
+    builder = tfds_images.find(config.name, config.data_dir, config.test_split)
+    return _tfds_shapes(config, builder)
 
 
 def _tfds_shapes(config: Any, builder: Any) -> Dataset:
@@ -144,7 +154,13 @@ def _tfds_shapes(config: Any, builder: Any) -> Dataset:
         raise InputError(
             f"images of {config.name} have many sizes; set --config.dataset.image_size, such as 224"
         )
-    train, test = (builder.info.splits[split].num_examples for split in ("train", "test"))
+    if not config.image_size and features["image"].shape[1] != size:
+        raise InputError(
+            f"images of {config.name} are not square; set --config.dataset.image_size={size}"
+        )
+    train, test = (
+        builder.info.splits[split].num_examples for split in ("train", config.test_split)
+    )
     if config.val_size >= train:
         raise InputError(
             f"dataset.val_size={config.val_size} leaves none of the {train} training images of "
@@ -167,6 +183,16 @@ def _shapes(sizes: dict[str, int], stored: int) -> dict[str, Split]:
         )
         for name, n in sizes.items()
     }
+
+
+def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str) -> None:
+    """Some sets keep the labels of their test split back."""
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise InputError(
+            f"split {split} of {config.name} has labels from {labels.min()} to {labels.max()}, "
+            f"and its classes are 0 to {num_classes - 1}; where labels are held back, test on "
+            "another split: --config.dataset.test_split=validation"
+        )
 
 
 def _check_classes(config: Any, labels: np.ndarray) -> None:

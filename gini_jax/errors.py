@@ -28,9 +28,9 @@ def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputErro
         unknown objective 'gin'; did you mean 'gini'? Known: ce, gini.
     """
     names = sorted(str(name) for name in known)
-    nearest = difflib.get_close_matches(str(value), names, n=1)
+    nearest = difflib.get_close_matches(str(value).lower(), names, n=1)
     hint = f"; did you mean {nearest[0]!r}? " if nearest else ". "
     if len(names) > 30:
-        names = difflib.get_close_matches(str(value), names, n=8, cutoff=0.4)
+        names = difflib.get_close_matches(str(value).lower(), names, n=8, cutoff=0.4)
         return InputError(f"unknown {kind} {str(value)!r}{hint}Nearest: {', '.join(names)}.")
     return InputError(f"unknown {kind} {str(value)!r}{hint}Known: {', '.join(names)}.")

@@ -1,6 +1,7 @@
 """Two ways to feed the training step, the same batches: a set on each device, or a stream."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import grain
@@ -21,7 +22,8 @@ _BUFFER = 2  # calls whose batches wait on the host, and as many on the devices
 def choose_feed(name: str, train: Split, devices: Sequence[jax.Device] | None = None) -> str:
     """`device` or `stream`: what `config.dataset.feed` says, or for `auto` what fits.
 
-    A set goes to the devices if it takes at most half of what is free on each, on all processes.
+    A set goes to the devices if it takes at most half of what is free on each, and of what is free
+    on the host, which reads it whole; in all processes.
 
     Args:
         name: `auto`, `device` or `stream`.
@@ -35,7 +37,8 @@ def choose_feed(name: str, train: Split, devices: Sequence[jax.Device] | None = 
     if name != "auto":
         return name
     local = jax.local_devices() if devices is None else list(devices)
-    fits = 2 * np.prod(train.images.shape, dtype=np.int64) <= min(map(_free_bytes, local))
+    free = min(psutil.virtual_memory().available, *map(_free_bytes, local))
+    fits = 2 * np.prod(train.images.shape, dtype=np.int64) <= free
     return "device" if multihost_utils.process_allgather(np.array(fits)).all() else "stream"
 
 
@@ -58,7 +61,8 @@ class DeviceFeed:
     def __init__(self, train: Split, config: Any, devices: Sequence[jax.Device] | None = None):
         self._config, self._num_devices = config, num_devices(devices)
         self._num_examples = len(train.labels)
-        self._data = replicate(resident(Split(*map(np.asarray, train))), devices)
+        whole = resident(Split(*map(np.asarray, train)))
+        self._data = replicate(whole, devices, donated=False)
         self._order: tuple[int, Any] = (-1, None)  # epoch, its order by device
 
     def arguments(self, step: int, count: int) -> tuple[Any, ...]:
@@ -132,6 +136,9 @@ class HostBatches:
     def __init__(self, train: Split, config: Any, devices: int, start: int):
         self._train, self._config, self._devices = train, config, devices
         self._steps = len(train.labels) // config.batch_size
+        self._order = lru_cache(maxsize=2)(
+            lambda epoch: epoch_order(config.seed, epoch, len(train.labels), config.batch_size)
+        )
         self.calls = []
         while start < config.num_epochs * self._steps:
             count = min(config.steps_per_call, self._steps - start % self._steps)
@@ -144,10 +151,8 @@ class HostBatches:
     def __getitem__(self, index: int) -> Split:
         step, count = self.calls[index]
         epoch, first = divmod(step, self._steps)
-        order = epoch_order(
-            self._config.seed, epoch, len(self._train.labels), self._config.batch_size
-        )
-        examples = order_by_device(order[first : first + count], self._devices)
+        order = self._order(epoch)[first : first + count]
+        examples = order_by_device(order, self._devices)
         images = self._train.images[examples]
         rows = row_shape(self._train.images.shape[1:])
         return Split(images.reshape(*examples.shape, *rows), self._train.labels[examples])

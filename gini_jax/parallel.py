@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from gini_jax.errors import InputError
 
@@ -92,11 +93,26 @@ def map_over_devices(
     )
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Copies a pytree of arrays to each of this process's devices."""
+def wait_for_all(what: str) -> None:
+    """Waits until all processes have come here, however long each of them takes.
+
+    A collective would give up after half a minute: one machine may have to decode what another has.
+    """
+    multihost.get_barrier_sync_fn()(key=what, timeout_ms=24 * 3600 * 1000)
+
+
+def replicate(
+    tree: Any, devices: Sequence[jax.Device] | None = None, *, donated: bool = True
+) -> Any:
+    """Puts a pytree of arrays on each of this process's devices.
+
+    Args:
+        tree: arrays.
+        devices: all by default.
+        donated: to a step, which must leave the original alone: it is copied first.
+    """
     sharding = NamedSharding(_local_mesh(devices), PartitionSpec())
-    # A copy first: a step that donates its state must leave the original alone.
-    return jax.device_put(jax.tree.map(np.array, tree), sharding)
+    return jax.device_put(jax.tree.map(np.array, tree) if donated else tree, sharding)
 
 
 def sharding_over_devices(devices: Sequence[jax.Device] | None = None) -> NamedSharding:

@@ -50,7 +50,7 @@ def preview(config: Any, workdir: Path) -> Path:
             "name": _name(dataset, int(batch["label"][i])),
             "raw": batch["image"][i],
             "draws": images[:, i],
-            "labels": [_mixture(dataset, row) for row in labels[:, i]],
+            "labels": [_mixture(dataset, row, config.loss.label_smoothing) for row in labels[:, i]],
         }
         for i in range(len(chosen))
     ]
@@ -75,11 +75,11 @@ def _name(dataset: Dataset, label: int) -> str:
     return name
 
 
-def _mixture(dataset: Dataset, row: np.ndarray) -> str:
+def _mixture(dataset: Dataset, row: np.ndarray, smoothing: float) -> str:
     """The classes of a label row that is no single class, label smoothing aside."""
-    if row.max() > 0.999 or np.count_nonzero(row > row.min()) == 1:
+    top = [k for k in np.argsort(-row)[:2] if row[k] > smoothing / len(row) + 1e-3]
+    if len(top) == 1:
         return ""
-    top = np.argsort(-row)[:2]
     return "\n".join(f"{row[k]:.0%} {dataset.class_names[k]}" for k in top)
 
 

@@ -1,8 +1,10 @@
 """Image classification sets of TFDS: found, decoded once, and mapped from the cache."""
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +25,13 @@ _CHUNK = 1 << 26  # bytes that a thread sums up at a time
 _AT_A_TIME = 1024  # examples in the decoding threads' queue
 
 
-def find(name: str, data_dir: str) -> Any:
+def find(name: str, data_dir: str, test_split: str = "test") -> Any:
     """The TFDS builder of a prepared set; where no folder is given, TFDS may download it.
 
     Args:
         name: of the set.
         data_dir: where TFDS keeps its sets; `TFDS_DATA_DIR`, or else TFDS's default, if "".
+        test_split: name of the split that is tested on.
 
     Raises:
         InputError: the set is unknown, is not there, or does not classify images.
@@ -41,7 +44,7 @@ def find(name: str, data_dir: str) -> Any:
         raise InputError(f"data directory {folder!r} does not exist; prepare it with\n{prepare}")
     try:
         builder = tfds.builder(name, data_dir=folder or None)
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         raise unknown_name("data set", name, known) from error
     if not builder.info.splits:
@@ -49,17 +52,26 @@ def find(name: str, data_dir: str) -> Any:
             raise InputError(f"data set {name!r} is not in {folder!r}; prepare it with\n{prepare}")
         try:
             builder = tfds.builder(name, file_format="array_record")
-            builder.download_and_prepare()
+            with _alone(Path(tempfile.gettempdir()), f"prepares {name}"):
+                builder.download_and_prepare()
         except Exception as error:
             raise InputError(
                 f"data set {name!r} is not prepared and TFDS could not download it "
                 f"({type(error).__name__}: {error}); prepare it with\n{prepare}"
             ) from error
-    missing = {"train", "test"} - set(builder.info.splits)
-    if missing or not {"image", "label"} <= set(builder.info.features):
+    splits, features = builder.info.splits, dict(builder.info.features)
+    if "train" not in splits or test_split not in splits:
         raise InputError(
-            f"data set {name!r} has splits {sorted(builder.info.splits)} and features "
-            f"{sorted(builder.info.features)}; it needs train and test, image and label"
+            f"data set {name!r} has splits {sorted(splits)}; it needs train and {test_split}: set "
+            "--config.dataset.test_split"
+        )
+    if not (
+        isinstance(features.get("image"), tfds.features.Image)
+        and isinstance(features.get("label"), tfds.features.ClassLabel)
+    ):
+        raise InputError(
+            f"data set {name!r} does not classify images: it has {sorted(features)}, and needs an "
+            "image and a label that is a class"
         )
     if (channels := builder.info.features["image"].shape[-1]) not in (1, 3):
         raise InputError(f"images of {name} have {channels} channels; they must have 1 or 3")
@@ -69,7 +81,7 @@ def find(name: str, data_dir: str) -> Any:
 def how_to_prepare(name: str, folder: str) -> str:
     """The commands that prepare a set, and where it goes."""
     return (
-        "    pip install tensorflow importlib_resources\n"
+        "    pip install tensorflow-datasets tensorflow array_record importlib_resources\n"
         f"    tfds build {name} --data_dir={folder or 'DIR'} --file_format=array_record\n"
         "on a machine with network, then give that folder as --config.dataset.data_dir."
     )
@@ -84,7 +96,7 @@ def load(
 
     Args:
         builder: from `find`.
-        split: `train` or `test`.
+        split: of TFDS, such as `train`.
         image_size: images are stored as squares with room for crops of this size; 0: as they are.
         folder: of the cache.
 
@@ -95,13 +107,13 @@ def load(
     Raises:
         InputError: the images cannot be read, or the cache cannot be written.
     """
-    cached, wrong = _read(folder, split)
+    cached, _ = _read(builder, split, folder)
     if cached:
         return cached
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            cached, wrong = _read(folder, split)  # by another process meanwhile
+        with _alone(folder, f"fills {folder}"):
+            cached, wrong = _read(builder, split, folder)  # by another process meanwhile
             if cached:
                 return cached
             if wrong:
@@ -112,37 +124,66 @@ def load(
             f"the cache {folder} cannot be filled ({error}); make room there, or set "
             "XDG_CACHE_HOME to another folder"
         ) from error
-    cached, wrong = _read(folder, split)
+    cached, wrong = _read(builder, split, folder)
     if not cached:
         raise InputError(f"{folder} was written and reads back otherwise ({wrong})")
     return cached
 
 
-def _alone(folder: Path) -> FileLock:
-    """A lock that one process of a machine holds at a time."""
-    lock = FileLock(folder / ".lock")
+@contextlib.contextmanager
+def _alone(folder: Path, what: str) -> Iterator[None]:
+    """Held by one process of a machine at a time."""
+    lock = FileLock(folder / f".gini_jax-{zlib.crc32(what.encode()):08x}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"another process fills {folder}; waiting for it")
+        print(f"another process {what}; waiting for it")
         lock.acquire()
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _read(folder: Path, split: str) -> tuple[Any, str]:
-    """What the cache holds, or None and what is wrong with it; nothing where it is not there."""
+def _source_of(builder: Any, split: str) -> dict[str, Any]:
+    """What a cache must have been made of."""
+    info = builder.info.splits[split]
+    return {
+        "name": builder.name,
+        "version": str(builder.version),
+        "split": split,
+        "examples": info.num_examples,
+        "bytes": info.num_bytes,
+    }
+
+
+def _read(builder: Any, split: str, folder: Path) -> tuple[Any, str]:
+    """What the cache holds, or None and what is wrong with it; nothing where it is not there.
+
+    Files that are of the size and time in the manifest are taken as they are; others are read whole
+    and must have its checksum.
+    """
     manifest, paths = folder / f"{split}.json", _paths(folder, split)
     if not manifest.exists():
         partial_files = any(folder.glob(f"{split}-*.partial"))
         return None, "half written" if partial_files else ""
     try:
         written = json.loads(manifest.read_text())
-        if written.get("checksums") != {path.name: _checksum(path) for path in paths}:
-            raise ValueError("checksums differ")
+        if written["source"] != _source_of(builder, split):
+            return None, f"it was made of {written['source']}"
+        for path in paths:
+            file = written["files"][path.name]
+            if file["stamp"] != _stamp(path) and file["checksum"] != _checksum(path):
+                return None, f"{path.name} is not as it was written"
         images, labels = (np.load(path, mmap_mode="r") for path in paths)
         return (images, labels, tuple(written["superclass_of"])), ""
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         return None, str(error)
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _paths(folder: Path, split: str) -> list[Path]:
@@ -159,21 +200,22 @@ def _checksum(path: Path) -> int:
 
 def _decode(builder: Any, split: str, image_size: int, folder: Path) -> None:
     """Fills the cache with a split: partial files first, the manifest last."""
-    loaders = _loaders(builder, split)
-    first = next(loaders)()
+    paths = _paths(folder, split)
+    partial_paths = [path.with_suffix(".partial") for path in paths]
+    for path in (folder / f"{split}.json", *paths, *partial_paths):
+        path.unlink(missing_ok=True)
+    first = _example(builder, 0, next(_loaders(builder, split)))
     total = builder.info.splits[split].num_examples
     shape = (total, *_fit(first["image"], image_size).shape)
     if (free := shutil.disk_usage(folder).free) < np.prod(shape):
         raise OSError(f"it needs {np.prod(shape) / 2**20:,.0f} MiB of {free / 2**20:,.0f} free")
-    paths = _paths(folder, split)
-    partial_paths = [path.with_suffix(".partial") for path in paths]
     images = np.lib.format.open_memmap(partial_paths[0], "w+", np.uint8, shape)
     labels = np.lib.format.open_memmap(partial_paths[1], "w+", np.int32, (total,))
     groups = np.zeros(total, np.int32)
 
     def store(item: tuple[int, Callable[[], Any]]) -> None:
-        index, load_example = item
-        example = load_example()
+        index, load = item
+        example = _example(builder, index, load)
         image = _fit(example["image"], image_size)
         if image.shape != shape[1:]:
             raise InputError(
@@ -198,14 +240,24 @@ def _decode(builder: Any, split: str, image_size: int, folder: Path) -> None:
     for before, after in zip(partial_paths, paths, strict=True):
         before.replace(after)
     manifest = {
-        "name": builder.name,
-        "version": str(builder.version),
-        "split": split,
-        "images": list(shape),
-        "checksums": {path.name: _checksum(path) for path in paths},
+        "source": _source_of(builder, split),
+        "files": {
+            path.name: {"stamp": _stamp(path), "checksum": _checksum(path)} for path in paths
+        },
         "superclass_of": superclass_of,
     }
     write(folder / f"{split}.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _example(builder: Any, index: int, load: Callable[[], Any]) -> Any:
+    """An example; whatever reading it raises becomes one error that names it."""
+    try:
+        return load()
+    except Exception as error:
+        raise InputError(
+            f"example {index} of {builder.name} cannot be read "
+            f"({str(error).splitlines()[0][:200]}); prepare the set again"
+        ) from error
 
 
 def _loaders(builder: Any, split: str) -> Iterator[Callable[[], Any]]:
@@ -223,11 +275,12 @@ def _loaders_of_tfrecord(builder: Any, split: str) -> Iterator[Callable[[], Any]
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
-        folder = str(Path(builder.data_dir).parents[1])
+        name, folder = builder.info.full_name.rpartition("/")[0], str(builder.data_dir)
+        folder = folder.partition(f"/{name}/")[0]
         raise InputError(
-            f"{builder.name} in {folder!r} was prepared as tfrecord, which only TensorFlow reads: "
+            f"{name} in {folder!r} was prepared as tfrecord, which only TensorFlow reads: "
             "pip install tensorflow-cpu, once, for the decoding; or prepare it again with\n"
-            f"{how_to_prepare(builder.name, folder)}"
+            f"{how_to_prepare(name, folder)}"
         ) from error
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     examples = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order)

@@ -15,7 +15,7 @@ from gini_jax.errors import InputError, unknown_name
 from gini_jax.feed import FEEDS
 from gini_jax.models import create_model
 from gini_jax.optim import create_optimizer, create_schedule
-from gini_jax.parallel import AXIS, num_devices
+from gini_jax.parallel import AXIS, num_devices, wait_for_all
 from gini_jax.policies import POLICIES
 from gini_jax.run import Run
 from gini_jax.step import Experiment, feature_shapes
@@ -101,6 +101,7 @@ def train(
     with lock(workdir) if first else contextlib.nullcontext():
         _cache_compilations(workdir)
         dataset = load_dataset(config.dataset)
+        wait_for_all("data")
         experiment = build_experiment(config, dataset, devices)
         if first:
             write(workdir / "config.json", config_json(config))
@@ -124,6 +125,7 @@ def evaluate(
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
     dataset = load_dataset(config.dataset, only=("test",))
+    wait_for_all("data")
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         run = Run(build_experiment(config, dataset, devices), dataset, workdir, devices)
         run.restore_newest()

@@ -87,6 +87,12 @@ def test_cifar_100_has_its_sizes_its_balance_and_each_image_in_one_split(cifar):
     for example in source:
         assert whole[example["image"].tobytes(), int(example["label"])] >= 1
     assert len(whole) > 49_900
+    # The set's own: 2 pictures are in both parts of its training split, 10 of `train` in its test.
+    pictures = [
+        {image.tobytes() for image in np.asarray(split.images)} for split in (train, val, test)
+    ]
+    shared = [len(pictures[a] & pictures[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert shared == [2, 10, 0]
 
 
 def test_cifar_100_comes_with_its_20_superclasses(cifar):
@@ -148,7 +154,7 @@ class Builder:
 
     def __init__(self):
         self.info = SimpleNamespace(splits={"test": self}, features={"coarse_label": None})
-        self.num_examples, self.decoded = 12, 0
+        self.num_examples, self.num_bytes, self.decoded = 12, 1200, 0
 
     def as_data_source(self, split):
         self.decoded += 1
@@ -171,14 +177,21 @@ def test_the_cache_is_made_once_and_mapped(tmp_path):
     assert isinstance(again, np.memmap)
     np.testing.assert_array_equal(again, images)
     manifest = json.loads((tmp_path / "test.json").read_text())
-    assert (manifest["name"], manifest["version"], manifest["split"]) == ("grey", "1.0.0", "test")
-    assert manifest["images"] == [12, 4, 5, 3]
+    source = {"name": "grey", "version": "1.0.0", "split": "test", "examples": 12, "bytes": 1200}
+    assert manifest["source"] == source
+    builder.num_bytes = 1300  # another build of the same version
+    tfds_images.load(builder, "test", 0, tmp_path)
+    assert builder.decoded == 2 * once
 
 
 HARM = {
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:150]), "checksums differ"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:150]), "not as it was written"),
     "gone": (lambda path: path.unlink(), "No such file"),
-    "flipped": (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "checksums differ"),
+    "flipped": (
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
+        "not as it was written",
+    ),
+    "no manifest": (lambda path: path.with_name("test.json").write_text("[]"), "indices"),
     "half written": (
         lambda path: (
             path.rename(path.with_suffix(".partial")),
@@ -254,11 +267,35 @@ def test_without_network_the_error_tells_where_the_set_is_to_go(tmp_path, monkey
         data.load_dataset(config, tmp_path / "cache")
 
 
-def test_an_unknown_set_is_refused_with_the_nearest_names(tmp_path):
+@pytest.mark.parametrize("name", ["cifar1000", "CIFAR-100", "cifar 100"])
+def test_an_unknown_set_is_refused_with_the_nearest_names(name, tmp_path):
     config = default_config().dataset
-    config.update(name="cifar1000", data_dir=str(tmp_path))
+    config.update(name=name, data_dir=str(tmp_path))
     with pytest.raises(InputError, match="did you mean 'cifar100'"):
         data.load_dataset(config, tmp_path / "cache")
+
+
+def test_labels_that_are_held_back_and_splits_that_are_not_there_are_refused(cifar, tmp_path):
+    with pytest.raises(InputError, match=r"labels from -1 to -1.*\n?.*test_split=validation"):
+        data._check_labels(cifar, np.full(3, -1), 100, "test")
+    cifar.test_split = "validation"
+    with pytest.raises(InputError, match=r"splits \['test', 'train'\].*test_split"):
+        data.load_dataset(cifar, tmp_path)
+
+
+def test_an_example_that_cannot_be_read_is_named(tmp_path):
+    builder = Builder()
+
+    class Source(list):
+        def __getitem__(self, index):
+            if index == 7:
+                raise RuntimeError("Corrupted record")
+            return super().__getitem__(index)
+
+    examples = Source(builder.as_data_source("test"))
+    builder.as_data_source = lambda split: examples
+    with pytest.raises(InputError, match=r"example 7 of grey cannot be read \(Corrupted record"):
+        tfds_images.load(builder, "test", 0, tmp_path)
 
 
 # ---------------------------------------------------------------------------- tfrecord
