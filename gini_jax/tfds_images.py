@@ -117,7 +117,7 @@ def load(
             if cached:
                 return cached
             if wrong:
-                print(f"the cache of {split} in {folder} is damaged ({wrong}); decoding again")
+                print(f"the cache of {split} in {folder} cannot be used ({wrong}); decoding again")
             _decode(builder, split, image_size, folder)
     except OSError as error:
         raise InputError(
@@ -169,15 +169,15 @@ def _read(builder: Any, split: str, folder: Path) -> tuple[Any, str]:
         return None, "half written" if partial_files else ""
     try:
         written = json.loads(manifest.read_text())
-        if written["source"] != _source_of(builder, split):
-            return None, f"it was made of {written['source']}"
+        if (source := written.get("source")) != _source_of(builder, split):
+            return None, f"it was made of {source}"
         for path in paths:
             file = written["files"][path.name]
             if file["stamp"] != _stamp(path) and file["checksum"] != _checksum(path):
                 return None, f"{path.name} is not as it was written"
         images, labels = (np.load(path, mmap_mode="r") for path in paths)
         return (images, labels, tuple(written["superclass_of"])), ""
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         return None, str(error)
 
 

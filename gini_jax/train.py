@@ -60,12 +60,10 @@ def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) 
         InputError: a value breaks a rule, or a name is unknown.
     """
     check_config(config, num_devices(devices))
-    for what, value, known in (
-        ("dataset.feed", config.dataset.feed, FEEDS),
-        ("augment.policy", config.augment.policy, ("", *POLICIES)),
-    ):
-        if value not in known:
-            raise unknown_name(what, value, known)
+    if config.dataset.feed not in FEEDS:
+        raise unknown_name("dataset.feed", config.dataset.feed, FEEDS)
+    if config.augment.policy and config.augment.policy not in POLICIES:
+        raise unknown_name("augment.policy", config.augment.policy, POLICIES)
     model = create_model_of(config, num_classes=2)
     check_layers(config.loss.layers, feature_shapes(model, 32))
     schedule = create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)

@@ -191,7 +191,7 @@ HARM = {
         lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
         "not as it was written",
     ),
-    "no manifest": (lambda path: path.with_name("test.json").write_text("[]"), "indices"),
+    "no manifest": (lambda path: path.with_name("test.json").write_text("[]"), "no attribute"),
     "half written": (
         lambda path: (
             path.rename(path.with_suffix(".partial")),
@@ -313,6 +313,7 @@ def test_tfrecord_without_tensorflow_is_refused_with_both_ways_out(cifar, tmp_pa
     info = there / "dataset_info.json"
     info.chmod(0o644)
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
+    tfds_images.find("cifar100", cifar.data_dir)  # TFDS looks for TensorFlow when it is imported
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     cifar.data_dir = str(tmp_path)
     with pytest.raises(InputError, match=r"pip install tensorflow-cpu[\s\S]*tfds build cifar100"):
