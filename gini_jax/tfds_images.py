@@ -52,6 +52,7 @@ def find(name: str, data_dir: str, test_split: str = "test") -> Any:
             raise InputError(f"data set {name!r} is not in {folder!r}; prepare it with\n{prepare}")
         try:
             builder = tfds.builder(name, file_format="array_record")
+            print(f"TFDS downloads {name}; where there is no network, prepare it with\n{prepare}")
             with _alone(Path(tempfile.gettempdir()), f"prepares {name}"):
                 builder.download_and_prepare()
         except Exception as error:

@@ -253,7 +253,8 @@ def test_a_set_that_is_not_in_the_data_directory_is_refused_with_the_command(tmp
         data.load_dataset(config, tmp_path / "cache")
 
 
-def test_without_network_the_error_tells_where_the_set_is_to_go(tmp_path, monkeypatch):
+def test_without_network_the_error_tells_where_the_set_is_to_go(tmp_path, monkeypatch, capsys):
+    """And so does a line before TFDS tries, for it tries for minutes."""
     import tensorflow_datasets as tfds
 
     def no_network(*args, **kwargs):
@@ -265,6 +266,7 @@ def test_without_network_the_error_tells_where_the_set_is_to_go(tmp_path, monkey
     config = cifar100_resnet18.get_config().dataset
     with pytest.raises(InputError, match=r"no route to host[\s\S]*tfds build cifar100 --data_dir"):
         data.load_dataset(config, tmp_path / "cache")
+    assert "tfds build cifar100 --data_dir=DIR" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["cifar1000", "CIFAR-100", "cifar 100"])
