@@ -95,12 +95,8 @@ def load_dataset(
         (400, 8, 8, 3)
     """
     if config.name == "digits":
+        _check_digits(config)
         dataset = _load_digits()
-        if config.val_size or config.image_size or config.test_split != "test":
-            raise InputError(
-                f"dataset.val_size={config.val_size}, image_size={config.image_size}, test_split="
-                f"{config.test_split!r}: digits has its own splits and size; leave them out"
-            )
         _check_classes(config, dataset.splits["train"].labels)
         return dataset
     builder = tfds_images.find(config.name, config.data_dir, config.test_split)
@@ -142,6 +138,7 @@ def dataset_shapes(config: Any) -> Dataset:
         (1197, 8, 8, 3)
     """
     if config.name == "digits":
+        _check_digits(config)
         return Dataset(_shapes(DIGITS_SIZES, 8), tuple(map(str, range(10))), 8)
     builder = tfds_images.find(config.name, config.data_dir, config.test_split)
     return _tfds_shapes(config, builder)
@@ -231,6 +228,14 @@ def epoch_order(seed: int, epoch: int, num_examples: int, batch_size: int) -> np
 
 def _default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "gini_jax"
+
+
+def _check_digits(config: Any) -> None:
+    if config.val_size or config.image_size or config.test_split != "test":
+        raise InputError(
+            f"dataset.val_size={config.val_size}, image_size={config.image_size}, test_split="
+            f"{config.test_split!r}: digits has its own splits and size; leave them out"
+        )
 
 
 def _load_digits() -> Dataset:

@@ -59,21 +59,20 @@ class DeviceFeed:
     """
 
     def __init__(self, train: Split, config: Any, devices: Sequence[jax.Device] | None = None):
-        self._config, self._num_devices = config, num_devices(devices)
-        self._num_examples = len(train.labels)
+        num_examples, batch_size = len(train.labels), config.batch_size
+        self._steps = num_examples // batch_size
         whole = resident(Split(*map(np.asarray, train)))
         self._data = replicate(whole, devices, donated=False)
-        self._order: tuple[int, Any] = (-1, None)  # epoch, its order by device
+        self._order = lru_cache(maxsize=1)(
+            lambda epoch: order_by_device(
+                epoch_order(config.seed, epoch, num_examples, batch_size), num_devices(devices)
+            )
+        )
 
     def arguments(self, step: int, count: int) -> tuple[Any, ...]:
         """What a call of `count` steps from `step` on takes beside the state."""
         del count
-        batch_size = self._config.batch_size
-        epoch = step // (self._num_examples // batch_size)
-        if self._order[0] != epoch:
-            order = epoch_order(self._config.seed, epoch, self._num_examples, batch_size)
-            self._order = epoch, order_by_device(order, self._num_devices)
-        return self._data, self._order[1]
+        return self._data, self._order(step // self._steps)
 
 
 class StreamFeed:

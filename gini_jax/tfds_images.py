@@ -22,6 +22,7 @@ from gini_jax.errors import InputError, unknown_name
 from gini_jax.workdir import write
 
 _CHUNK = 1 << 26  # bytes that a thread sums up at a time
+_RANDOM_ACCESS = {"array_record", "parquet"}  # TFDS reads these without TensorFlow
 _AT_A_TIME = 1024  # examples in the decoding threads' queue
 
 
@@ -263,14 +264,16 @@ def _example(builder: Any, index: int, load: Callable[[], Any]) -> Any:
 
 def _loaders(builder: Any, split: str) -> Iterator[Callable[[], Any]]:
     """A function for each example of a split, in order, that gives it decoded."""
-    try:
-        source = builder.as_data_source(split=split)
-    except NotImplementedError:  # no random access: prepared as tfrecord
-        return _loaders_of_tfrecord(builder, split)
+    formats = {file_format.value for file_format in builder.info.available_file_formats()}
+    if not formats & _RANDOM_ACCESS:
+        return _loaders_by_tensorflow(builder, split, " or ".join(sorted(formats)))
+    source = builder.as_data_source(split=split)
     return (partial(source.__getitem__, index) for index in range(len(source)))
 
 
-def _loaders_of_tfrecord(builder: Any, split: str) -> Iterator[Callable[[], Any]]:
+def _loaders_by_tensorflow(
+    builder: Any, split: str, file_format: str
+) -> Iterator[Callable[[], Any]]:
     import tensorflow_datasets as tfds
 
     try:
@@ -279,7 +282,7 @@ def _loaders_of_tfrecord(builder: Any, split: str) -> Iterator[Callable[[], Any]
         name, folder = builder.info.full_name.rpartition("/")[0], str(builder.data_dir)
         folder = folder.partition(f"/{name}/")[0]
         raise InputError(
-            f"{name} in {folder!r} was prepared as tfrecord, which only TensorFlow reads: "
+            f"{name} in {folder!r} was prepared as {file_format}, which only TensorFlow reads: "
             "pip install tensorflow-cpu, once, for the decoding; or prepare it again with\n"
             f"{how_to_prepare(name, folder)}"
         ) from error

@@ -153,7 +153,11 @@ class Builder:
     name, version = "grey", "1.0.0"
 
     def __init__(self):
-        self.info = SimpleNamespace(splits={"test": self}, features={"coarse_label": None})
+        self.info = SimpleNamespace(
+            splits={"test": self},
+            features={"coarse_label": None},
+            available_file_formats=lambda: [SimpleNamespace(value="array_record")],
+        )
         self.num_examples, self.num_bytes, self.decoded = 12, 1200, 0
 
     def as_data_source(self, split):
