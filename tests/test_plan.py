@@ -11,25 +11,26 @@ from gini_jax import plan
 from gini_jax.errors import InputError
 
 K, C, WIDTH = 10, 64, 8  # classes, features of stage 4, channels of stage 1
-SIDES = (32, 16, 8, 4)  # of the stages
+SIDES = (16, 8, 4, 2)  # of the stages
+EXAMPLES = 16384
 
 
 @pytest.fixture
-def images_of_32(monkeypatch):
-    """The digits' config on 32x32 images, of which only the shapes are there."""
+def images_of_16(monkeypatch):
+    """The digits' config on 16x16 images, of which only the shapes are there."""
 
     def shapes(config):
         del config
         return plan.Dataset(
             {
                 name: plan.Split(
-                    jax.ShapeDtypeStruct((4096, 32, 32, 3), "uint8"),
-                    jax.ShapeDtypeStruct((4096,), "int32"),
+                    jax.ShapeDtypeStruct((EXAMPLES, 16, 16, 3), "uint8"),
+                    jax.ShapeDtypeStruct((EXAMPLES,), "int32"),
                 )
                 for name in ("train", "val", "test")
             },
             tuple("0123456789"),
-            32,
+            SIDES[0],
         )
 
     monkeypatch.setattr("gini_jax.plan.dataset_shapes", shapes)
@@ -47,7 +48,7 @@ def needs_libtpu():
 
 def convolutions():
     """(kernel, channels in, channels out, sides in and out) of every convolution."""
-    layers, inside = [(3, 3, WIDTH, 32, 32)], WIDTH
+    layers, inside = [(3, 3, WIDTH, SIDES[0], SIDES[0])], WIDTH
     for stage, side in enumerate(SIDES):
         out, before = WIDTH * 2**stage, SIDES[max(stage - 1, 0)]
         layers += [(3, inside, out, before, side), (3, out, out, side, side)]
@@ -65,7 +66,7 @@ def products(kernel, inside, outside, side_in, side_out):
     return valid**2 * inside * outside
 
 
-def test_the_figures_equal_counts_by_hand_and_the_terms_cost_one_all_reduce(images_of_32, tmp_path):
+def test_the_figures_equal_counts_by_hand_and_the_terms_cost_one_all_reduce(images_of_16, tmp_path):
     """And nothing that grows with the batch or the slice: the plan without them is of others."""
     needs_libtpu()
     result = plan.plan(config_of("gini_kl", 256), tmp_path, "v5e:2x4")
@@ -82,10 +83,10 @@ def test_the_figures_equal_counts_by_hand_and_the_terms_cost_one_all_reduce(imag
     # Forward, gradient by the weights and by the inputs, the images' excepted; and the crops'
     # two products with selection matrices.
     by_hand = [2 * 32 * products(*layer) for layer in convolutions()]
-    crops = 2 * 32 * 2 * 32**3 * 3
+    crops = 2 * 32 * 2 * SIDES[0] ** 3 * 3
     assert abs(result["flops"] / (3 * sum(by_hand) - by_hand[0] + crops) - 1) < 0.1
     # Parameters and momentum, the data set; memory is filled up to whole tiles.
-    least = 2 * 4 * parameters + 4096 * 32 * 32 * 3
+    least = 2 * 4 * parameters + EXAMPLES * SIDES[0] ** 2 * 3
     assert least < result["argument_bytes"] < 1.3 * least
     parts = result["estimated_cycles"]
     assert {"stem", "stage1", "stage4", "head", "batch norm", "terms", "optimizer"} <= set(parts)

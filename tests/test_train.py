@@ -187,7 +187,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
 def test_several_steps_in_a_call_are_the_same_steps():
     config = small_config(**{"loss.start_epoch": 1, "model.width": 4})
     dataset, devices = load_dataset(config.dataset), jax.devices()[:2]
-    experiment = build_experiment(config, dataset, devices)
+    experiment = build_experiment(config, dataset, devices)._replace(model=PlainNetwork())
     data = replicate(resident(dataset.splits["train"]), devices)
     order = order_by_device(epoch_order(0, 0, 1197, 64), 2)
     one, three = create_step(experiment, devices), create_step(experiment, devices, 3)
@@ -218,7 +218,7 @@ def test_a_run_in_bfloat16_with_calls_of_several_steps_learns(tmp_path):
 def test_every_objective_adds_its_terms(objective):
     config = small_config(objective, **{"loss.start_epoch": 1, "model.width": 4})
     dataset, devices = load_dataset(config.dataset), jax.devices()[:1]
-    experiment = build_experiment(config, dataset, devices)
+    experiment = build_experiment(config, dataset, devices)._replace(model=PlainNetwork())
     state = replicate(init_state(experiment), devices)
     order = order_by_device(epoch_order(0, 0, 1197, 64), 1)
     step = create_step(experiment, devices)
