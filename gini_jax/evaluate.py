@@ -103,7 +103,24 @@ class Evaluator:
 
         self._step = map_over_devices(step, devices, in_axes=(None, None, 0))
         shapes = feature_shapes(model, dataset.image_size)
-        self._num_features = {layer: shapes[layer].shape[-1] for layer in layers}
+
+        def zeros():
+            classes = dataset.num_classes
+            sums = {
+                layer: losses.ClassSums(
+                    jnp.zeros((shapes[layer].shape[-1], classes)), jnp.zeros(classes)
+                )
+                for layer in layers
+            }
+            return EvalMetrics.empty(), sums
+
+        def results(totals):
+            metrics, sums = totals
+            _, terms = losses.discriminability_from_sums(sums)
+            impurity = {layer: losses.gini_impurity(s.profile()) for layer, s in sums.items()}
+            return metrics.compute() | terms, impurity
+
+        self._zeros, self._results = jax.jit(zeros), jax.jit(results)
 
     def __call__(self, variables: Any, split: Split) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and per-feature Gini impurity of a split.
@@ -116,22 +133,11 @@ class Evaluator:
             `accuracy, top5, loss, gini, kl` over the whole split; and by layer the impurity of
             each feature, `[C]`.
         """
-        num_classes = self.dataset.num_classes
-        sums = {
-            layer: losses.ClassSums(jnp.zeros((c, num_classes)), jnp.zeros(num_classes))
-            for layer, c in self._num_features.items()
-        }
-        totals = replicate((EvalMetrics.empty(), sums), self.devices)
+        totals = replicate(self._zeros(), self.devices)
         for batch in padded_batches(split, self.batch_size, num_devices(self.devices)):
             totals = self._step(totals, variables, batch)
-        metrics, sums = jax.device_get(totals)
-        _, terms = losses.discriminability_from_sums(sums)
-        values = {name: float(value) for name, value in metrics.compute().items()}
-        values |= {name: float(value) for name, value in terms.items()}
-        impurity = {
-            layer: np.asarray(losses.gini_impurity(s.profile())) for layer, s in sums.items()
-        }
-        return values, impurity
+        values, impurity = jax.device_get(self._results(jax.device_get(totals)))
+        return {name: float(value) for name, value in values.items()}, impurity
 
 
 def padded_batches(

@@ -4,11 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 
 def draw_curves(metrics_path: Path, png: Path) -> None:
@@ -26,7 +23,8 @@ def draw_curves(metrics_path: Path, png: Path) -> None:
         "Gini impurity of the features": ["train_gini", "val_gini"],
         "KL of features' from classes' distribution": ["train_kl", "val_kl"],
     }
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), sharex=True, layout="constrained")
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
     for axis, (title, names) in zip(axes.flat, panels.items(), strict=True):
         for name in names:
             values = [line.get(name) for line in lines]
@@ -40,7 +38,6 @@ def draw_curves(metrics_path: Path, png: Path) -> None:
     for axis in axes[1]:
         axis.set_xlabel("epoch")
     figure.savefig(png, dpi=120)
-    plt.close(figure)
 
 
 def draw_impurity(before: dict[str, np.ndarray], after: dict[str, np.ndarray], png: Path) -> None:
@@ -51,9 +48,8 @@ def draw_impurity(before: dict[str, np.ndarray], after: dict[str, np.ndarray], p
         after: likewise, of the tested one.
         png: the picture to write.
     """
-    figure, axes = plt.subplots(
-        1, len(after), figsize=(7 * len(after), 4), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(7 * len(after), 4), layout="constrained")
+    axes = figure.subplots(1, len(after), squeeze=False)
     for axis, layer in zip(axes[0], after, strict=True):
         low = min(before[layer].min(), after[layer].min())
         bins = np.linspace(min(low, 0.95), 1.0, 41)
@@ -65,7 +61,6 @@ def draw_impurity(before: dict[str, np.ndarray], after: dict[str, np.ndarray], p
         axis.set_ylabel("features")
         axis.legend()
     figure.savefig(png, dpi=120)
-    plt.close(figure)
 
 
 def draw_preview(rows: list[dict[str, Any]], title: str, png: Path) -> None:
@@ -77,9 +72,8 @@ def draw_preview(rows: list[dict[str, Any]], title: str, png: Path) -> None:
         png: the picture to write.
     """
     columns = 1 + len(rows[0]["draws"])
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.55 * columns, 1.75 * len(rows)), layout="constrained"
-    )
+    figure = Figure(figsize=(1.55 * columns, 1.75 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns)
     for line, row in zip(axes, rows, strict=True):
         images = [row["raw"], *row["draws"]]
         for axis, image, label in zip(line, images, [row["name"], *row["labels"]], strict=True):
@@ -88,7 +82,6 @@ def draw_preview(rows: list[dict[str, Any]], title: str, png: Path) -> None:
             axis.set_axis_off()
     figure.suptitle(title, fontsize=10)
     figure.savefig(png, dpi=120)
-    plt.close(figure)
 
 
 def summary_text(result: dict[str, Any], workdir: Path) -> str:

@@ -311,26 +311,25 @@ def _in_turn(one: Callable[..., Any], state: TrainState, batches: Any, num_steps
 
 def init_state(experiment: Experiment) -> TrainState:
     """The state before the first step, a pure function of the config's seed."""
-    seed = jax.random.key(experiment.config.seed)
-    params_key, train_key = jax.random.split(seed)
     size = experiment.image_size
-
-    def init(key):
-        variables = experiment.model.init(key, jnp.zeros((1, size, size, 3)))
-        return variables["params"], variables.get("batch_stats", {})
-
-    params, batch_stats = jax.jit(init)(params_key)
     running = None
     if experiment.config.loss.running_decay > 0 and experiment.config.objective != "ce":
         running = losses.RunningSums.zeros_like(_sums_shapes(experiment))
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=experiment.optimizer.init(params),
-        rng=jax.random.key_data(train_key),
-        running=running,
-    )
+
+    @jax.jit
+    def init(seed):
+        params_key, train_key = jax.random.split(seed)
+        variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=experiment.optimizer.init(variables["params"]),
+            rng=jax.random.key_data(train_key),
+            running=running,
+        )
+
+    return init(jax.random.key(experiment.config.seed))
 
 
 def _sums_shapes(experiment: Experiment) -> Any:

@@ -135,3 +135,4 @@ def _cache_compilations(workdir: Path) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = workdir.resolve().parent / ".jax_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

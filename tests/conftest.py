@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gini_jax_tests_")
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gini_jax_tests_data_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
 
