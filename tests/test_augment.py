@@ -1,5 +1,7 @@
 """Augmentation against Pillow and NumPy, and independent of devices and batches."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +29,10 @@ def keys_of(n):
     return jax.random.split(jax.random.key(0), n)
 
 
-def repeated(image, n):
-    return jnp.tile(image, (n, 1, 1, 1))
+def augment_copies(image, n, size, **settings):
+    """One image, augmented in n ways."""
+    augment = jax.jit(partial(augment_batch, config_of(**settings), image_size=size))
+    return augment(keys_of(n), jnp.tile(image, (n, 1, 1, 1)))
 
 
 # ------------------------------------------------------------- crops and erasing
@@ -36,8 +40,7 @@ def repeated(image, n):
 
 def test_crops_move_the_image_with_zero_padding_and_flips_mirror_it():
     image = np.random.default_rng(0).integers(1, 256, (6, 6, 3)).astype(np.uint8)
-    config = config_of(crop_padding=2, flip=True)
-    batch = augment_batch(config, keys_of(600), repeated(image, 600), 6)
+    batch = augment_copies(image, 600, 6, crop_padding=2, flip=True)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0))).astype(np.float32) / 255
     crops = [padded[i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
     possible = [crop for c in crops for crop in (c, c[:, ::-1])]
@@ -49,7 +52,7 @@ def test_resized_crops_show_between_the_least_share_and_the_whole():
     """On an image whose colours are its pixels' places, a crop tells where it was taken."""
     places = np.linspace(0, 255, 64)
     image = np.stack(np.broadcast_arrays(places[:, None], places, 0), axis=-1).astype(np.uint8)
-    out = augment_batch(config_of(resized_crop=0.25), keys_of(200), repeated(image, 200), 32)
+    out = augment_copies(image, 200, 32, resized_crop=0.25)
     rows, columns = np.asarray(out[..., 0]), np.asarray(out[..., 1])
     # From the first to the last pixel of the inside, of which a crop of 32 shows 29 steps.
     heights = (rows[:, 30, 16] - rows[:, 1, 16]) * 63 / 29 * 32
@@ -63,7 +66,7 @@ def test_resized_crops_show_between_the_least_share_and_the_whole():
 
 def test_erasing_leaves_no_more_than_a_third_empty_as_often_as_it_is_told(images):
     image = np.full((32, 32, 3), 255, np.uint8)
-    out = np.asarray(augment_batch(config_of(erasing=0.25), keys_of(400), repeated(image, 400), 32))
+    out = np.asarray(augment_copies(image, 400, 32, erasing=0.25))
     empty = 1 - out[..., 0].mean(axis=(1, 2))
     assert set(np.unique(out)) == {0, 1}
     assert 0.18 < (empty > 0).mean() < 0.32  # 0.25, standard error 0.022
@@ -73,7 +76,7 @@ def test_erasing_leaves_no_more_than_a_third_empty_as_often_as_it_is_told(images
 
 def test_cutout_takes_a_square_out_or_what_of_it_lies_in_the_image():
     image = np.full((32, 32, 3), 255, np.uint8)
-    out = np.asarray(augment_batch(config_of(cutout=8), keys_of(200), repeated(image, 200), 32))
+    out = np.asarray(augment_copies(image, 200, 32, cutout=8))
     empty = (1 - out[..., 0]).sum(axis=(1, 2))
     assert empty.max() == 64
     assert empty.min() >= 16
@@ -190,9 +193,9 @@ def test_mixed_images_and_labels_have_the_same_shares(kind):
     """Images that are black or white tell their shares themselves."""
     images = jnp.concatenate([jnp.zeros((2, 16, 16, 3)), jnp.ones((2, 16, 16, 3))])
     labels = jnp.repeat(jnp.eye(2), 2, axis=0)
-    config, shares = config_of(**{kind: 1.0}), []
+    mix, shares = jax.jit(partial(mix_batch, config_of(**{kind: 1.0}))), []
     for i in range(20):
-        mixed, rows = mix_batch(config, jax.random.key(i), images, labels)
+        mixed, rows = mix(jax.random.key(i), images, labels)
         np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), rows[:, 1], atol=1e-5)
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(rows[0], rows[3][::-1], atol=1e-6)  # one share for all

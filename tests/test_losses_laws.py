@@ -124,6 +124,9 @@ def _loss(scale, features, onehot, axis_name=None):
     )[0]
 
 
+_whole = jax.jit(jax.value_and_grad(_loss))
+
+
 def _split(array, devices):
     return array.reshape((devices, -1, *array.shape[1:]))
 
@@ -133,7 +136,7 @@ def _split(array, devices):
 def test_parts_on_several_devices_equal_the_whole(mapping, devices, batch):
     features, onehot = batch
     scale = jnp.linspace(0.5, 1.5, 12)
-    expected = jax.value_and_grad(_loss)(scale, features, onehot)
+    expected = _whole(scale, features, onehot)
 
     def step(scale, features, onehot):
         value, gradient = jax.value_and_grad(_loss)(scale, features, onehot, axis_name="i")
@@ -148,7 +151,7 @@ def test_parts_on_several_devices_equal_the_whole(mapping, devices, batch):
     else:
         transform = {
             "pmap": partial(jax.pmap, devices=jax.devices()[:devices]),
-            "vmap": jax.vmap,
+            "vmap": lambda step, **axes: jax.jit(jax.vmap(step, **axes)),
         }[mapping]
         mapped = transform(step, in_axes=(None, 0, 0), axis_name="i")
         values, gradients = mapped(scale, _split(features, devices), _split(onehot, devices))

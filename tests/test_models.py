@@ -9,7 +9,7 @@ from gini_jax.errors import InputError
 from gini_jax.models import create_model
 from gini_jax.models.layers import BatchNorm
 from gini_jax.parallel import AXIS
-from tests.reference import SMALL
+from tests.reference import SMALL, random_variables
 
 
 def _shapes(name, num_classes=100, size=32, **overrides):
@@ -111,7 +111,7 @@ def test_recomputing_activations_changes_no_gradient(name):
 
     def gradient(remat):
         model = create_model(name, 5, remat=remat, **settings)
-        variables = jax.jit(model.init)(jax.random.key(0), images)
+        variables = random_variables(model)
 
         def loss(params):
             out, _ = model.apply(

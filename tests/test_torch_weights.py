@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 
 from gini_jax.errors import InputError
 from gini_jax.models import create_model, from_torch, read_torch_file, torch_weights
-from tests.reference import SMALL
+from tests.reference import SMALL, random_variables
 
 
 def _random_statistics(module):
@@ -209,7 +209,7 @@ def test_training_equals_that_of_pytorch(name, stem):
 def test_another_number_of_classes_leaves_the_head_and_says_so(name, capsys):
     settings = SMALL[name]
     model = create_model(name, 7, **settings)
-    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))
+    variables = random_variables(model)
     weights = as_torch(variables, name)
     ours = from_torch(name, weights, num_classes=5, **settings)
     assert "7 classes there, 5 here" in capsys.readouterr().out

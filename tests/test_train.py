@@ -24,6 +24,7 @@ from gini_jax.train import build_experiment, evaluate, train
 from gini_jax.workdir import lock
 from tests import tiny
 from tests.conftest import ROOT
+from tests.reference import random_variables
 
 TIMES = {"train_seconds", "images_per_second", "device"}
 
@@ -363,7 +364,7 @@ def test_a_run_starts_from_pytorch_weights(suffix, tmp_path):
     from tests.test_torch_weights import as_torch
 
     model = create_model("resnet_digits", 7, width=8, blocks=(1, 1))
-    variables = jax.jit(model.init)(jax.random.key(9), np.zeros((1, 8, 8, 3)))
+    variables = random_variables(model, 8)
     weights = as_torch(variables, "resnet_digits")
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
