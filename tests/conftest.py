@@ -3,10 +3,10 @@
 import os
 import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
-)
-# Compiling and decoding take most of the time; workers share what they have done.
+# Compiling and decoding take most of the time: programs are compiled quickly rather than well, and
+# the workers share what they have done.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gini_jax_tests_")
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gini_jax_tests_data_")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import QUICK, ROOT
 
 TIMES = {"train_seconds", "images_per_second", "device"}
 SMALL = [
@@ -28,7 +28,7 @@ def start(workdir, *arguments, limit_kib=None):
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"XLA_FLAGS": QUICK, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
