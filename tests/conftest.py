@@ -1,34 +1,26 @@
 """Eight simulated devices for every test, and no accelerator."""
 
 import os
-import tempfile
-
-# Compiling and decoding take most of the time: programs are compiled quickly rather than well, and
-# the workers share what they have done.
-QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gini_jax_tests_")
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="gini_jax_tests_data_")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
-
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_TFDS = ROOT.parent / "shared" / "tfds"
 
-
-@pytest.fixture(autouse=True)
-def compilation(request) -> None:
-    """Quick compilation, for what runs a few times; `optimized` marks what runs long."""
-    quick = request.node.get_closest_marker("optimized") is None
-    jax.config.update("jax_disable_most_optimizations", quick)
+# Compiling and decoding take most of the time: programs are compiled quickly rather than well, and
+# the workers share what they have done.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    compiled, decoded = TemporaryDirectory(), TemporaryDirectory()  # gone with the process
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["XDG_CACHE_HOME"] = decoded.name
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
 
 
 @pytest.fixture

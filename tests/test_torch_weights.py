@@ -151,7 +151,6 @@ def test_cvt_logits_equal_those_of_transformers(name, size):
     assert _relative_error(logits, _torch_logits(net, images)) < 1e-4
 
 
-@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("name", "stem"),
     [("resnet18", "imagenet"), ("resnet18", "cifar"), ("resnet50", "cifar"), ("cvt13", None)],
