@@ -317,8 +317,8 @@ def init_state(experiment: Experiment) -> TrainState:
         running = losses.RunningSums.zeros_like(_sums_shapes(experiment))
 
     @jax.jit
-    def init(seed):
-        params_key, train_key = jax.random.split(seed)
+    def init(key):
+        params_key, train_key = jax.random.split(key)
         variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
         return TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -102,10 +102,10 @@ def test_killed_at_six_random_moments_a_run_comes_to_the_same_end(undisturbed, t
 
 def test_a_run_lives_through_signals_a_full_disk_and_a_damaged_checkpoint(undisturbed, tmp_path):
     """One after the other, and in the end it comes to what an undisturbed one does."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, seconds in ((signal.SIGTERM, 0.6), (signal.SIGINT, 0.3)):
         process = start(tmp_path)
         wait_until_training(process)
-        time.sleep(1)
+        time.sleep(seconds)
         process.send_signal(number)
         sent = time.monotonic()
         out, _ = finish(process, 128 + number)
