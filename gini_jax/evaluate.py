@@ -68,6 +68,17 @@ def eval_step(
     return jax.tree.map(jnp.add, totals, lax.psum((metrics, sums), AXIS))
 
 
+@jax.jit
+def _results(
+    totals: tuple[EvalMetrics, dict[str, losses.ClassSums]],
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Metrics and terms of a split from its totals; and by layer each feature's impurity, `[C]`."""
+    metrics, sums = totals
+    _, terms = losses.discriminability_from_sums(sums)
+    impurity = {layer: losses.gini_impurity(s.profile()) for layer, s in sums.items()}
+    return metrics.compute() | terms, impurity
+
+
 class Evaluator:
     """Evaluates variables on whole splits; compiled once for all of them.
 
@@ -103,24 +114,7 @@ class Evaluator:
 
         self._step = map_over_devices(step, devices, in_axes=(None, None, 0))
         shapes = feature_shapes(model, dataset.image_size)
-
-        def zeros():
-            classes = dataset.num_classes
-            sums = {
-                layer: losses.ClassSums(
-                    jnp.zeros((shapes[layer].shape[-1], classes)), jnp.zeros(classes)
-                )
-                for layer in layers
-            }
-            return EvalMetrics.empty(), sums
-
-        def results(totals):
-            metrics, sums = totals
-            _, terms = losses.discriminability_from_sums(sums)
-            impurity = {layer: losses.gini_impurity(s.profile()) for layer, s in sums.items()}
-            return metrics.compute() | terms, impurity
-
-        self._zeros, self._results = jax.jit(zeros), jax.jit(results)
+        self._num_features = {layer: shapes[layer].shape[-1] for layer in layers}
 
     def __call__(self, variables: Any, split: Split) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and per-feature Gini impurity of a split.
@@ -133,10 +127,15 @@ class Evaluator:
             `accuracy, top5, loss, gini, kl` over the whole split; and by layer the impurity of
             each feature, `[C]`.
         """
-        totals = replicate(self._zeros(), self.devices)
+        num_classes = self.dataset.num_classes
+        sums = {
+            layer: losses.ClassSums(jnp.zeros((c, num_classes)), jnp.zeros(num_classes))
+            for layer, c in self._num_features.items()
+        }
+        totals = replicate((EvalMetrics.empty(), sums), self.devices)
         for batch in padded_batches(split, self.batch_size, num_devices(self.devices)):
             totals = self._step(totals, variables, batch)
-        values, impurity = jax.device_get(self._results(jax.device_get(totals)))
+        values, impurity = jax.device_get(_results(jax.device_get(totals)))
         return {name: float(value) for name, value in values.items()}, impurity
 
 

@@ -76,7 +76,6 @@ class Run:
         }
         self._saved_at = time.monotonic()
         self._compiled: dict[int, Any] = {}  # by steps in a call
-        self._learning_rate = jax.jit(experiment.schedule)
         train = dataset.splits["train"]
         self.feed_name = choose_feed(self.config.dataset.feed, train, devices)
         self._feed: DeviceFeed | StreamFeed | None = None
@@ -197,7 +196,7 @@ class Run:
             f"train_{name}": value / self.steps
             for name, value in self.progress["epoch_sums"].items()
         }
-        means["learning_rate"] = float(self._learning_rate((epoch + 1) * self.steps - 1))
+        means["learning_rate"] = float(self.experiment.schedule((epoch + 1) * self.steps - 1))
         return means
 
     def _stop(self, step: int, status: int, bar: tqdm) -> NoReturn:
@@ -254,7 +253,7 @@ class Run:
         terms = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
         text = (
             f"the loss is not finite at step {step}: {terms}, learning rate "
-            f"{float(self._learning_rate(step - 1)):g}.\n"
+            f"{float(self.experiment.schedule(step - 1)):g}.\n"
         )
         self.checkpoints.wait()
         kept = self.checkpoints.steps()

@@ -312,14 +312,14 @@ def _in_turn(one: Callable[..., Any], state: TrainState, batches: Any, num_steps
 def init_state(experiment: Experiment) -> TrainState:
     """The state before the first step, a pure function of the config's seed."""
     size = experiment.image_size
-    running = None
-    if experiment.config.loss.running_decay > 0 and experiment.config.objective != "ce":
-        running = losses.RunningSums.zeros_like(_sums_shapes(experiment))
 
     @jax.jit
     def init(key):
         params_key, train_key = jax.random.split(key)
         variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
+        running = None
+        if experiment.config.loss.running_decay > 0 and experiment.config.objective != "ce":
+            running = losses.RunningSums.zeros_like(_sums_shapes(experiment))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],

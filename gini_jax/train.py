@@ -45,7 +45,7 @@ def build_experiment(
         config.copy_and_resolve_references(),
         model,
         optimizer,
-        schedule,
+        jax.jit(schedule),
         dataset.num_classes,
         dataset.image_size,
         dataset.splits["train"].images.shape[1:],

@@ -1,5 +1,6 @@
 """The paper's equations in float64 NumPy, loop by loop, and by PyTorch autograd."""
 
+import jax
 import numpy as np
 
 EPS = 1e-10
@@ -78,16 +79,14 @@ def torch_value_and_gradient(term, features, onehot, weights=None):
 
 # Networks small enough to compile in seconds.
 SMALL: dict[str, dict] = {
-    "resnet18": {"width": 8, "blocks": (1, 1)},
-    "resnet50": {"width": 4, "blocks": (1, 1)},
-    "cvt13": {"widths": (8, 16), "blocks": (1, 1), "heads": (1, 2)},
+    "resnet18": {"width": 8, "blocks": (1, 1, 1, 1)},
+    "resnet50": {"width": 4, "blocks": (1, 1, 1, 1)},
+    "cvt13": {"widths": (8, 16, 24), "blocks": (1, 1, 1), "heads": (1, 2, 3)},
 }
 
 
 def random_variables(model, size=32):
     """A network's variables with any values: to draw them as it does takes a compilation."""
-    import jax
-
     rng = np.random.default_rng(0)
     images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)

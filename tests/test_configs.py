@@ -55,7 +55,6 @@ def test_a_step_of_a_shrunk_network_moves_every_parameter(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     with config.unlocked():
         config.model.update(SMALL[config.model.name])
-    config.loss.layers = ("stage2",)
     config.batch_size, config.schedule.warmup_epochs = 4, 0.0
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from gini_jax.workdir import lock
 from tests.conftest import QUICK, ROOT
+from tests.runs import cut_in_half, lines_of, steps_of, without_times
 
-TIMES = {"train_seconds", "images_per_second", "device"}
 SMALL = [
     "--config=tests/tiny.py",
     "--config.checkpoint_every_minutes=0.005",
@@ -48,7 +49,7 @@ def wait_until_training(process):
     pytest.fail(process.stderr.read())
 
 
-def wait_for_checkpoints(workdir, count=1):
+def wait_for_checkpoints(workdir, count):
     """Until so many have been written whole."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -58,25 +59,10 @@ def wait_for_checkpoints(workdir, count=1):
     pytest.fail(f"no {count} checkpoints in {workdir}")
 
 
-def steps_of(workdir):
-    folder = workdir / "checkpoints"
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
-
-
-def cut_in_half(folder):
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def ends_of(workdir):
     """result.json and metrics.jsonl, times aside."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    texts = [(workdir / "result.json").read_text(), *lines]
-    return [
-        {key: value for key, value in json.loads(text).items() if key not in TIMES}
-        for text in texts
-    ]
+    result = json.loads((workdir / "result.json").read_text())
+    return [without_times(result), *lines_of(workdir)]
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +102,23 @@ def test_a_run_lives_through_signals_a_full_disk_and_a_damaged_checkpoint(undist
     assert "could not be written: " in err
     assert "MiB are free there" in err
     assert set(before) <= set(steps_of(tmp_path))
-    cut_in_half(tmp_path / "checkpoints" / str(before[-1]))
+    process = start(tmp_path)
+    wait_until_training(process)
+    process.kill()
+    process.communicate()
+    *_, older, newest = steps_of(tmp_path)
+    cut_in_half(tmp_path / "checkpoints" / str(newest))
     out, err = finish(start(tmp_path))
-    assert f"checkpoint {before[-1]} is damaged" in err
-    assert f"at step {before[-2]}" in out
+    assert f"checkpoint {newest} is damaged" in err
+    assert f"at step {older}" in out
     assert ends_of(tmp_path) == undisturbed
+
+
+def test_a_second_run_on_the_same_workdir_is_refused(tmp_path):
+    """That of a dead process holds nobody up: above, runs go on after kills."""
+    with lock(tmp_path):
+        _, err = finish(start(tmp_path), 1)
+    assert f"process {os.getpid()} on {socket.gethostname()}" in err
 
 
 # ------------------------------------------------------------- two processes

@@ -1,10 +1,8 @@
 """A run, from its config to its files."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -23,12 +21,10 @@ from gini_jax.parallel import order_by_device, replicate
 from gini_jax.run import Run
 from gini_jax.step import create_step, init_state, resident
 from gini_jax.train import build_experiment, evaluate, train
-from gini_jax.workdir import lock
 from tests import tiny
 from tests.conftest import ROOT
 from tests.reference import random_variables
-
-TIMES = {"train_seconds", "images_per_second", "device"}
+from tests.runs import cut_in_half, lines_of, steps_of, without_times
 
 
 def small_config(objective=None, **changes):
@@ -44,19 +40,6 @@ class PlainNetwork(nn.Module):
     def __call__(self, images, train=False):
         features = nn.silu(nn.Dense(32)(images.reshape(len(images), -1)))
         return nn.Dense(10)(features), {"stage2": features}
-
-
-def without_times(result):
-    return {key: value for key, value in result.items() if key not in TIMES}
-
-
-def lines_of(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [without_times(line) for line in lines]
-
-
-def checkpoints_of(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +98,7 @@ def test_the_latest_three_checkpoints_and_their_best_are_kept(finished):
     _, workdir = finished
     accuracies = [line["val_accuracy"] for line in lines_of(workdir)]
     best = {1 + int(np.argmax(accuracies[:epoch])) for epoch in (4, 5, 6)}
-    assert checkpoints_of(workdir) == sorted(18 * epoch for epoch in {4, 5, 6} | best)
+    assert steps_of(workdir) == sorted(18 * epoch for epoch in {4, 5, 6} | best)
 
 
 def test_a_second_sigint_stops_at_once():
@@ -159,15 +142,13 @@ def test_a_signal_in_the_last_call_of_an_epoch_is_no_obstacle(finished, tmp_path
 
 def test_with_no_readable_checkpoint_the_error_tells_which_were_tried(finished, tmp_path):
     workdir = shutil.copytree(finished[1], tmp_path / "run")
-    for path in (workdir / "checkpoints").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    cut_in_half(workdir / "checkpoints")
     with (
         pytest.warns(match="is damaged"),
         pytest.raises(RunError, match="no checkpoint in") as error,
     ):
         train(small_config(), workdir, jax.devices()[:1])
-    for step in checkpoints_of(workdir):
+    for step in steps_of(workdir):
         assert f"step {step}: " in str(error.value)
 
 
@@ -179,12 +160,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path):
     assert "learning rate" in str(error.value)
     first, none = "The first module whose output is not finite", "were not finite"
     assert first in str(error.value) or none in str(error.value)
-
-
-def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
-    name = f"process {os.getpid()} on {socket.gethostname()}"
-    with lock(tmp_path), pytest.raises(InputError, match=name):
-        train(small_config(), tmp_path, jax.devices()[:1])
 
 
 @pytest.mark.parametrize("devices", [2, 8])
@@ -234,25 +209,33 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
 
 
-def test_several_steps_in_a_call_are_the_same_steps(tmp_path):
-    """7 a call and 18 an epoch: the last call of an epoch takes what is left."""
-    ends = []
-    for count in (1, 7):
-        changes = {"steps_per_call": count, "profile": count == 7, "num_epochs": 2}
-        config, devices = small_config(**changes), jax.devices()[:2]
-        dataset = load_dataset(config.dataset)
-        experiment = build_experiment(config, dataset, devices)._replace(model=PlainNetwork())
-        (tmp_path / str(count)).mkdir()
-        run = Run(experiment, dataset, tmp_path / str(count), devices)
-        run.fit()
-        ends.append((jax.device_get(run.state.params), lines_of(run.workdir)))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *ends)
-    assert list((tmp_path / "7" / "profile").rglob("*.trace.json.gz"))
+def test_several_steps_in_a_call_are_the_same_steps():
+    config = small_config(**{"loss.start_epoch": 1})
+    dataset, devices = load_dataset(config.dataset), jax.devices()[:2]
+    experiment = build_experiment(config, dataset, devices)
+    data = replicate(resident(dataset.splits["train"]), devices)
+    order = order_by_device(epoch_order(0, 0, 1197, 64), 2)
+    one, three = create_step(experiment, devices), create_step(experiment, devices, 3)
+    state, lines = replicate(init_state(experiment), devices), []
+    for _ in range(3):
+        state, metrics = one(state, data, order)
+        lines.append(jax.device_get(metrics))
+    together, metrics = three(replicate(init_state(experiment), devices), data, order)
+    for name, values in jax.device_get(metrics).items():
+        assert values.shape == (3,)
+        expected = np.concatenate([line[name] for line in lines])
+        np.testing.assert_allclose(values, expected, rtol=1e-4, err_msg=name)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), together.params, state.params
+    )
 
 
-def test_a_run_in_bfloat16_learns(tmp_path):
-    result = train(small_config(**{"model.dtype": "bfloat16"}), tmp_path, jax.devices()[:1])
-    assert result["test_accuracy"] > 0.8
+def test_a_run_in_bfloat16_with_calls_of_several_steps_learns(tmp_path):
+    """7 steps a call and 18 an epoch: the last call of an epoch takes what is left."""
+    changes = {"model.dtype": "bfloat16", "steps_per_call": 7, "profile": True}
+    result = train(small_config(**changes), tmp_path, jax.devices()[:1])
+    assert result["test_accuracy"] > 0.9
+    assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
 
 
 @pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl"])
