@@ -1,18 +1,113 @@
-"""The settings of a run: every key with its default, and the rules that values must obey."""
+"""The settings of a run: one row each, from which defaults, checks and the help text come."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.errors import unknown_name
+from gini_jax.settings import (
+    ANY,
+    BELOW_1,
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Setting,
+)
 
-# objective -> (impurity term or None, whether the KL term is on)
-OBJECTIVES: dict[str, tuple[str | None, bool]] = {
-    "ce": (None, False),
-    "gini": ("gini", False),
-    "kl": (None, True),
-    "gini_kl": ("gini", True),
-    "entropy_kl": ("entropy", True),
+SETTINGS: dict[str, Setting] = {
+    "name": Setting("", "name of the experiment, by convention that of its config file"),
+    "objective": Setting("gini_kl", "name of the terms in loss.terms; set by FILE:OBJECTIVE"),
+    "seed": Setting(0, "of initialisation, order, augmentation and dropout", bounds=NOT_NEGATIVE),
+    "num_epochs": Setting(1, "epochs of training", bounds=COUNT),
+    "batch_size": Setting(128, "global: over all devices of all processes", bounds=COUNT),
+    "grad_accumulation": Setting(1, "micro-batches per batch; the terms stay exact", bounds=COUNT),
+    "steps_per_call": Setting(1, "steps in one compiled call, for small networks", bounds=COUNT),
+    "eval_batch_size": Setting(1000, "global; the last batch is padded and masked", bounds=COUNT),
+    "eval_every_epochs": Setting(1, "epochs between two validations", bounds=COUNT),
+    "checkpoint_every_epochs": Setting(
+        1, "epochs between two checkpoints, besides those of a best validation", bounds=COUNT
+    ),
+    "checkpoint_every_minutes": Setting(
+        0.0, "also checkpoint every this many minutes; 0 disables", bounds=NOT_NEGATIVE
+    ),
+    "evals": Setting(
+        ("accuracy", "features", "calibration", "probe", "knn", "clusters", "selection"),
+        "evaluations of the tested checkpoint; accuracy and features always run",
+        choices="gini_jax.evals:EVALS",
+    ),
+    "loggers": Setting(
+        ("jsonl", "tensorboard"),
+        "where metrics go; jsonl, which pictures are drawn from, is always written",
+        choices="gini_jax.training.loggers:LOGGERS",
+    ),
+    "debug_nans": Setting(False, "name the first module with a NaN if the loss becomes one"),
+    "profile": Setting(False, "trace ten steps of the first epoch into the workdir"),
+    "dataset.name": Setting("digits", "digits, or any image classification set of TFDS"),
+    "dataset.data_dir": Setting(
+        "", "where the data lies; TFDS_DATA_DIR or TFDS's default if empty"
+    ),
+    "dataset.test_split": Setting("test", "split to test on, e.g. validation for ImageNet"),
+    "dataset.val_size": Setting(0, "training examples kept for validation", bounds=NOT_NEGATIVE),
+    "dataset.val_seed": Setting(
+        0, "which ones; the same for every seed of the run", bounds=NOT_NEGATIVE
+    ),
+    "dataset.image_size": Setting(
+        0, "resize to this when decoding; 0 keeps the images' own size", bounds=NOT_NEGATIVE
+    ),
+    "dataset.num_classes": Setting(
+        0, "number of classes that the data must have; 0 accepts any", bounds=NOT_NEGATIVE
+    ),
+    "dataset.feed": Setting(
+        "auto",
+        "device: held on each device; stream: from the host; auto: device if it fits",
+        choices="gini_jax.data.loader:FEEDS",
+    ),
+    "augment.crop_padding": Setting(
+        0, "pixels of zero padding before the random crop", bounds=NOT_NEGATIVE
+    ),
+    "augment.resized_crop": Setting(
+        0.0, "resized crops of at least this share of the area; 0 disables", bounds=SHARE
+    ),
+    "augment.flip": Setting(False, "mirror left and right, half of the time"),
+    "augment.policy": Setting(
+        "", "RandAugment or TrivialAugment", choices="gini_jax.data.policies:POLICIES"
+    ),
+    "augment.erasing": Setting(0.0, "probability of erasing a random rectangle", bounds=SHARE),
+    "augment.cutout": Setting(0, "side of a square to cut out, pixels", bounds=NOT_NEGATIVE),
+    "augment.mixup": Setting(
+        0.0, "mix images and labels, with a share from Beta(this, this)", bounds=NOT_NEGATIVE
+    ),
+    "augment.cutmix": Setting(
+        0.0, "paste a box of another image, likewise; with mixup: either", bounds=NOT_NEGATIVE
+    ),
+    "model.name": Setting("resnet18", "the network", choices="gini_jax.models.registry:MODELS"),
+    "model.init": Setting("", "PyTorch weights to start from, .safetensors or .pth"),
+    "loss.layers": Setting(("stage4",), "the features that the terms act on"),
+    "loss.ce_weight": Setting(1.0, "weight of cross-entropy", bounds=NOT_NEGATIVE),
+    "loss.start_epoch": Setting(
+        1, "the terms are off before it; epochs count from 1", bounds=COUNT
+    ),
+    "loss.label_smoothing": Setting(0.0, "share of the label spread evenly", bounds=BELOW_1),
+    "loss.running_decay": Setting(
+        0.0, "of the class sums' moving average; 0 takes the batch alone", bounds=BELOW_1
+    ),
+    "optimizer.name": Setting("sgd", "the optimiser", choices="gini_jax.training.optim:OPTIMIZERS"),
+    "optimizer.momentum": Setting(0.9, "of sgd", bounds=BELOW_1),
+    "optimizer.nesterov": Setting(False, "Nesterov's momentum, of sgd"),
+    "optimizer.weight_decay": Setting(5e-4, "on every parameter", bounds=NOT_NEGATIVE),
+    "schedule.name": Setting(
+        "cosine", "the learning rate's course", choices="gini_jax.training.optim:SCHEDULES"
+    ),
+    "schedule.learning_rate": Setting(0.1, "the highest", bounds=POSITIVE),
+    "schedule.warmup_epochs": Setting(0.0, "linear from 0", bounds=NOT_NEGATIVE),
+    "schedule.boundaries": Setting((), "step: after these epochs ..."),
+    "schedule.factor": Setting(0.2, "... the learning rate is multiplied by this", bounds="(0, 1]"),
+    "schedule.final": Setting(0.0, "cosine: the last value", bounds=NOT_NEGATIVE),
+    "schedule.onecycle_peak": Setting(
+        0.3, "onecycle: share of the steps before the peak", bounds="(0, 1)"
+    ),
 }
 
 
@@ -25,158 +120,83 @@ def default_config(objective: str | None = None) -> ConfigDict:
     Returns:
         A ConfigDict, not yet checked; `check_config` does that once all changes are made.
 
+    Raises:
+        InputError: the objective is unknown.
+
     Example:
-        >>> default_config("ce").objective
-        'ce'
+        >>> default_config("gini").loss.terms.to_dict()
+        {'gini': 0.5}
     """
     config = ConfigDict()
-    config.name = ""  # name of the experiment, the config file's own by convention
-    config.objective = objective or "gini_kl"  # ce, gini, kl, gini_kl or entropy_kl
-    config.seed = 0
-    config.num_epochs = 1
-    config.batch_size = 128  # global: over all devices of all processes
-    config.grad_accumulation = 1  # parts that a batch is taken in; terms exact, batch norm by part
-    config.steps_per_call = 1  # steps in one compiled call, for small networks
-    config.eval_batch_size = 1000  # global; the last batch is padded and masked
-    config.eval_every_epochs = 1  # evaluation on the validation split
-    config.checkpoint_every_epochs = 1  # and at every best validation accuracy
-    config.checkpoint_every_minutes = 0.0  # and so often within an epoch; 0: not
-    config.debug_nans = False  # name the first module with a NaN if the loss becomes one
-    config.profile = False  # trace ten steps of the first epoch into the workdir
-
-    config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # digits, or any image classification set of TFDS
-    config.dataset.data_dir = ""  # where TFDS keeps its sets; TFDS_DATA_DIR or its default if ""
-    config.dataset.test_split = "test"  # of TFDS; validation where test has no labels
-    config.dataset.val_size = 0  # examples of TFDS's training split kept for validation
-    config.dataset.val_seed = 0  # which ones; the same for every seed of the run
-    config.dataset.image_size = 0  # resize to this on decoding; 0: as the images are
-    config.dataset.num_classes = 0  # that the data must have; 0: as many as there are
-    config.dataset.feed = "auto"  # device: held on each; stream: by the host; auto: what fits
-
-    config.augment = ConfigDict()
-    config.augment.crop_padding = 0  # pixels of zero padding before the random crop
-    config.augment.resized_crop = 0.0  # resized crops of this share of the area or more; 0: no
-    config.augment.flip = False  # mirror left and right, half of the time
-    config.augment.policy = ""  # randaugment or trivialaugment
-    config.augment.erasing = 0.0  # probability of erasing a random rectangle
-    config.augment.cutout = 0  # side of a square that is cut out, pixels
-    config.augment.mixup = 0.0  # images and labels mixed, the share from Beta(this, this)
-    config.augment.cutmix = 0.0  # a box of another image, likewise; with mixup: either, by batch
-
-    config.model = ConfigDict()
-    config.model.name = "resnet18"
-    config.model.width = 64  # channels of the first stage
-    config.model.stem = "cifar"  # cifar or imagenet
-    config.model.dropout = 0.0  # before the last layer
-    config.model.dtype = "float32"  # float32 or bfloat16: type of the computation
-    config.model.init = ""  # PyTorch weights to start from, .safetensors or .pth
-    config.model.remat = False  # recompute activations in the backward pass to save memory
-
-    config.loss = ConfigDict()
-    config.loss.layers = ("stage4",)  # the features that the terms act on
-    config.loss.ce_weight = 1.0
-    config.loss.gini_weight = 0.5  # of the impurity term, Gini or entropy
-    config.loss.kl_weight = 0.5
-    config.loss.start_epoch = 1  # the terms are off before it; epochs count from 1
-    config.loss.label_smoothing = 0.0
-    config.loss.running_decay = 0.0  # of the class sums' moving average; 0: the batch alone
-
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # sgd, adam, adamw or adamax
-    config.optimizer.momentum = 0.9  # sgd
-    config.optimizer.nesterov = False  # sgd
-    config.optimizer.weight_decay = 5e-4  # on every parameter
-
-    config.schedule = ConfigDict()
-    config.schedule.name = "cosine"  # constant, step, cosine or onecycle
-    config.schedule.learning_rate = 0.1  # the highest
-    config.schedule.warmup_epochs = 0.0  # linear from 0
-    config.schedule.boundaries = ()  # step: after these epochs ...
-    config.schedule.factor = 0.2  # ... times this
-    config.schedule.final = 0.0  # cosine: the last value
-    config.schedule.onecycle_peak = 0.3  # onecycle: share of the steps before the peak
+    for path, row in SETTINGS.items():
+        section, _, key = path.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        (config[section] if section else config)[key] = row.default
+    set_model(config, config.model.name)
+    set_objective(config, objective or config.objective)
     return config
 
 
-def check_config(config: ConfigDict, num_devices: int) -> None:
-    """Refuses values that break a rule, before anything is built.
+def set_objective(config: ConfigDict, objective: str) -> None:
+    """Sets the terms of a preset.
+
+    Raises:
+        InputError: the objective is unknown.
+
+    Example:
+        >>> config = default_config()
+        >>> set_objective(config, "ce")
+        >>> config.loss.terms.to_dict()
+        {}
+    """
+    from gini_jax.losses.terms import PRESETS
+
+    if objective not in PRESETS:
+        raise unknown_name("objective", objective, PRESETS)
+    config.objective = objective
+    with config.unlocked():
+        config.loss.terms = ConfigDict(PRESETS[objective])
+
+
+def set_model(config: ConfigDict, name: str, **settings: Any) -> None:
+    """Sets the network: its own settings take the place of those of the network before.
 
     Args:
-        config: the settings.
-        num_devices: devices that the global batch is divided over.
+        config: the settings of a run.
+        name: the network, one of `gini_jax.models.MODELS`.
+        **settings: those of its settings that differ from their defaults.
 
     Raises:
-        InputError: names the first value that breaks a rule, the rule and the fix.
+        InputError: the name or a setting is unknown.
 
     Example:
-        >>> check_config(default_config("ce"), num_devices=8)
-        >>> check_config(default_config("cee"), num_devices=8)
-        Traceback (most recent call last):
-        gini_jax.errors.InputError: unknown objective 'cee'; did you mean 'ce'? Known: ce, ...
+        >>> config = default_config()
+        >>> set_model(config, "cvt13", drop_path=0.2)
+        >>> "stem" in config.model, config.model.drop_path
+        (False, 0.2)
     """
-    if config.objective not in OBJECTIVES:
-        raise unknown_name("objective", config.objective, OBJECTIVES)
-    at_least = {
-        "seed": 0,
-        "num_epochs": 1,
-        "eval_every_epochs": 1,
-        "checkpoint_every_epochs": 1,
-        "checkpoint_every_minutes": 0,
-        "grad_accumulation": 1,
-        "steps_per_call": 1,
-        "dataset.val_size": 0,
-        "dataset.image_size": 0,
-        "dataset.num_classes": 0,
-        "augment.crop_padding": 0,
-        "augment.cutout": 0,
-        "augment.mixup": 0,
-        "augment.cutmix": 0,
-        "loss.start_epoch": 1,
-        "loss.gini_weight": 0,
-        "loss.kl_weight": 0,
-        "optimizer.weight_decay": 0,
-    }
-    for path, least in at_least.items():
-        if (value := _get(config, path)) < least:
-            raise InputError(f"{path}={value} must be at least {least}: --config.{path}={least}")
-    for key, parts in (("batch_size", config.grad_accumulation), ("eval_batch_size", 1)):
-        if config[key] <= 0 or config[key] % (num_devices * parts):
-            below = max(config[key] // (num_devices * parts), 1) * num_devices * parts
-            in_parts = f" times grad_accumulation={parts}" if parts > 1 else ""
-            raise InputError(
-                f"{key}={config[key]} does not divide over {num_devices} devices{in_parts}; it "
-                f"must be a positive multiple, such as --config.{key}={below}"
-            )
-    for path in ("augment.resized_crop", "augment.erasing"):
-        if not 0 <= (value := _get(config, path)) <= 1:
-            raise InputError(f"{path}={value} must lie in [0, 1]; set --config.{path}")
-    if config.augment.resized_crop and config.augment.crop_padding:
-        raise InputError(
-            f"augment.resized_crop={config.augment.resized_crop} takes the place of padded crops; "
-            "set --config.augment.crop_padding=0"
-        )
-    for path in ("loss.running_decay", "loss.label_smoothing", "model.dropout"):
-        if not 0 <= (value := _get(config, path)) < 1:
-            raise InputError(f"{path}={value} must lie in [0, 1); set --config.{path}")
-    if config.schedule.learning_rate <= 0:
-        raise InputError(f"schedule.learning_rate={config.schedule.learning_rate} must be above 0")
-    if not config.loss.layers:
-        raise InputError("loss.layers is empty; name at least one layer, such as ('stage4',)")
+    from gini_jax.models.registry import model_rows
+
+    rows = model_rows(name)
+    for key in settings:
+        if key not in rows:
+            raise unknown_name(f"setting of model {name}", key, rows)
+    init = config.model.init if "model" in config else SETTINGS["model.init"].default
+    values = {"name": name, "init": init} | {key: row.default for key, row in rows.items()}
+    with config.unlocked():
+        config.model = ConfigDict(values | settings)
 
 
-def check_layers(layers: tuple[str, ...], known: Any) -> None:
-    """Refuses `loss.layers` that the model has no features for.
+def all_rows(config: ConfigDict) -> dict[str, Setting]:
+    """The rows of every setting of a config, by path."""
+    from gini_jax.losses.terms import TERMS
+    from gini_jax.models.registry import model_rows
 
-    Raises:
-        InputError: names the layer and the known ones.
-
-    Example:
-        >>> check_layers(("stage4",), ["stage3", "stage4"])
-    """
-    for layer in layers:
-        if layer not in known:
-            raise unknown_name("layer in loss.layers", layer, known)
+    model = {f"model.{key}": row for key, row in model_rows(config.model.name).items()}
+    weight = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
+    terms = {f"loss.terms.{name}": weight for name in config.loss.terms if name in TERMS}
+    return SETTINGS | model | terms
 
 
 def model_settings(config: ConfigDict) -> dict[str, Any]:
@@ -189,7 +209,32 @@ def model_settings(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in config.model.items() if key not in ("name", "init")}
 
 
-def _get(config: ConfigDict, path: str) -> Any:
-    for key in path.split("."):
-        config = config[key]
-    return config
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by path.
+
+    Example:
+        >>> flattened({"seed": 0, "loss": {"terms": {"kl": 1.0}}})
+        {'seed': 0, 'loss.terms.kl': 1.0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        is_section = isinstance(value, (Mapping, ConfigDict))
+        flat |= flattened(value, f"{path}.") if is_section else {path: value}
+    return flat
+
+
+def help_text() -> str:
+    """All settings with their defaults and meanings, in the table's order."""
+    lines, section = [], None
+    config = default_config()
+    for path, row in all_rows(config).items():
+        head = path.rpartition(".")[0]
+        if head != section:
+            lines.append("")
+            section = head
+        rule = row.bounds if row.bounds != ANY else ""
+        choices = ", ".join(str(choice) for choice in row.known())
+        rules = f" [{choices}]" if choices else (f" in {rule}" if rule else "")
+        lines.append(f"  --config.{path}={row.default!r}\n      {row.meaning}{rules}")
+    return "\n".join(lines[1:])

@@ -1,4 +1,4 @@
-"""The one error that bad input ends in, and how it names the nearest known value."""
+"""The errors that bad input and broken runs end in, and how they name the nearest known value."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,18 @@ class InputError(ValueError):
 
 class RunError(Exception):
     """A run cannot go on: what happened, what is left, and what to do."""
+
+
+class Stopped(Exception):
+    """A run was told to stop, and has saved itself.
+
+    Attributes:
+        status: the exit status to end with, 128 + the signal's number.
+    """
+
+    def __init__(self, text: str, status: int):
+        super().__init__(text)
+        self.status = status
 
 
 def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputError:
@@ -30,7 +42,8 @@ def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputErro
     names = sorted(str(name) for name in known)
     nearest = difflib.get_close_matches(str(value).lower(), names, n=1)
     hint = f"; did you mean {nearest[0]!r}? " if nearest else ". "
+    label = "Known"
     if len(names) > 30:
-        names = difflib.get_close_matches(str(value).lower(), names, n=8, cutoff=0.4)
-        return InputError(f"unknown {kind} {str(value)!r}{hint}Nearest: {', '.join(names)}.")
-    return InputError(f"unknown {kind} {str(value)!r}{hint}Known: {', '.join(names)}.")
+        close = difflib.get_close_matches(str(value).lower(), names, n=8, cutoff=0.4)
+        label, names = ("Nearest", close) if close else ("Some of the known", names[:8])
+    return InputError(f"unknown {kind} {str(value)!r}{hint}{label}: {', '.join(names)}.")

@@ -1,13 +1,13 @@
-"""The discriminability-enforcing loss: pure functions on activations and labels.
+"""The discriminability-enforcing loss: pure functions of activations and labels.
 
 Croitoru, Grigore, Ionescu, "Discriminability-enforcing loss to improve representation learning"
 (arXiv 2202.07073). Everything here is a function of two sums over the examples of a batch, the
-`ClassSums`; they add over examples, micro-batches and devices, and so every value is that of the
-global batch. This package imports jax only and nothing else of gini_jax.
+`ClassSums`. They add over examples, micro-batches and devices, so every value is that of the
+global batch. This package imports jax and nothing else.
 
 Notation: `N` examples, `K` classes, `C` features (channels), activations `[N, ..., C]`.
-All functions work under jit, vmap, grad, pmap and shard_map, accumulate in float32 (float64 for
-float64 input) and return that type.
+All functions work under jit, vmap, grad, pmap and shard_map and on meshes with Auto or Explicit
+axes, accumulate in float32 (float64 for float64 input) and return that type.
 
 Gradients under `axis_name`. The value is the same on every device. As for any loss with a psum
 inside, differentiating it inside `pmap` or `vmap(axis_name=...)` sums the cotangents of all
@@ -17,15 +17,19 @@ a replicated parameter is already the global one, and a `pmean` changes nothing.
 """
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
-from gini_jax.losses.class_sums import ClassSums, class_sums, gini_impurity
-from gini_jax.losses.terms import (
+from gini_jax.losses.class_sums import ClassSums, class_sums
+from gini_jax.losses.collision import collision_loss
+from gini_jax.losses.discriminability import (
     class_distribution,
     class_profile,
-    discriminability_from_sums,
-    discriminability_loss,
     entropy_loss,
+    gini_impurity,
     gini_loss,
     kl_loss,
+)
+from gini_jax.losses.joint import (
+    discriminability_from_sums,
+    discriminability_loss,
     layer_sums,
 )
 
@@ -35,6 +39,7 @@ __all__ = [
     "class_distribution",
     "class_profile",
     "class_sums",
+    "collision_loss",
     "discriminability_from_sums",
     "discriminability_loss",
     "entropy_loss",

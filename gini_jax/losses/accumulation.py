@@ -12,19 +12,18 @@ from jax import lax
 def linearize_at(
     loss_of_sums: Callable[[Any], Any], total: Any, *, has_aux: bool = False
 ) -> tuple[Any, Callable[[Any], jax.Array]]:
-    r"""Exact gradient accumulation of a loss that is no sum over examples.
+    """Exact gradient accumulation of a loss that is not a sum over examples.
 
-    Let the class sums of a batch be $s(\theta) = \sum_b s_b(\theta)$ over micro-batches `b` and
-    the loss $f(s)$. The chain rule gives $\nabla_\theta f = \sum_b \langle f'(s), \partial_\theta
-    s_b \rangle$, where $f'(s)$ is one small array that no longer depends on `b`. So a first pass
-    over the micro-batches gathers `total` without gradients; this function takes $f'(s)$ there;
-    and a second pass differentiates the inner product $\langle f'(s), s_b(\theta) \rangle$ of each
-    micro-batch. Memory is that of one micro-batch, the price a second forward pass. Batch
-    normalisation, where there is any, sees micro-batches in both passes.
+    Let the class sums of a batch be `s(theta) = sum_b s_b(theta)` over micro-batches `b`, and the
+    loss `f(s)`. By the chain rule its gradient is `sum_b <f'(s), d s_b / d theta>`, where `f'(s)`
+    is one small array that does not depend on `b`. So a first pass over the micro-batches gathers
+    `total` without gradients; this function takes `f'(s)` there; and a second pass differentiates
+    the inner product `<f'(s), s_b(theta)>` of each micro-batch. Memory is that of one micro-batch,
+    at the price of a second forward pass. Batch normalisation sees micro-batches in both passes.
 
     The shares of several devices are micro-batches too. With `total` summed over the devices by
-    `psum`, each one differentiates the product with its own sums, and the gradients add over the
-    devices: the backward pass needs no collective of its own, for one forward pass alone.
+    `psum`, each device differentiates the product with its own sums, and the gradients add over
+    the devices: the backward pass needs no collective of its own.
 
     Args:
         loss_of_sums: from a pytree of `ClassSums` to a scalar.
@@ -38,11 +37,11 @@ def linearize_at(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from gini_jax.losses import ClassSums, class_sums, gini_loss
+        >>> from gini_jax.losses import class_sums, gini_loss
         >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.eye(2)[jnp.array([0, 1, 1, 0])]
         >>> sums = lambda scale, x, y: class_sums(x * scale + 1.0, y)
         >>> total = sums(2.0, x[:2], y[:2]) + sums(2.0, x[2:], y[2:])
-        >>> loss, linearized = linearize_at(ClassSums.gini, total)
+        >>> loss, linearized = linearize_at(gini_loss, total)
         >>> part = jax.grad(lambda scale, x, y: linearized(sums(scale, x, y)))
         >>> parts = part(2.0, x[:2], y[:2]) + part(2.0, x[2:], y[2:])
         >>> bool(jnp.isclose(parts, jax.grad(lambda s: gini_loss(x * s + 1.0, y))(2.0)))
@@ -61,12 +60,12 @@ def linearize_at(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RunningSums:
-    r"""Exponential moving average of class sums, for batches that hold few examples of a class.
+    """Exponential moving average of class sums, for batches that hold few examples per class.
 
-    $$h_t = d\, h_{t-1} + (1 - d)\, s_t, \quad \hat h_t = h_t / (1 - d^t)$$
+    `h[t] = d h[t-1] + (1 - d) s[t]`, corrected for its zero start: `h[t] / (1 - d^t)`.
 
-    The history carries no gradient; that of the batch's own sums is scaled by their share of the
-    blend, `(1 - d) / (1 - d^t)`, and a term weight may make up for it.
+    The history carries no gradient. That of the batch's own sums is scaled by their share of the
+    blend, `(1 - d) / (1 - d^t)`; a larger term weight can make up for it.
 
     Attributes:
         average: the biased average `h`, zero at the start: `ClassSums`, or a pytree of them.

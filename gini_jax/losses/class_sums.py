@@ -1,8 +1,8 @@
-"""The additive sums over a batch, and every term as a function of them."""
+"""The additive sums over a batch that every term is a function of."""
 
 import dataclasses
-from collections.abc import Hashable
-from typing import TypeAlias
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ AxisName: TypeAlias = Hashable | tuple[Hashable, ...]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ClassSums:
-    """What the terms need of a batch; the sums of two batches add to those of their union.
+    """Sums over the examples of a batch; those of two batches add to those of their union.
 
     Attributes:
-        activation: `[C, K]`, `sum_n w[n] z[n,c] Y[n,k]`, with `z` the spatial mean of `|A|`.
+        activation: `[C, K]`, `sum_n w[n] z[n,c] Y[n,k]`, where `z` is the spatial mean of `|A|`.
         mass: `[K]`, `sum_n w[n] Y[n,k]`.
 
     Example:
@@ -27,8 +27,6 @@ class ClassSums:
         >>> half = ClassSums(activation=jnp.array([[2.0, 0.0]]), mass=jnp.array([2.0, 1.0]))
         >>> (half + half).mass.tolist()
         [4.0, 2.0]
-        >>> half.profile().tolist()  # the feature fires for the first class alone
-        [[1.0, 0.0]]
     """
 
     activation: jax.Array
@@ -37,67 +35,18 @@ class ClassSums:
     def __add__(self, other: "ClassSums") -> "ClassSums":
         return ClassSums(self.activation + other.activation, self.mass + other.mass)
 
-    def means(self) -> jax.Array:
-        """Class-mean activation of each feature, `S[c,k]`, `[C, K]`."""
-        return self._means().T
-
-    def profile(self) -> jax.Array:
-        """Class profile of each feature, `p[c,k]`, `[C, K]`; see `class_profile`."""
-        scaled, factor = self._scaled()
-        return (scaled * factor).T
-
-    def distribution(self) -> jax.Array:
-        """Share of each class, `t[k]`, `[K]`; see `class_distribution`."""
-        total = self.mass.sum()
-        return jnp.where(total > 0, self.mass / jnp.where(total > 0, total, 1.0), 0.0)
-
-    def gini(self) -> jax.Array:
-        """Mean Gini impurity of the features, scalar; see `gini_loss`."""
-        scaled, factor = self._scaled()
-        return (1.0 - jnp.square(scaled).sum(axis=0) * jnp.square(factor)).mean()
-
-    def kl(self, target: jax.Array | None = None) -> jax.Array:
-        """Divergence of the features' class distribution from `target`; see `kl_loss`."""
-        scaled, factor = self._scaled()
-        by_class = jnp.dot(scaled, factor, precision=lax.Precision.HIGHEST)
-        num_classes = by_class.shape[0]
-        q = (by_class + EPS) / (by_class.sum() + num_classes * EPS)
-        t = self.distribution() if target is None else _check_target(target, num_classes)
-        log_t = jnp.log(jnp.where(t > 0, t, 1.0))  # 0 log 0 = 0, with a finite gradient
-        return jnp.maximum((t * (log_t - jnp.log(q))).sum(), 0.0)
-
-    def entropy(self) -> jax.Array:
-        """Mean entropy of the features, scalar, of signed sums; see `entropy_loss`."""
-        log_p = jax.nn.log_softmax(self._means(), axis=0)
-        return -(jnp.exp(log_p) * log_p).sum(axis=0).mean() / jnp.log(10.0)
-
-    # Inside, classes come first, `[K, C]`, as the segment sum leaves them: two transpositions in a
-    # row cost nothing, one costs a CPU as much as all the rest.
-
-    def _means(self) -> jax.Array:
-        return self.activation.T * (1.0 / (self.mass + EPS))[:, None]
-
-    def _scaled(self) -> tuple[jax.Array, jax.Array]:
-        """Profiles as a product `[K, C] * [C]`, the first factor scaled to sums of 1 beforehand.
-
-        The scale is a constant and the second factor 1, but for its gradient: so no square of a
-        sum, 1e60 for activations of 1e30, is ever formed, nor is the profile kept in memory.
-        """
-        means = self._means()
-        scale = lax.stop_gradient(1.0 / (means.sum(axis=0) + EPS))
-        scaled = means * scale
-        return scaled, 1.0 / (scaled.sum(axis=0) + EPS * scale)
-
 
 @jax.custom_jvp
 def _absolute(x: jax.Array) -> jax.Array:
     return jnp.abs(x)
 
 
-# |x| with gradient 0 at 0, where that of jnp.abs is 1: a dead feature stays without.
-_absolute.defjvps(
-    lambda tangent, out, x: jnp.where(x > 0, tangent, jnp.where(x < 0, -tangent, 0.0))
-)
+@_absolute.defjvp
+def _absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Any, Any]:
+    """|x| with derivative 0 at 0, where that of jnp.abs is 1: a dead feature gets no gradient."""
+    (x,), (tangent,) = primals, tangents
+    zero = jnp.zeros_like(tangent)
+    return jnp.abs(x), jnp.where(x > 0, tangent, jnp.where(x < 0, -tangent, zero))
 
 
 def class_sums(
@@ -107,22 +56,24 @@ def class_sums(
     num_classes: int | None = None,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
+    axis: int = -1,
     signed: bool = False,
 ) -> ClassSums:
-    r"""Sums over the examples of which every term is a function.
+    """Sums over the examples that every term is a function of.
 
-    $$z_{nc} = \mathrm{mean}_{space} |A_{n \ldots c}|, \quad
-      \mathrm{activation}_{ck} = \sum_n w_n z_{nc} Y_{nk}, \quad
-      \mathrm{mass}_k = \sum_n w_n Y_{nk}$$
+    `z[n,c] = mean over space of |A[n,...,c]|`, `activation[c,k] = sum_n w[n] z[n,c] Y[n,k]`,
+    `mass[k] = sum_n w[n] Y[n,k]`.
 
     Args:
-        features: `[N, ..., C]` activations of any float type, any number of spatial or token axes.
-        labels: `[N, K]`, one-hot or soft rows; or `[N]` integers together with `num_classes`
-            (an integer outside `[0, K)` belongs to no class).
+        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
+            axes.
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes` (an
+            integer outside `[0, K)` belongs to no class).
         num_classes: `K`; needed for integer labels only.
-        where: `[N]` mask or example weights; 1 by default.
-        axis_name: name(s) of mapped axes to sum over.
-        signed: take the mean of `A` itself in place of `|A|`, as the entropy variant does.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to sum over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+        signed: average `A` itself instead of `|A|`, as the entropy variant does.
 
     Returns:
         `ClassSums` in float32 (float64 for float64 input).
@@ -132,7 +83,7 @@ def class_sums(
         TypeError: the features are not floating-point.
 
     References:
-        arXiv 2202.07073, section 3: the class-wise average of each feature's activation.
+        arXiv 2202.07073, section 3: the class-wise mean activation of each feature.
 
     Example:
         >>> import jax.numpy as jnp
@@ -143,59 +94,130 @@ def class_sums(
         >>> sums.mass.tolist()
         [1.0, 1.0]
     """
-    local = local_sums(features, labels, num_classes, where, signed)
+    local = local_sums(
+        features, labels, num_classes=num_classes, where=where, axis=axis, signed=signed
+    )
     return local if axis_name is None else lax.psum(local, axis_name)
 
 
-def local_sums(features, labels, num_classes, where, signed) -> ClassSums:
-    """`class_sums` of this device's examples alone."""
+def local_sums(
+    features: Any,
+    labels: Any,
+    *,
+    num_classes: int | None = None,
+    where: Any = None,
+    axis: int = -1,
+    signed: bool = False,
+) -> ClassSums:
+    """`class_sums` of this device's examples alone, under a mapped axis."""
     features, labels = jnp.asarray(features), jnp.asarray(labels)
-    weights = _check_shapes(features, labels, num_classes, where)
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
-    activation = features.astype(dtype)
-    if not signed:
-        activation = _absolute(activation)
-    z = activation.mean(axis=tuple(range(1, features.ndim - 1)))
-    if labels.ndim == 2:
-        return _sums_by_product(z, labels.astype(dtype), weights)
-    # A segment sum is O(NC + CK) against the one-hot product's O(NCK); a TPU does a product on
-    # its matrix unit and a scatter one row at a time. benchmarks/losses.py times both.
-    return lax.platform_dependent(
-        z,
-        labels,
-        weights,
-        tpu=lambda z, labels, weights: _sums_by_product(
-            z, jax.nn.one_hot(labels, num_classes, dtype=z.dtype), weights
-        ),
-        default=lambda z, labels, weights: _sums_by_segment(z, labels, weights, num_classes),
-    )
+    axis = _check_features(features, axis)
+    _check_labels(labels, features, num_classes)
+    weights = _check_where(where, labels)
+
+    def sums(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> ClassSums:
+        dtype = jnp.promote_types(features.dtype, jnp.float32)
+        activation = features.astype(dtype)
+        if weights is not None:
+            # Rows of weight 0 are left out by selection: they may hold NaN.
+            kept = (weights != 0).reshape(-1, *[1] * (features.ndim - 1))
+            activation = jnp.where(kept, activation, jnp.zeros_like(activation))
+            weights = weights.astype(dtype)
+        if not signed:
+            activation = _absolute(activation)
+        z = activation.mean(axis=tuple(i for i in range(1, features.ndim) if i != axis))
+        if labels.ndim == 2:
+            return _sums_by_product(z, labels.astype(dtype), weights)
+        # A segment sum is O(NC + CK) against the one-hot product's O(NCK); a TPU does a product on
+        # its matrix unit and a scatter one row at a time. benchmarks/losses.py times both.
+        return lax.platform_dependent(
+            z,
+            labels,
+            weights,
+            tpu=lambda z, labels, weights: _sums_by_product(
+                z, jax.nn.one_hot(labels, num_classes, dtype=z.dtype), weights
+            ),
+            default=lambda z, labels, weights: _sums_by_segment(z, labels, weights, num_classes),
+        )
+
+    return _on_any_mesh(sums, features, labels, weights)
 
 
-def _sums_by_product(z, onehot, weights) -> ClassSums:
-    weighted = onehot if weights is None else weights[:, None].astype(z.dtype) * onehot
+def as_class_sums(features: Any, labels: Any, *, signed: bool = False, **options: Any) -> ClassSums:
+    """The class sums of a batch; those that a caller already has are taken as they are."""
+    if not isinstance(features, ClassSums):
+        if labels is None:
+            raise ValueError("labels are missing; only ClassSums come without them")
+        return class_sums(features, labels, signed=signed, **options)
+    defaults = {"num_classes": None, "where": None, "axis_name": None, "axis": -1}
+    given = [name for name, value in options.items() if value is not defaults[name]]
+    if labels is not None or given:
+        names = ", ".join((["labels"] if labels is not None else []) + given)
+        raise ValueError(f"{names} given together with ClassSums, which already contain the labels")
+    return features
+
+
+def _sums_by_product(z: jax.Array, onehot: jax.Array, weights: jax.Array | None) -> ClassSums:
+    weighted = onehot
+    if weights is not None:
+        kept = jnp.where(weights[:, None] != 0, onehot, jnp.zeros_like(onehot))
+        weighted = weights[:, None] * kept
     # Highest precision: the TPU multiplies float32 in bfloat16 passes by default.
     product = jnp.einsum("nc,nk->ck", z, weighted, precision=lax.Precision.HIGHEST)
     return ClassSums(activation=product, mass=weighted.sum(axis=0))
 
 
-def _sums_by_segment(z, labels, weights, num_classes) -> ClassSums:
-    index = jnp.where(labels < 0, num_classes, labels)  # outside [0, K): dropped
+def _sums_by_segment(
+    z: jax.Array, labels: jax.Array, weights: jax.Array | None, num_classes: int | None
+) -> ClassSums:
+    index = jnp.where(labels < 0, jnp.full_like(labels, num_classes), labels)  # outside: dropped
     if weights is None:
         weights = jnp.ones(labels.shape, z.dtype)
     else:
-        weights = weights.astype(z.dtype)
         z = weights[:, None] * z
     activation = jax.ops.segment_sum(z, index, num_classes)
     return ClassSums(activation.T, mass=jax.ops.segment_sum(weights, index, num_classes))
 
 
-def _check_shapes(features, labels, num_classes, where) -> jax.Array | None:
+def _on_any_mesh(sums: Callable[..., ClassSums], *arrays: jax.Array | None) -> ClassSums:
+    """Calls `sums`; where arrays lie on a mesh with Explicit axes, the compiler divides the work.
+
+    A contraction over a sharded Explicit axis leaves open how its result is sharded. Here every
+    device gets the whole result, by one all-reduce.
+    """
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays if x is not None]
+    axis_type = jax.sharding.AxisType.Explicit
+    for mesh in meshes:
+        explicit = [
+            name
+            for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+            if kind == axis_type
+        ]
+        if explicit:
+            replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+            return jax.sharding.auto_axes(sums, axes=tuple(explicit), out_sharding=replicated)(
+                *arrays
+            )
+    return sums(*arrays)
+
+
+def _check_features(features: jax.Array, axis: int) -> int:
+    """The feature axis, counted from 0."""
     if features.ndim < 2 or not jnp.issubdtype(features.dtype, jnp.floating):
         error = ValueError if features.ndim < 2 else TypeError
         raise error(
             f"features have shape {features.shape} and type {features.dtype}; "
-            "they must be floating-point [N, ..., C], channels last"
+            "they must be floating-point [N, ..., C]"
         )
+    if not -features.ndim < axis < features.ndim or axis == 0:
+        raise ValueError(
+            f"axis={axis}, but features of shape {features.shape} have their examples along axis "
+            "0; the feature axis is -1 (channels last) or 1 (channels first)"
+        )
+    return axis % features.ndim
+
+
+def _check_labels(labels: jax.Array, features: jax.Array, num_classes: int | None) -> None:
     if labels.ndim == 1:
         if not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(
@@ -216,43 +238,15 @@ def _check_shapes(features, labels, num_classes, where) -> jax.Array | None:
             f"features of shape {features.shape} hold {features.shape[0]} examples, labels of "
             f"shape {labels.shape} hold {labels.shape[0]}; both must be the same batch"
         )
+
+
+def _check_where(where: Any, labels: jax.Array) -> jax.Array | None:
     if where is None:
         return None
     where = jnp.asarray(where)
     if where.shape != labels.shape[:1]:
         raise ValueError(
-            f"where has shape {where.shape}; it must be [N] = {labels.shape[:1]}, a weight each"
+            f"where has shape {where.shape}; it must be [N] = {labels.shape[:1]}, one weight per "
+            "example"
         )
     return where
-
-
-def _check_target(target, num_classes: int) -> jax.Array:
-    target = jnp.asarray(target)
-    if target.shape != (num_classes,):
-        raise ValueError(f"target has shape {target.shape}; it must be [K] = ({num_classes},)")
-    if not isinstance(target, jax.core.Tracer):
-        total = float(target.sum())
-        if not (bool((target >= 0).all()) and abs(total - 1.0) < 1e-3):
-            raise ValueError(
-                f"target sums to {total:g} with minimum {float(target.min()):g}; it must be a "
-                "distribution: not negative, sum 1 (divide it by its sum)"
-            )
-    return target.astype(jnp.promote_types(target.dtype, jnp.float32))
-
-
-def gini_impurity(profile: jax.Array) -> jax.Array:
-    r"""Gini impurity of class profiles, $1 - \sum_k p_{ck}^2$.
-
-    Args:
-        profile: `[..., K]`, rows that sum to 1 (or to 0: impurity 1).
-
-    Returns:
-        `[...]` in `[0, 1]`: 0 for a feature that fires for one class alone, `1 - 1/K` for one that
-        fires for all alike.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> gini_impurity(jnp.array([[1.0, 0.0], [0.5, 0.5]])).tolist()
-        [0.0, 0.5]
-    """
-    return 1.0 - jnp.square(profile).sum(axis=-1)

@@ -1,367 +1,263 @@
-"""The paper's terms as losses of activations and labels."""
+"""Terms that join cross-entropy in training: what a term is, the table, and their composition.
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+A new term is one new file and one line in `TERMS`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, ClassSums, class_sums, local_sums
+from gini_jax.losses.accumulation import RunningSums, linearize_at
+from gini_jax.losses.class_sums import AxisName, ClassSums, local_sums
+from gini_jax.losses.collision import collision_loss
+from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
 
-Layers: TypeAlias = jax.Array | Mapping[str, Any] | Sequence[Any]
-Weights: TypeAlias = float | jax.Array | Mapping[str, Any] | Sequence[Any]
+
+class Outputs(NamedTuple):
+    """What a network gave for a batch, or for this device's share of it.
+
+    Attributes:
+        features: by layer, `[n, ..., C]`: the layers of `config.loss.layers`.
+        logits: `[n, K]`.
+        labels: `[n, K]` rows, which mixup and label smoothing may have made soft.
+        where: `[n]` mask or example weights; None: all count alike.
+        axis_name: the mapped axis that the batch is divided over, if there is one.
+    """
+
+    features: Mapping[str, Any]
+    logits: Any
+    labels: Any
+    where: Any = None
+    axis_name: AxisName | None = None
 
 
-def class_profile(
-    features: jax.Array,
-    labels: jax.Array,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-) -> jax.Array:
-    r"""How each feature's activation is spread over the classes.
+class Term(Protocol):
+    """A term of the loss.
 
-    $$S_{ck} = \mathrm{activation}_{ck} / (m_k + \epsilon), \quad
-      p_{ck} = S_{ck} / (\sum_k S_{ck} + \epsilon)$$
+    The value is that of the global batch: where `outputs.axis_name` is set, the term gathers what
+    it needs from the other devices (`lax.psum`, `lax.all_gather`).
+    """
 
-    The division by the class's mass makes the profile independent of how many examples a class
-    has. A class absent from the batch has profile 0; a dead feature's row is all 0.
+    def init(self, outputs: Outputs) -> Any:
+        """The state before the first step, such as class centres; `()` for none.
 
-    Args:
-        features: `[N, ..., C]` activations.
-        labels, num_classes, where, axis_name: as in `class_sums`.
+        Args:
+            outputs: shapes and types of a batch's outputs (`jax.ShapeDtypeStruct`).
+        """
 
-    Returns:
-        `[C, K]`; rows sum to 1, or to 0 for dead features.
+    def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
+        """The term's unweighted value, scalar, and its next state."""
 
-    Raises:
-        ValueError: as in `class_sums`.
 
-    References:
-        arXiv 2202.07073, section 3: the class distribution of a feature.
+@runtime_checkable
+class SumTerm(Protocol):
+    """A term that is a function of sums over the examples.
+
+    It is exact under `config.grad_accumulation`, costs one all-reduce together with all others of
+    its kind, and can take sums that are blended with their history.
+    """
+
+    def sums(self, outputs: Outputs) -> dict[str, Any]:
+        """By name, sums over this device's examples; terms that name the same sums share them."""
+
+    def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
+        """The unweighted value, scalar, from the sums of the global batch."""
+
+
+class ClassSumTerm(NamedTuple):
+    """A term that is a loss of the class sums of each layer, averaged over the layers.
+
+    Attributes:
+        loss: from `ClassSums` to a scalar.
+        signed: whether the sums are those of signed activations.
+    """
+
+    loss: Callable[[ClassSums], jax.Array]
+    signed: bool = False
+
+    def sums(self, outputs: Outputs) -> dict[str, Any]:
+        """Class sums by layer, under the name `class_sums` or `signed_class_sums`."""
+        by_layer = {
+            layer: local_sums(features, outputs.labels, where=outputs.where, signed=self.signed)
+            for layer, features in outputs.features.items()
+        }
+        return {self._name: by_layer}
+
+    def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
+        """The mean over the layers."""
+        return jnp.stack([self.loss(layer) for layer in sums[self._name].values()]).mean()
+
+    @property
+    def _name(self) -> str:
+        return "signed_class_sums" if self.signed else "class_sums"
+
+
+TERMS: dict[str, Callable[[], Term | SumTerm]] = {
+    "gini": lambda: ClassSumTerm(gini_loss),
+    "kl": lambda: ClassSumTerm(kl_loss),
+    "entropy": lambda: ClassSumTerm(entropy_loss, signed=True),
+    "collision": lambda: ClassSumTerm(collision_loss),
+}
+
+# Objectives by name, as they stand after the colon of --config=FILE:OBJECTIVE.
+PRESETS: dict[str, dict[str, float]] = {
+    "ce": {},
+    "gini": {"gini": 0.5},
+    "kl": {"kl": 0.5},
+    "gini_kl": {"gini": 0.5, "kl": 0.5},
+    "entropy_kl": {"entropy": 0.5, "kl": 0.5},
+    "collision": {"collision": 0.5},
+    "collision_kl": {"collision": 0.5, "kl": 0.5},
+}
+
+
+def objective_name(terms: Mapping[str, float]) -> str:
+    """The name of a composition: that of the preset with these terms, or their names joined.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> class_profile(jnp.array([[1.0], [3.0]]), jnp.eye(2)).tolist()
-        [[0.25, 0.75]]
+        >>> objective_name({"kl": 1.0, "gini": 0.1}), objective_name({}), objective_name({"kl": 0})
+        ('gini_kl', 'ce', 'ce')
     """
-    return class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name
-    ).profile()
+    active = {name for name, weight in terms.items() if weight}
+    for preset, weights in PRESETS.items():
+        if set(weights) == active:
+            return preset
+    return "_".join(name for name in TERMS if name in active)
 
 
-def gini_loss(
-    features: jax.Array,
-    labels: jax.Array,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-) -> jax.Array:
-    r"""Gini impurity of the features' class profiles, averaged over the features.
+class ObjectiveState(NamedTuple):
+    """What the terms carry from step to step.
 
-    $$\mathrm{gini} = \frac{1}{C} \sum_c \left(1 - \sum_k p_{ck}^2\right)$$
+    Attributes:
+        terms: by name, the state of each term that is no function of sums.
+        running: running sums of those that are; None if they are off.
+    """
+
+    terms: dict[str, Any]
+    running: RunningSums | None
+
+
+class Values(NamedTuple):
+    """The terms' values for a batch.
+
+    Attributes:
+        added: what joins cross-entropy, weighted, scalar.
+        terms: by name, each term's unweighted value.
+        state: the terms' next state.
+    """
+
+    added: jax.Array
+    terms: dict[str, jax.Array]
+    state: ObjectiveState
+
+
+class Objective:
+    """A weighted composition of terms.
 
     Args:
-        features: `[N, ..., C]` activations.
-        labels, num_classes, where, axis_name: as in `class_sums`.
-
-    Returns:
-        Scalar in `[0, 1]`; a dead feature counts as 1, with zero gradient.
-
-    Raises:
-        ValueError: as in `class_sums`.
-
-    References:
-        arXiv 2202.07073, section 3: the Gini impurity loss.
+        weights: by name of the term, from `TERMS`; a term of weight 0 is left out.
+        running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> float(gini_loss(jnp.array([[1.0, 1.0], [0.0, 1.0]]), jnp.eye(2)))
-        0.25
+        >>> objective = Objective({"gini": 0.5, "kl": 0.5})
+        >>> outputs = Outputs({"pooled": jnp.ones((2, 8))}, jnp.zeros((2, 2)), jnp.eye(2))
+        >>> values = objective.of_sums(objective.sums(outputs), objective.init(outputs), 1.0)
+        >>> float(values.added), float(values.terms["gini"])
+        (0.25, 0.5)
     """
-    return class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name
-    ).gini()
 
-
-def class_distribution(
-    labels: jax.Array,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-) -> jax.Array:
-    r"""Share of each class in the batch, $t_k = m_k / \sum_k m_k$.
-
-    Args:
-        labels, num_classes, where, axis_name: as in `class_sums`.
-
-    Returns:
-        `[K]`, sum 1; all 0 if everything is masked out.
-
-    Raises:
-        ValueError: as in `class_sums`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> class_distribution(jnp.array([0, 0, 0, 1]), num_classes=2).tolist()
-        [0.75, 0.25]
-    """
-    no_features = jnp.zeros((jnp.shape(labels)[:1] or (0,)) + (1,))
-    return class_sums(
-        no_features, labels, num_classes=num_classes, where=where, axis_name=axis_name
-    ).distribution()
-
-
-def kl_loss(
-    features: jax.Array,
-    labels: jax.Array,
-    *,
-    target: jax.Array | None = None,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-) -> jax.Array:
-    r"""Kullback-Leibler divergence of the features' class distribution from the classes' own.
-
-    $$q_k = \frac{\sum_c p_{ck} + \epsilon}{\sum_{ck} p_{ck} + K \epsilon}, \quad
-      \mathrm{kl} = \sum_k t_k (\log t_k - \log q_k)$$
-
-    It keeps the Gini term from spending all features on few classes. Its gradient grows without
-    bound as the features of a class that is present all die.
-
-    Args:
-        features: `[N, ..., C]` activations.
-        labels, num_classes, where, axis_name: as in `class_sums`.
-        target: `[K]` distribution `t`; the batch's own class distribution by default.
-
-    Returns:
-        Scalar, not negative, in nats.
-
-    Raises:
-        ValueError: as in `class_sums`; or `target` has another shape or, where its values are
-            known while tracing, is no distribution.
-
-    References:
-        arXiv 2202.07073, section 3: the KL divergence loss.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> float(kl_loss(jnp.eye(2), jnp.eye(2)))  # a feature for each class
-        0.0
-    """
-    return class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name
-    ).kl(target)
-
-
-def entropy_loss(
-    features: jax.Array,
-    labels: jax.Array,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-) -> jax.Array:
-    r"""Entropy alternative to the Gini term, kept for ablation.
-
-    $$p_{ck} = \mathrm{softmax}_k(S_{ck}), \quad
-      \mathrm{entropy} = -\frac{1}{C} \sum_{ck} p_{ck} \log_{10} p_{ck}$$
-
-    with `S` from the plain, not the absolute, activations.
-
-    Args:
-        features: `[N, ..., C]` activations.
-        labels, num_classes, where, axis_name: as in `class_sums`.
-
-    Returns:
-        Scalar in `[0, log10 K]`.
-
-    Raises:
-        ValueError: as in `class_sums`.
-
-    References:
-        arXiv 2202.07073, the entropy-based alternative of the ablation study.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> print(f"{entropy_loss(jnp.ones((2, 3)), jnp.eye(2)):.4f}")  # log10 of 2
-        0.3010
-    """
-    return class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name, signed=True
-    ).entropy()
-
-
-def discriminability_loss(
-    features: Layers,
-    labels: jax.Array,
-    *,
-    gini_weight: Weights = 0.5,
-    kl_weight: Weights = 0.5,
-    impurity: str = "gini",
-    target: jax.Array | None = None,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    r"""The terms to add to cross-entropy, over one layer or several.
-
-    $$\frac{1}{L} \sum_l \alpha_l\, \mathrm{gini}_l + \frac{1}{L} \sum_l \beta_l\, \mathrm{kl}_l$$
-
-    Args:
-        features: `[N, ..., C]` of one layer, or a mapping or sequence of such arrays, one a layer.
-        labels, num_classes, where, axis_name: as in `class_sums`.
-        gini_weight: `alpha`, one number, or one a layer (a sequence in the order of `features`, or
-            a mapping with its keys).
-        kl_weight: `beta`, likewise.
-        impurity: `"gini"`, or `"entropy"` to put `entropy_loss` in the place of `gini_loss`.
-        target: as in `kl_loss`.
-
-    Returns:
-        The weighted sum, scalar; and `{"gini": scalar, "kl": scalar}`, the unweighted means over
-        the layers (with `impurity="entropy"`, `"gini"` holds the entropy).
-
-    Raises:
-        ValueError: as in `kl_loss`; or there is no layer, the weights do not match the layers, or
-            the impurity is unknown.
-
-    References:
-        arXiv 2202.07073, section 3: the joint objective.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> features = {"stage4": jnp.ones((2, 4, 4, 8)), "pooled": jnp.ones((2, 8))}
-        >>> loss, terms = discriminability_loss(features, jnp.eye(2), gini_weight=0.5)
-        >>> float(loss), float(terms["gini"]), float(terms["kl"])
-        (0.25, 0.5, 0.0)
-    """
-    sums, signed_sums = layer_sums(
-        features,
-        labels,
-        impurity=impurity,
-        num_classes=num_classes,
-        where=where,
-        axis_name=axis_name,
-    )
-    return discriminability_from_sums(
-        sums,
-        signed_sums=signed_sums,
-        gini_weight=gini_weight,
-        kl_weight=kl_weight,
-        impurity=impurity,
-        target=target,
-    )
-
-
-def layer_sums(
-    features: Layers,
-    labels: jax.Array,
-    *,
-    impurity: str = "gini",
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-) -> tuple[dict[str, ClassSums], dict[str, ClassSums] | None]:
-    """Class sums of every layer, summed over the mapped axes in one collective.
-
-    Args:
-        features, labels, impurity, num_classes, where, axis_name: as in `discriminability_loss`.
-
-    Returns:
-        `ClassSums` by layer, and the signed ones if `impurity="entropy"`, else None. The layers of
-        a sequence are named `"0"`, `"1"` and so on.
-
-    Raises:
-        ValueError: as in `discriminability_loss`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> sums, _ = layer_sums([jnp.ones((2, 3))], jnp.eye(2))
-        >>> sums["0"].activation.shape
-        (3, 2)
-    """
-    if impurity not in ("gini", "entropy"):
-        raise ValueError(f"unknown impurity {impurity!r}; known: 'gini', 'entropy'")
-    layers = _by_layer(features)
-    if not layers:
-        raise ValueError("features hold no layer; give at least one [N, ..., C] array")
-
-    def sums(signed: bool) -> dict[str, ClassSums]:
-        return {
-            name: local_sums(layer, labels, num_classes, where, signed)
-            for name, layer in layers.items()
+    def __init__(self, weights: Mapping[str, float], running_decay: float = 0.0):
+        active = {name: weight for name, weight in weights.items() if weight}
+        terms = {name: TERMS[name]() for name in active}
+        self.weights, self.running_decay = active, running_decay
+        self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
+        self.other_terms: dict[str, Any] = {
+            name: term for name, term in terms.items() if name not in self.sum_terms
         }
 
-    both = (sums(signed=False), sums(signed=True) if impurity == "entropy" else None)
-    return both if axis_name is None else lax.psum(both, axis_name)
+    def init(self, outputs: Outputs) -> ObjectiveState:
+        """The state before the first step, from the shapes of a batch's outputs."""
+        running = None
+        if self.running_decay and self.sum_terms:
+            arrays = outputs._replace(axis_name=None)
+            running = RunningSums.zeros_like(
+                jax.eval_shape(lambda tree: self.sums(Outputs(*tree)), tuple(arrays))
+            )
+        return ObjectiveState(
+            {n: term.init(outputs) for n, term in self.other_terms.items()}, running
+        )
+
+    def sums(self, outputs: Outputs) -> dict[str, Any]:
+        """By name, the sums of this device's examples that the sum terms are functions of."""
+        merged: dict[str, Any] = {}
+        for term in self.sum_terms.values():
+            merged |= term.sums(outputs)
+        return merged
+
+    def of_sums(self, sums: Mapping[str, Any], state: ObjectiveState, scale: Any) -> Values:
+        """The sum terms as functions of the global batch's sums.
+
+        Args:
+            sums: as from `sums`, added over devices and micro-batches.
+            state: the terms' state.
+            scale: what all weights are multiplied by, such as 0 before the start epoch.
+        """
+        if state.running is not None:
+            sums, running = state.running.update(sums, self.running_decay)
+            state = state._replace(running=running)
+        values = {name: term.of_sums(sums) for name, term in self.sum_terms.items()}
+        return Values(self._weighted(values, scale), values, state)
+
+    def of_outputs(self, outputs: Outputs, state: ObjectiveState, scale: Any) -> Values:
+        """The other terms, of the global batch; arguments as in `of_sums`."""
+        values, states = {}, {}
+        for name, term in self.other_terms.items():
+            values[name], states[name] = term(outputs, state.terms[name])
+        return Values(self._weighted(values, scale), values, state._replace(terms=states))
+
+    def _weighted(self, values: Mapping[str, jax.Array], scale: Any) -> jax.Array:
+        parts = [self.weights[name] * scale * value for name, value in values.items()]
+        return sum(parts, start=jnp.zeros(()))
 
 
-def discriminability_from_sums(
-    sums: Mapping[str, ClassSums],
-    *,
-    signed_sums: Mapping[str, ClassSums] | None = None,
-    gini_weight: Weights = 0.5,
-    kl_weight: Weights = 0.5,
-    impurity: str = "gini",
-    target: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`discriminability_loss` as a function of the class sums of each layer.
+def shared_value(
+    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any = None
+) -> tuple[jax.Array, Values]:
+    """All terms of the global batch, and a scalar whose gradient this device contributes.
 
-    For sums that do not come from one batch: accumulated over micro-batches (`linearize_at`),
-    blended with their history (`RunningSums`), or gathered over a whole data set.
+    The sum terms are differentiated through this device's own sums alone, so that they need no
+    collective in the backward pass (see `linearize_at`).
 
     Args:
-        sums: `ClassSums` by layer.
-        signed_sums: the signed sums by layer; needed for `impurity="entropy"`.
-        gini_weight, kl_weight, impurity, target: as in `discriminability_loss`.
+        objective: the terms.
+        outputs: of this device's share of the batch, or of one micro-batch of it.
+        state: the terms' state.
+        scale: what all weights are multiplied by.
+        total: the global batch's sums, where they have been gathered before over micro-batches.
 
     Returns:
-        As `discriminability_loss`.
-
-    Raises:
-        ValueError: as in `discriminability_loss`; or the entropy comes without signed sums.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> sums, _ = layer_sums([jnp.ones((2, 3))], jnp.eye(2))
-        >>> float(discriminability_from_sums(sums)[0])
-        0.25
+        The scalar to differentiate, whose gradients are to be averaged over the devices and added
+        over the micro-batches; and the values.
     """
-    if impurity == "entropy":
-        if signed_sums is None:
-            raise ValueError("impurity='entropy' needs signed_sums (class_sums(signed=True))")
-        impurities = [layer.entropy() for layer in signed_sums.values()]
-    else:
-        impurities = [layer.gini() for layer in sums.values()]
-    impurity_by_layer = jnp.stack(impurities)
-    kl_by_layer = jnp.stack([layer.kl(target) for layer in sums.values()])
-    alpha = _weights_by_layer("gini_weight", gini_weight, list(sums))
-    beta = _weights_by_layer("kl_weight", kl_weight, list(sums))
-    loss = (alpha * impurity_by_layer).mean() + (beta * kl_by_layer).mean()
-    return loss, {"gini": impurity_by_layer.mean(), "kl": kl_by_layer.mean()}
+    axis_name = outputs.axis_name
+    sums = objective.sums(outputs)
+    if total is None:
+        total = lax.stop_gradient(sums)
+        total = total if axis_name is None else lax.psum(total, axis_name)
 
+    def value_of(sums: Any) -> tuple[jax.Array, Values]:
+        values = objective.of_sums(sums, state, scale)
+        return values.added, values
 
-def _by_layer(features: Layers) -> dict[str, Any]:
-    if isinstance(features, Mapping):
-        return dict(features)
-    if isinstance(features, Sequence):
-        return {str(i): layer for i, layer in enumerate(features)}
-    return {"0": features}
-
-
-def _weights_by_layer(name: str, weights: Weights, layers: list[str]) -> jax.Array:
-    if isinstance(weights, Mapping):
-        if set(weights) != set(layers):
-            raise ValueError(f"{name} has keys {sorted(weights)}; the layers are {sorted(layers)}")
-        weights = [weights[layer] for layer in layers]
-    weights = jnp.asarray(weights)
-    if weights.ndim > 1 or weights.size not in (1, len(layers)):
-        raise ValueError(
-            f"{name} has shape {weights.shape}; it must be one number, or one for each of the "
-            f"{len(layers)} layers {layers}"
-        )
-    return weights
+    (_, of_sums), linearized = linearize_at(value_of, total, has_aux=True)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    others = objective.of_outputs(outputs, state, scale)
+    values = Values(
+        of_sums.added + others.added,
+        of_sums.terms | others.terms,
+        ObjectiveState(others.state.terms, of_sums.state.running),
+    )
+    return linearized(sums) * devices + others.added, values

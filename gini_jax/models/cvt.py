@@ -1,6 +1,7 @@
 """Convolutional vision transformer (Wu et al., arXiv 2103.15808) with a tap at every stage."""
 
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,20 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier
+from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Dropout, Network
+from gini_jax.settings import BELOW_1, setting
 
 _init = nn.initializers.truncated_normal(0.02)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch, an example at a time (arXiv 1603.09382)."""
-
-    rate: float = 0.0
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The branch `[N, tokens, C]`, zero with probability `rate` and scaled up otherwise."""
-        return nn.Dropout(self.rate, broadcast_dims=(1, 2), deterministic=not train)(x)
 
 
 class ConvProjection(nn.Module):
@@ -70,12 +61,14 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, height: int, width: int, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, places: jax.Array | None, height: int, width: int, train: bool
+    ) -> jax.Array:
         """`[N, tokens, C]`, the class token first where there is one, to the same shape."""
         channels = x.shape[-1]
         dense = partial(nn.Dense, kernel_init=_init, dtype=self.dtype)
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
-        drop_path = DropPath(self.drop_path)
+        drop_path = partial(Dropout(self.drop_path, broadcast=True), places=places, train=train)
 
         y = norm(name="norm1")(x)
         cls, y = (y[:, :1], y[:, 1:]) if self.with_cls else (None, y)
@@ -87,11 +80,11 @@ class Block(nn.Module):
             heads.append(part.reshape((*part.shape[:2], self.heads, -1)))
         y = jax.nn.dot_product_attention(*heads, scale=channels**-0.5)
         y = dense(channels, name="out")(y.reshape(x.shape))
-        x = x + drop_path(y, train=train)
+        x = x + drop_path(y)
 
         y = dense(4 * channels, name="mlp1")(norm(name="norm2")(x))
         y = dense(channels, name="mlp2")(ACTIVATIONS[self.activation](y))
-        return x + drop_path(y, train=train)
+        return x + drop_path(y)
 
 
 class CvT(nn.Module):
@@ -99,40 +92,40 @@ class CvT(nn.Module):
 
     Attributes:
         num_classes: `K`.
-        widths: channels of the stages.
-        blocks: blocks of the stages.
-        heads: attention heads of the stages.
-        drop_path: stochastic depth of the last block; it grows linearly from 0 in the last stage.
-        activation: `"quick_gelu"`, as in the authors' code, or `"gelu"`, as in Hugging Face's.
-        dropout: before the last layer.
-        remat: recompute the blocks' activations in the backward pass to save memory.
-        dtype: type of the computation; parameters and logits are float32.
         axis_name: mapped axis over which batch normalisation is synchronised.
+
+    The others are settings, each with its meaning and rule. Stochastic depth grows linearly from 0
+    to `drop_path` in the last stage. Parameters and logits are float32 whatever `dtype` says.
     """
 
     num_classes: int
-    widths: Sequence[int] = (64, 192, 384)
-    blocks: Sequence[int] = (1, 2, 10)
-    heads: Sequence[int] = (1, 3, 6)
-    drop_path: float = 0.1
-    activation: str = "quick_gelu"
-    dropout: float = 0.0
-    remat: bool = False
-    dtype: Any = jnp.float32
+    widths: Sequence[int] = setting((64, 192, 384), "channels of the stages")
+    blocks: Sequence[int] = setting((1, 2, 10), "blocks of the stages")
+    heads: Sequence[int] = setting((1, 3, 6), "attention heads of the stages")
+    drop_path: float = setting(0.1, "stochastic depth of the last block", bounds=BELOW_1)
+    activation: str = setting(
+        "quick_gelu",
+        "as in the authors' code; gelu for Hugging Face's weights",
+        choices=tuple(ACTIVATIONS),
+    )
+    dropout: float = setting(0.0, "before the last layer", bounds=BELOW_1)
+    remat: bool = setting(False, "recompute activations in the backward pass to save memory")
+    dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
     axis_name: Hashable | None = None
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool = False
+        self, images: jax.Array, train: bool = False, places: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float, `H, W >= 32`.
 
         The features are `stage1` to `stage3`, `[N, tokens, C]` without the class token, and
-        `pooled`, `[N, C]`, the normalised class token that the classifier sees.
+        `pooled`, `[N, C]`, the normalised class token that the classifier sees. `places` are the
+        images' places in the global batch, which stochastic depth and dropout go by.
         """
         x = images.astype(self.dtype)
         features = {}
-        block_class: Any = nn.remat(Block, static_argnums=(2, 3, 4)) if self.remat else Block
+        block_class: Any = nn.remat(Block, static_argnums=(3, 4, 5)) if self.remat else Block
         for stage, (channels, num_blocks, heads) in enumerate(
             zip(self.widths, self.blocks, self.heads, strict=True), start=1
         ):
@@ -165,7 +158,7 @@ class CvT(nn.Module):
                         axis_name=self.axis_name,
                         dtype=self.dtype,
                         name=f"stage{stage}_block{i + 1}",
-                    )(x, height, width, train)
+                    )(x, places, height, width, train)
                 if last:
                     cls, x = x[:, 0], x[:, 1:]
             features[f"stage{stage}"] = x
@@ -173,5 +166,88 @@ class CvT(nn.Module):
         with jax.named_scope("head"):
             features["pooled"] = nn.LayerNorm(epsilon=1e-5, name="norm")(cls.astype(jnp.float32))
             classifier = Classifier(self.num_classes, self.dropout, name="head")
-            logits = classifier(features["pooled"], train=train)
+            logits = classifier(features["pooled"], train=train, places=places)
         return logits, features
+
+
+# Rules from our paths, without their last part, to the names of two PyTorch implementations; see
+# `resnet` for their form.
+_HF_LAYER = "cvt.encoder.stages.{0-1}.layers.{1-1}."
+_CVT_HUGGING_FACE = [
+    (r"stage(\d+)_embed", "cvt.encoder.stages.{0-1}.embedding.convolution_embeddings.projection"),
+    (r"stage(\d+)_norm", "cvt.encoder.stages.{0-1}.embedding.convolution_embeddings.normalization"),
+    (r"stage(\d+)_block(\d+)/norm1", _HF_LAYER + "layernorm_before"),
+    (r"stage(\d+)_block(\d+)/norm2", _HF_LAYER + "layernorm_after"),
+    (r"stage(\d+)_block(\d+)/mlp1", _HF_LAYER + "intermediate.dense"),
+    (r"stage(\d+)_block(\d+)/mlp2", _HF_LAYER + "output.dense"),
+    (r"stage(\d+)_block(\d+)/out", _HF_LAYER + "attention.output.dense"),
+    (
+        r"stage(\d+)_block(\d+)/(query|key|value)/conv",
+        _HF_LAYER
+        + "attention.attention.convolution_projection_{2}.convolution_projection.convolution",
+    ),
+    (
+        r"stage(\d+)_block(\d+)/(query|key|value)/norm",
+        _HF_LAYER
+        + "attention.attention.convolution_projection_{2}.convolution_projection.normalization",
+    ),
+    (
+        r"stage(\d+)_block(\d+)/(query|key|value)/dense",
+        _HF_LAYER + "attention.attention.projection_{2}",
+    ),
+    (r"norm", "layernorm"),
+    (r"head/dense", "classifier"),
+    (r"cls_token", "cvt.encoder.stages.2.cls_token"),
+]
+_MS_BLOCK = "stage{0-1}.blocks.{1-1}."
+_CVT_MICROSOFT = [
+    (r"stage(\d+)_embed", "stage{0-1}.patch_embed.proj"),
+    (r"stage(\d+)_norm", "stage{0-1}.patch_embed.norm"),
+    (r"stage(\d+)_block(\d+)/norm(\d)", _MS_BLOCK + "norm{2}"),
+    (r"stage(\d+)_block(\d+)/mlp(\d)", _MS_BLOCK + "mlp.fc{2}"),
+    (r"stage(\d+)_block(\d+)/out", _MS_BLOCK + "attn.proj"),
+    (r"stage(\d+)_block(\d+)/(q|k|v)\w+/conv", _MS_BLOCK + "attn.conv_proj_{2}.conv"),
+    (r"stage(\d+)_block(\d+)/(q|k|v)\w+/norm", _MS_BLOCK + "attn.conv_proj_{2}.bn"),
+    (r"stage(\d+)_block(\d+)/(q|k|v)\w+/dense", _MS_BLOCK + "attn.proj_{2}"),
+    (r"norm", "norm"),
+    (r"head/dense", "head"),
+    (r"cls_token", "stage2.cls_token"),
+]
+_DIALECTS = {"Hugging Face": _CVT_HUGGING_FACE, "microsoft/CvT": _CVT_MICROSOFT}
+
+
+def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Widths, blocks and heads of 64 channels each, as the names and shapes of weights tell."""
+    embed = r"(?:cvt\.encoder\.stages\.|stage)(\d)\..*(?:projection|patch_embed\.proj)\.weight"
+    block = r"(?:cvt\.encoder\.stages\.|stage)(\d)\.(?:layers|blocks)\.(\d+)\."
+    widths = {
+        int(m[1]): weights[name].shape[0]
+        for name in weights
+        if (m := re.fullmatch(embed, name))
+        and weights[name].ndim == 4
+        and "conv_proj" not in name
+        and ".layers." not in name
+    }
+    places = {(int(m[1]), int(m[2])) for name in weights if (m := re.match(block, name))}
+    if not widths or not places:
+        return {}
+    found = {
+        "widths": tuple(widths[stage] for stage in sorted(widths)),
+        "blocks": tuple(sum(place[0] == stage for place in places) for stage in sorted(widths)),
+    }
+    if all(width % 64 == 0 for width in widths.values()):
+        found["heads"] = tuple(width // 64 for width in found["widths"])
+    return found
+
+
+def _network(**settings: Any) -> Network:
+    return Network(CvT, settings, _DIALECTS, _infer)
+
+
+NETWORKS = {
+    "cvt13": _network(),
+    "cvt21": _network(blocks=(1, 4, 16)),
+    "cvt_w24": _network(
+        widths=(192, 768, 1024), blocks=(2, 2, 20), heads=(3, 12, 16), drop_path=0.3
+    ),
+}

@@ -1,8 +1,8 @@
-"""What all networks share: activations, synchronised batch normalisation, the classifier."""
+"""What all networks share: activations, batch normalisation, dropout, the classifier."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,23 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(nn.gelu, approximate=False),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
+
+
+class Network(NamedTuple):
+    """An entry of the table of networks.
+
+    Attributes:
+        module: the class.
+        settings: its attributes that differ from the class's defaults.
+        dialects: by name of a PyTorch naming, the rules from our paths to its names; see
+            `torch_weights`.
+        infer: from PyTorch weights by name to the settings that their shapes tell.
+    """
+
+    module: type[nn.Module]
+    settings: Mapping[str, Any] = {}
+    dialects: Mapping[str, list[tuple[str, str]]] = {}
+    infer: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda weights: {}
 
 
 class BatchNorm(nn.Module):
@@ -49,8 +66,8 @@ class BatchNorm(nn.Module):
         Args:
             x: the activations.
             train: whether to use and record the batch's statistics.
-            max_pool: max pooling to apply to the result. It is done first, for normalisation is
-                monotone in each channel: the large normalised array is then never formed.
+            max_pool: max pooling to apply to the result. It is done first, because normalisation
+                is monotone in each channel: the large normalised array is then never formed.
         """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
@@ -81,6 +98,39 @@ class BatchNorm(nn.Module):
         return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(self.dtype)
 
 
+class Dropout(nn.Module):
+    """Dropout whose masks belong to the examples, not to the devices that hold them.
+
+    An example's mask follows from the step's key and the example's place in the global batch, so
+    that it is the same on any number of devices and in any number of micro-batches.
+
+    Attributes:
+        rate: probability of dropping.
+        broadcast: drop all of an example at once, as stochastic depth does (arXiv 1603.09382).
+    """
+
+    rate: float
+    broadcast: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, places: jax.Array | None, *, train: bool) -> jax.Array:
+        """`[N, ...]` with zeros at probability `rate`, the rest scaled up by `1 / (1 - rate)`.
+
+        Args:
+            x: activations.
+            places: `[N]` integers, each example's place in the global batch; 0, 1, ... if None.
+            train: whether to drop.
+        """
+        if not train or not self.rate:
+            return x
+        if places is None:
+            places = jnp.arange(x.shape[0])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), places)
+        shape = (1,) * (x.ndim - 1) if self.broadcast else x.shape[1:]
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
+
+
 class Classifier(nn.Module):
     """Dropout and the last linear layer, computed in float32.
 
@@ -93,7 +143,9 @@ class Classifier(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, pooled: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[N, K]` of pooled features `[N, C]`."""
-        pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
+    def __call__(
+        self, pooled: jax.Array, *, train: bool, places: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits `[N, K]` of pooled features `[N, C]`; `places` as in `Dropout`."""
+        pooled = Dropout(self.dropout)(pooled, places, train=train)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="dense")(pooled)

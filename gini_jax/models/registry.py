@@ -1,4 +1,7 @@
-"""The networks by name, and what may be set of each."""
+"""The networks by name.
+
+A new network is one new file with its own `NETWORKS`, and one line in `MODELS`.
+"""
 
 import dataclasses
 from typing import Any
@@ -6,33 +9,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gini_jax.errors import unknown_name
-from gini_jax.models.cvt import CvT
-from gini_jax.models.layers import ACTIVATIONS
-from gini_jax.models.resnet import BLOCKS, ResNet
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.models import cvt, resnet
+from gini_jax.models.layers import Network
+from gini_jax.settings import Setting, in_bounds
 
-_BOTTLENECK: dict[str, Any] = {"block": "bottleneck"}
-
-# name -> (module, what it sets). ResNet-17 is not defined in public text; this is our reading of
-# it: 1 + (1 + 1 + 1 + 2) * 3 + 1 = 17 layers.
-MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    "resnet17": (ResNet, _BOTTLENECK | {"blocks": (1, 1, 1, 2)}),
-    "resnet18": (ResNet, {"blocks": (2, 2, 2, 2)}),
-    "resnet50": (ResNet, _BOTTLENECK | {"blocks": (3, 4, 6, 3)}),
-    "cvt13": (CvT, {"blocks": (1, 2, 10)}),
-    "cvt21": (CvT, {"blocks": (1, 4, 16)}),
-    "cvt_w24": (
-        CvT,
-        {"widths": (192, 768, 1024), "blocks": (2, 2, 20), "heads": (3, 12, 16), "drop_path": 0.3},
-    ),
-    "resnet_digits": (ResNet, {"blocks": (1, 1, 1, 1), "width": 16, "activation": "silu"}),
-}
-
-_CHOICES = {
-    "stem": ("cifar", "imagenet"),
-    "block": tuple(BLOCKS),
-    "activation": tuple(ACTIVATIONS),
-    "dtype": ("float32", "bfloat16"),
+MODELS: dict[str, Network] = {
+    **resnet.NETWORKS,
+    **cvt.NETWORKS,
 }
 
 
@@ -50,7 +34,7 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
         `(logits [N, K], features: dict[str, Array])` for float images `[N, H, W, 3]`.
 
     Raises:
-        InputError: the name or an override is unknown, or a value is not among the known ones.
+        InputError: the name or an override is unknown, or a value breaks its rule.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,16 +45,40 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
         >>> logits.shape, features["stage4"].shape, features["pooled"].shape
         ((2, 10), (2, 4, 4, 64), (2, 64))
     """
-    if name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    module, values = MODELS[name]
-    known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
+    rows = model_rows(name)
     for key, value in overrides.items():
-        if key not in known:
-            raise unknown_name(f"setting of model {name}", key, known - {"num_classes"})
-        if key in _CHOICES and value not in _CHOICES[key]:
-            raise unknown_name(f"model.{key}", value, _CHOICES[key])
-    values = values | overrides
+        if key == "axis_name":
+            continue
+        if key not in rows:
+            raise unknown_name(f"setting of model {name}", key, rows)
+        known = rows[key].known()
+        if known and value not in known:
+            raise unknown_name(f"model.{key}", value, known)
+        if rows[key].bounds and not in_bounds(value, rows[key].bounds):
+            raise InputError(f"model.{key}={value!r} must lie in {rows[key].bounds}")
+    values = MODELS[name].settings | overrides
     if "dtype" in values:
         values["dtype"] = jnp.dtype(values["dtype"])
-    return module(num_classes=num_classes, **values)
+    return MODELS[name].module(num_classes=num_classes, **values)
+
+
+def model_rows(name: str) -> dict[str, Setting]:
+    """The rows of a network's own settings, read from the fields of its module.
+
+    Raises:
+        InputError: the name is unknown.
+
+    Example:
+        >>> model_rows("resnet18")["width"].bounds
+        '[1, inf)'
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    module, values = MODELS[name].module, MODELS[name].settings
+    rows = {}
+    for field in dataclasses.fields(module):
+        if field.name in ("parent", "name", "num_classes", "axis_name"):
+            continue
+        row = field.metadata.get("setting", Setting(field.default, ""))
+        rows[field.name] = row._replace(default=values.get(field.name, row.default))
+    return rows

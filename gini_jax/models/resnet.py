@@ -1,6 +1,7 @@
 """Residual networks with a tap at every stage (He et al., arXiv 1512.03385)."""
 
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier
+from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Network
+from gini_jax.settings import BELOW_1, COUNT, setting
 
 # PyTorch's default; after an epoch of CIFAR-100 it is ahead of He's initialisation.
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -99,42 +101,41 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 
 
 class ResNet(nn.Module):
-    """A residual network of four stages.
+    """A residual network.
 
     Attributes:
         num_classes: `K`.
-        block: `"basic"` or `"bottleneck"`.
-        blocks: blocks in each of the four stages.
-        width: channels of the first stage, before the block's expansion; doubled at each stage.
-        stem: `"cifar"`, a 3x3 convolution with stride 1, or `"imagenet"`, a 7x7 convolution with
-            stride 2 and a 3x3 max pool.
-        activation: one of `ACTIVATIONS`; with a smooth one such as `"silu"` rounding flips no
-            gradient, and a run ends alike on any number of devices.
-        dropout: before the last layer.
-        remat: recompute the blocks' activations in the backward pass to save memory.
-        dtype: type of the computation; parameters and logits are float32.
         axis_name: mapped axis over which batch normalisation is synchronised.
+
+    The others are settings, each with its meaning and rule. The width doubles at each stage. With
+    a smooth activation such as `"silu"` rounding flips no gradient, so that a run ends alike on
+    any number of devices. Parameters and logits are float32 whatever `dtype` says.
     """
 
     num_classes: int
-    block: str = "basic"
-    blocks: Sequence[int] = (2, 2, 2, 2)
-    width: int = 64
-    stem: str = "cifar"
-    activation: str = "relu"
-    dropout: float = 0.0
-    remat: bool = False
-    dtype: Any = jnp.float32
+    block: str = setting("basic", "kind of residual block", choices=("basic", "bottleneck"))
+    blocks: Sequence[int] = setting((2, 2, 2, 2), "blocks in each stage")
+    width: int = setting(64, "channels of the first stage, before expansion", bounds=COUNT)
+    stem: str = setting(
+        "cifar",
+        "cifar: 3x3, stride 1; imagenet: 7x7, stride 2, and a max pool",
+        choices=("cifar", "imagenet"),
+    )
+    activation: str = setting("relu", "after each convolution", choices=tuple(ACTIVATIONS))
+    dropout: float = setting(0.0, "before the last layer", bounds=BELOW_1)
+    remat: bool = setting(False, "recompute activations in the backward pass to save memory")
+    dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
     axis_name: Hashable | None = None
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool = False
+        self, images: jax.Array, train: bool = False, places: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
         The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last activation,
-        and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees.
+        and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees. `places` are
+        the images' places in the global batch, which dropout goes by.
         """
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
@@ -161,7 +162,48 @@ class ResNet(nn.Module):
             features[f"stage{stage}"] = x
         with jax.named_scope("head"):
             features["pooled"] = x.astype(jnp.float32).mean(axis=(1, 2))
-            logits = Classifier(self.num_classes, self.dropout, name="head")(
-                features["pooled"], train=train
-            )
+            classifier = Classifier(self.num_classes, self.dropout, name="head")
+            logits = classifier(features["pooled"], train=train, places=places)
         return logits, features
+
+
+# Rules from our paths, without their last part, to torchvision's and timm's names. `{n}` is the
+# n-th group of the pattern, and `{n-1}` is one less: PyTorch counts from 0.
+_TORCHVISION = [
+    (r"stem/conv", "conv1"),
+    (r"stem/norm", "bn1"),
+    (r"stage(\d+)_block(\d+)/shortcut/conv", "layer{0}.{1-1}.downsample.0"),
+    (r"stage(\d+)_block(\d+)/shortcut/norm", "layer{0}.{1-1}.downsample.1"),
+    (r"stage(\d+)_block(\d+)/conv(\d+)/conv", "layer{0}.{1-1}.conv{2}"),
+    (r"stage(\d+)_block(\d+)/conv(\d+)/norm", "layer{0}.{1-1}.bn{2}"),
+    (r"head/dense", "fc"),
+]
+
+
+def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Block, blocks, width and stem, as the names and shapes of PyTorch weights tell."""
+    places = {(int(m[1]), int(m[2])) for k in weights if (m := re.match(r"layer(\d+)\.(\d+)\.", k))}
+    if "conv1.weight" not in weights or not places:
+        return {}
+    stages = range(1, 1 + max(stage for stage, _ in places))
+    width, _, kernel, _ = weights["conv1.weight"].shape
+    return {
+        "block": "bottleneck" if "layer1.0.conv3.weight" in weights else "basic",
+        "blocks": tuple(sum(place[0] == stage for place in places) for stage in stages),
+        "width": width,
+        "stem": "imagenet" if kernel == 7 else "cifar",
+    }
+
+
+def _network(**settings: Any) -> Network:
+    return Network(ResNet, settings, {"torchvision or timm": _TORCHVISION}, _infer)
+
+
+# ResNet-17 is not defined in public text; this is our reading: 1 + (1 + 1 + 1 + 2) * 3 + 1 = 17
+# layers.
+NETWORKS = {
+    "resnet17": _network(block="bottleneck", blocks=(1, 1, 1, 2)),
+    "resnet18": _network(),
+    "resnet50": _network(block="bottleneck", blocks=(3, 4, 6, 3)),
+    "resnet_digits": _network(blocks=(1, 1, 1, 1), width=16, activation="silu"),
+}

@@ -1,7 +1,7 @@
-"""PyTorch weights to ours: torchvision and timm ResNets, Hugging Face's and the authors' CvTs."""
+"""PyTorch weights to ours and back, by the rules that each network's file holds."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gini_jax.errors import InputError
-from gini_jax.models.registry import create_model
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.models.registry import MODELS, create_model
 
 _LEAVES = {
     "kernel": "weight",
@@ -21,62 +21,8 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-
-# Rules by dialect: a pattern over our path without its leaf, and their module's name.
-# `{n-1}` counts from 0 what we count from 1.
-_RESNET = [
-    (r"stem/conv", "conv1"),
-    (r"stem/norm", "bn1"),
-    (r"stage(\d+)_block(\d+)/shortcut/conv", "layer{0}.{1-1}.downsample.0"),
-    (r"stage(\d+)_block(\d+)/shortcut/norm", "layer{0}.{1-1}.downsample.1"),
-    (r"stage(\d+)_block(\d+)/conv(\d+)/conv", "layer{0}.{1-1}.conv{2}"),
-    (r"stage(\d+)_block(\d+)/conv(\d+)/norm", "layer{0}.{1-1}.bn{2}"),
-    (r"head/dense", "fc"),
-]
-_HF_LAYER = "cvt.encoder.stages.{0-1}.layers.{1-1}."
-_CVT_HUGGING_FACE = [
-    (r"stage(\d+)_embed", "cvt.encoder.stages.{0-1}.embedding.convolution_embeddings.projection"),
-    (r"stage(\d+)_norm", "cvt.encoder.stages.{0-1}.embedding.convolution_embeddings.normalization"),
-    (r"stage(\d+)_block(\d+)/norm1", _HF_LAYER + "layernorm_before"),
-    (r"stage(\d+)_block(\d+)/norm2", _HF_LAYER + "layernorm_after"),
-    (r"stage(\d+)_block(\d+)/mlp1", _HF_LAYER + "intermediate.dense"),
-    (r"stage(\d+)_block(\d+)/mlp2", _HF_LAYER + "output.dense"),
-    (r"stage(\d+)_block(\d+)/out", _HF_LAYER + "attention.output.dense"),
-    (
-        r"stage(\d+)_block(\d+)/(query|key|value)/conv",
-        _HF_LAYER
-        + "attention.attention.convolution_projection_{2}.convolution_projection.convolution",
-    ),
-    (
-        r"stage(\d+)_block(\d+)/(query|key|value)/norm",
-        _HF_LAYER
-        + "attention.attention.convolution_projection_{2}.convolution_projection.normalization",
-    ),
-    (
-        r"stage(\d+)_block(\d+)/(query|key|value)/dense",
-        _HF_LAYER + "attention.attention.projection_{2}",
-    ),
-    (r"norm", "layernorm"),
-    (r"head/dense", "classifier"),
-]
-_MS_BLOCK = "stage{0-1}.blocks.{1-1}."
-_CVT_MICROSOFT = [
-    (r"stage(\d+)_embed", "stage{0-1}.patch_embed.proj"),
-    (r"stage(\d+)_norm", "stage{0-1}.patch_embed.norm"),
-    (r"stage(\d+)_block(\d+)/norm(\d)", _MS_BLOCK + "norm{2}"),
-    (r"stage(\d+)_block(\d+)/mlp(\d)", _MS_BLOCK + "mlp.fc{2}"),
-    (r"stage(\d+)_block(\d+)/out", _MS_BLOCK + "attn.proj"),
-    (r"stage(\d+)_block(\d+)/(q|k|v)\w+/conv", _MS_BLOCK + "attn.conv_proj_{2}.conv"),
-    (r"stage(\d+)_block(\d+)/(q|k|v)\w+/norm", _MS_BLOCK + "attn.conv_proj_{2}.bn"),
-    (r"stage(\d+)_block(\d+)/(q|k|v)\w+/dense", _MS_BLOCK + "attn.proj_{2}"),
-    (r"norm", "norm"),
-    (r"head/dense", "head"),
-]
-_DIALECTS = {
-    "resnet": {"torchvision or timm": _RESNET},
-    "cvt": {"Hugging Face": _CVT_HUGGING_FACE, "microsoft/CvT": _CVT_MICROSOFT},
-}
-_CLS_TOKEN = {"Hugging Face": "cvt.encoder.stages.2.cls_token", "microsoft/CvT": "stage2.cls_token"}
+_INSIDE = ("state_dict", "model_state_dict", "model", "model_ema", "net", "module", "weights")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "encoder.")
 
 
 def from_torch(
@@ -87,98 +33,204 @@ def from_torch(
 ) -> dict[str, Any]:
     """PyTorch weights as variables of `create_model(name, ...)`.
 
+    Dictionaries around the weights (`state_dict`, ...) and prefixes of wrapped or compiled networks
+    (`module.`, `_orig_mod.`, ...) are taken off, and a line says so.
+
     Args:
         name: the model's name.
         state_dict: NumPy arrays or tensors in the naming of torchvision's or timm's ResNets, of
             Hugging Face's `CvtForImageClassification`, or of the microsoft/CvT checkpoints.
-        num_classes: `K`; that of the weights by default. With another one the head is left at its
-            initial value, and a line says so.
-        **overrides: as in `create_model`.
+        num_classes: `K`; that of the weights by default. With another one, or without a head in
+            the weights, the head keeps its initial value, and a line says so.
+        **overrides: as in `create_model`; stem, width and blocks follow from the shapes.
 
     Returns:
         `{"params": ..., "batch_stats": ...}` of NumPy arrays, float32.
 
     Raises:
-        InputError: the names or shapes are those of no known dialect; it lists the missing and the
-            unexpected ones.
+        InputError: the names or shapes are those of no known naming; it lists the missing and the
+            unexpected ones. Or an override contradicts the shapes.
+
+    Example:
+        >>> model = create_model("resnet18", 10, width=8)
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        >>> again = from_torch("resnet18", to_torch("resnet18", variables))
+        >>> again["params"]["head"]["dense"]["bias"].shape
+        (10,)
     """
-    weights = {key: _to_numpy(value) for key, value in state_dict.items()}
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    weights = {key: _to_numpy(value) for key, value in _unwrapped(state_dict).items()}
     weights = {key: value for key, value in weights.items() if "num_batches" not in key}
-    family = "cvt" if name.startswith("cvt") else "resnet"
-    heads = [weights[f"{h}.bias"] for h in ("fc", "classifier", "head") if f"{h}.bias" in weights]
-    classes = num_classes or (len(heads[0]) if heads else 1000)
-    model = create_model(name, classes, **overrides)
-    init = jax.jit(partial(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
-    paths = flatten_dict(jax.eval_shape(init), sep="/")
-    found = {
-        dialect: {path: _torch_name(path, rules, dialect) for path in paths}
-        for dialect, rules in _DIALECTS[family].items()
-    }
-    dialect, names = max(found.items(), key=lambda item: len(set(item[1].values()) & set(weights)))
-    missing = sorted(set(names.values()) - set(weights))
+    inferred = MODELS[name].infer(weights)
+    for key, value in overrides.items():
+        if key in inferred and inferred[key] != (tuple(value) if key.endswith("s") else value):
+            raise InputError(
+                f"model.{key}={value!r}, but these weights are of {key}={inferred[key]!r}; set "
+                f"--config.model.{key}={str(inferred[key]).replace(' ', '')}"
+            )
+    found = {d: _names_by_dialect(name, d, inferred | overrides) for d in MODELS[name].dialects}
+    dialect = max(found, key=lambda d: len(set(found[d].values()) & set(weights)))
+    names = found[dialect]
+    head = {path: torch_name for path, torch_name in names.items() if "/head/" in path}
+    there = [weights[n] for n in head.values() if n in weights]
+    classes = num_classes or (len(there[0]) if there else 1000)
+    missing = sorted((set(names.values()) - set(head.values() if not there else ())) - set(weights))
     unexpected = sorted(set(weights) - set(names.values()))
     if missing or unexpected:
         raise InputError(
             f"these weights are not those of {name} in the naming of {dialect}, the nearest known; "
             f"missing: {_shortened(missing)}; unexpected: {_shortened(unexpected)}"
         )
-    variables, initial = {}, None
-    for path, like in paths.items():
-        value = _to_our_layout(weights[names[path]], path)
-        if value.shape != like.shape and "/head/" in path:
-            print(f"{path}: {value.shape[-1]} classes there, {classes} here; left at its start")
+    init = _initializer(name, classes, inferred | overrides)
+    variables: dict[str, Any] = {}
+    initial: dict[str, Any] | None = None
+    for path, like in flatten_dict(jax.eval_shape(init), sep="/").items():
+        value = _to_our_layout(weights[names[path]], path) if names[path] in weights else None
+        if path in head and (value is None or value.shape != like.shape):
+            was = "no head" if value is None else f"{value.shape[-1]} classes"
+            print(f"{path}: {was} in the weights, {classes} classes here; starts anew")
             initial = flatten_dict(init(), sep="/") if initial is None else initial
             value = initial[path]
-        elif value.shape != like.shape:
-            raise InputError(
-                f"{names[path]} has shape {weights[names[path]].shape}, which does not fit {path} "
-                f"{like.shape} of {name}; another width, stem or block count?"
-            )
+        elif value is None or value.shape != like.shape:
+            shape = weights[names[path]].shape
+            raise InputError(f"{names[path]} has shape {shape}; {path} of {name} has {like.shape}")
         variables[path] = np.asarray(value, np.float32)
     return unflatten_dict(variables, sep="/")
 
 
-def read_torch_file(path: str | Path) -> Mapping[str, Any]:
-    """The weights in a file: `.safetensors`, or `.pth`, which needs torch.
+def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict[str, np.ndarray]:
+    """Variables of a network as arrays under PyTorch's names.
 
-    Nothing that a file says is executed: pickles that ask for it are refused.
+    Args:
+        name: the model's name.
+        variables: `{"params": ..., "batch_stats": ...}`.
+        dialect: the naming; the network's first by default: torchvision's, Hugging Face's.
+
+    Returns:
+        By name, float32 arrays in PyTorch's layout: `load_state_dict` takes them as tensors.
 
     Raises:
-        InputError: the file is missing, of another kind, or would execute code.
+        InputError: the network has no PyTorch naming.
+
+    Example:
+        >>> variables = {"params": {"head": {"dense": {"kernel": np.zeros((8, 10))}}}}
+        >>> to_torch("resnet18", variables)["fc.weight"].shape
+        (10, 8)
     """
-    path = Path(path)
+    dialects = MODELS[name].dialects
+    if not dialects:
+        raise InputError(f"model {name} has no PyTorch counterpart; its file holds no dialects")
+    rules = dialects[dialect or next(iter(dialects))]
+    arrays = {}
+    for path, value in flatten_dict(variables, sep="/").items():
+        value = np.asarray(value, np.float32)
+        if path.endswith("kernel"):
+            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        arrays[_torch_name(path, rules)] = np.ascontiguousarray(value)
+        if path.endswith("/mean"):
+            counter = _torch_name(path, rules).replace("running_mean", "num_batches_tracked")
+            arrays[counter] = np.array(0, np.int64)
+    return arrays
+
+
+def read_torch_file(path: str | Path) -> Mapping[str, Any]:
+    """The weights in a safetensors file, or in one of `torch.save`, which needs torch.
+
+    Nothing that a file says is executed: pickles that ask for it are refused. What a file is
+    follows from its contents, not from its ending.
+
+    Raises:
+        InputError: the file is missing, of another kind, cut, or would execute code.
+    """
+    path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"model.init={str(path)!r} is no file; give a .safetensors or .pth file")
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
-    if path.suffix not in (".pth", ".pt"):
-        raise InputError(f"model.init={str(path)!r} must end in .safetensors or .pth")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    if start[:2] != b"PK" and start[:1] != b"\x80":
+        raise InputError(
+            f"model.init={str(path)!r} is neither a safetensors file nor one of torch.save (it may "
+            "be empty or cut); download or save it again"
+        )
     try:
         import torch
     except ImportError as error:
         raise InputError(f"reading {path} needs torch (pip install torch)") from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{path} holds more than weights, and was not read: {error}") from error
-    return loaded.get("state_dict", loaded.get("model", loaded))
+        text = str(error)
+        if "Weights only load failed" in text and "Unsupported" in text:
+            raise InputError(
+                f"{path} holds more than weights, and was not read: {text[:300]}\nSave its "
+                "state_dict alone: torch.save(model.state_dict(), FILE)"
+            ) from error
+        raise InputError(
+            f"{path} is damaged or was cut ({text.splitlines()[0][:200]}); download or save it "
+            "again"
+        ) from error
 
 
-def _torch_name(path: str, rules: list[tuple[str, str]], dialect: str) -> str:
-    if path == "params/cls_token":
-        return _CLS_TOKEN[dialect]
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.flax import load_file
+
+    try:
+        return {name: np.asarray(value) for name, value in load_file(path).items()}
+    except (SafetensorError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged or was cut ({error}); download or save it again"
+        ) from error
+
+
+def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights alone; whatever is around them is taken off, and a line says so."""
+    weights, done = dict(state_dict), []
+    while True:
+        inside = [key for key in _INSIDE if isinstance(weights.get(key), Mapping)]
+        if not inside:
+            break
+        weights = dict(weights[inside[0]])
+        done.append(f"took {inside[0]!r}")
+    weights = {key: value for key, value in weights.items() if hasattr(value, "shape")}
+    while True:
+        prefix = next(
+            (p for p in _PREFIXES if weights and all(k.startswith(p) for k in weights)), ""
+        )
+        if not prefix:
+            break
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+        done.append(f"took off {prefix!r}")
+    if done:
+        print(f"weights: {', '.join(done)}")
+    return weights
+
+
+def _initializer(name: str, num_classes: int, settings: Mapping[str, Any]) -> Any:
+    model = create_model(name, num_classes, **settings)
+    return jax.jit(partial(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+
+
+def _names_by_dialect(name: str, dialect: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    paths = flatten_dict(jax.eval_shape(_initializer(name, 10, settings)), sep="/")
+    return {path: _torch_name(path, MODELS[name].dialects[dialect]) for path in paths}
+
+
+def _torch_name(path: str, rules: Iterable[tuple[str, str]]) -> str:
     module, _, leaf = path.split("/", 1)[1].rpartition("/")
     for pattern, template in rules:
-        if match := re.fullmatch(pattern, module):
+        if match := re.fullmatch(pattern, module or leaf):
 
             def group(hit: re.Match[str], match: re.Match[str] = match) -> str:
                 value = match.group(int(hit[1]) + 1)
                 return str(int(value) - 1) if hit[2] else value
 
-            return re.sub(r"\{(\d)(-1)?\}", group, template) + "." + _LEAVES[leaf]
-    raise AssertionError(f"no rule for {path}")
+            torch_module = re.sub(r"\{(\d)(-1)?\}", group, template)
+            return f"{torch_module}.{_LEAVES[leaf]}" if module else torch_module
+    raise InputError(f"no rule gives {path} a PyTorch name; add one to the network's dialects")
 
 
 def _to_our_layout(value: np.ndarray, path: str) -> np.ndarray:
@@ -188,7 +240,9 @@ def _to_our_layout(value: np.ndarray, path: str) -> np.ndarray:
 
 
 def _to_numpy(value: Any) -> np.ndarray:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16
+        return value.detach().cpu().float().numpy()
+    return np.asarray(value, np.float32)
 
 
 def _shortened(names: list[str]) -> str:

@@ -1,5 +1,6 @@
-"""What a network is made of: parameters, feature shapes, operations for an image."""
+"""Shows what a network is made of: parameters, feature shapes, operations per image."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,11 +8,13 @@ import jax.numpy as jnp
 from clu import parameter_overview
 
 from gini_jax.data import dataset_shapes
-from gini_jax.train import check_before_data, create_model_of
+from gini_jax.training.experiment import check_before_data, create_model_of
+
+FLAGS: dict[str, Any] = {}
 
 
-def summarize(config: Any) -> dict[str, Any]:
-    """Prints the parameter table, the features' shapes and the operations for an image.
+def main(config: Any, workdir: Path) -> dict[str, Any]:
+    """Prints the parameter table, the features' shapes and the operations per image.
 
     The operations are those that the compiler counts in the compiled forward pass, and in forward
     and backward pass together; a multiply-add counts as two.
@@ -19,10 +22,12 @@ def summarize(config: Any) -> dict[str, Any]:
     Args:
         config: the settings of a run. Its data set is not decoded: only the number of classes and
             the image size are read.
+        workdir: not written to.
 
     Returns:
         `num_parameters`, `feature_shapes`, `forward_flops` and `training_flops`, for one image.
     """
+    del workdir
     check_before_data(config)
     dataset = dataset_shapes(config.dataset)
     num_classes, size = dataset.num_classes, dataset.image_size
@@ -55,7 +60,7 @@ def summarize(config: Any) -> dict[str, Any]:
     print(f"\nfeatures of an image of {size} x {size}, {num_classes} classes")
     for name, shape in shapes.items():
         print(f"  {name:<{width}}  {' x '.join(map(str, shape))}")
-    print(f"\noperations for an image: {forward_flops / 1e9:.3f} G forward, ", end="")
+    print(f"\noperations per image: {forward_flops / 1e9:.3f} G forward, ", end="")
     print(f"{training_flops / 1e9:.3f} G forward and backward")
     return {
         "num_parameters": int(parameter_overview.count_parameters(variables["params"])),

@@ -1,4 +1,4 @@
-"""Augmentation on the device: a key an image, so that it does not depend on the device count."""
+"""Augmentation on the device, with one key per image: it does not depend on the device count."""
 
 import math
 from functools import partial
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.policies import apply_policy
+from gini_jax.data.policies import apply_policy
 
 ERASED_AREA = (0.02, 1 / 3)  # shares of the image, and ...
 ERASED_ASPECT = 0.3  # ... the least aspect ratio of random erasing, as in its paper
@@ -21,7 +21,7 @@ def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: in
 
     Args:
         config: `config.augment`.
-        key: `[N]` random keys, one an image.
+        key: `[N]` random keys, one per image.
         images: `[N, H, W, 3]` uint8, `H, W >= image_size`.
         image_size: height and width of the crops.
 
@@ -115,8 +115,8 @@ def _mirrored(tree: Any, axis_name: str | None) -> Any:
 
 # ---------------------------------------------------------------------------- crops
 #
-# By products with selection matrices: a TPU would take slices that differ from image to image one
-# after the other, for a fifth of a ResNet-18's training step.
+# Crops are products with selection matrices. A TPU would take slices that differ from image to
+# image one after the other, which costs a fifth of a ResNet-18's training step.
 
 
 def _padded_crop(

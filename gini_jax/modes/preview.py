@@ -1,4 +1,4 @@
-"""Mode preview: training images, raw and as the training step sees them."""
+"""Draws training images, raw and as the training step sees them."""
 
 import textwrap
 from pathlib import Path
@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gini_jax.analysis.pictures import draw_preview
 from gini_jax.config import default_config
-from gini_jax.data import Dataset, load_dataset
-from gini_jax.report import draw_preview
-from gini_jax.step import TrainState, augmented_batch
-from gini_jax.train import build_experiment, check_before_data
-from gini_jax.workdir import make_workdir
+from gini_jax.data import Dataset, Split, load_dataset
+from gini_jax.losses.terms import ObjectiveState
+from gini_jax.training.experiment import build_experiment, check_before_data
+from gini_jax.training.step import TrainState, augmented_batch
+from gini_jax.training.workdir import make_workdir
 
+FLAGS: dict[str, Any] = {}
 NUM_IMAGES, NUM_DRAWS = 8, 7
 
 
-def preview(config: Any, workdir: Path) -> Path:
+def main(config: Any, workdir: Path) -> Path:
     """Draws preview.png, a contact sheet of raw and augmented training images.
 
     Each row is an image of another class and what becomes of it in seven steps, by the function
@@ -40,15 +42,21 @@ def preview(config: Any, workdir: Path) -> Path:
     experiment = build_experiment(config, dataset)
     train = dataset.splits["train"]
     chosen = _of_different_classes(train.labels, config.seed)
-    batch = {"image": train.images[chosen], "label": train.labels[chosen]}
-    seen = jax.jit(lambda state: augmented_batch(state, batch, experiment)[:2])
+    batch = Split(train.images[chosen], train.labels[chosen])
     key = jax.random.key_data(jax.random.key(config.seed))
-    states = (TrainState(jnp.array(step), None, None, None, key, None) for step in range(NUM_DRAWS))
-    images, labels = map(np.stack, zip(*(jax.device_get(seen(s)) for s in states), strict=True))
+
+    @jax.jit
+    def seen(step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state = TrainState(step, None, None, None, key, ObjectiveState({}, None))
+        augmented = augmented_batch(state, batch, experiment)
+        return augmented.images, augmented.labels
+
+    draws = [jax.device_get(seen(jnp.array(step))) for step in range(NUM_DRAWS)]
+    images, labels = map(np.stack, zip(*draws, strict=True))
     rows = [
         {
-            "name": _name(dataset, int(batch["label"][i])),
-            "raw": batch["image"][i],
+            "name": _name(dataset, int(batch.labels[i])),
+            "raw": batch.images[i],
             "draws": images[:, i],
             "labels": [_mixture(dataset, row, config.loss.label_smoothing) for row in labels[:, i]],
         }
@@ -61,7 +69,7 @@ def preview(config: Any, workdir: Path) -> Path:
 
 
 def _of_different_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Examples, in random order, that show a class each."""
+    """Examples in random order, each of another class."""
     order = np.random.default_rng(seed).permutation(len(labels))
     _, first = np.unique(labels[order], return_index=True)
     return order[np.sort(first)[:NUM_IMAGES]]
@@ -76,7 +84,7 @@ def _name(dataset: Dataset, label: int) -> str:
 
 
 def _mixture(dataset: Dataset, row: np.ndarray, smoothing: float) -> str:
-    """The classes of a label row that is no single class, label smoothing aside."""
+    """The classes of a label row that mixes several, label smoothing aside; else ""."""
     top = [k for k in np.argsort(-row)[:2] if row[k] > smoothing / len(row) + 1e-3]
     if len(top) == 1:
         return ""

@@ -7,13 +7,44 @@ import optax
 
 from gini_jax.errors import InputError, unknown_name
 
+# From `config.schedule`, the steps of the warm-up, of an epoch and of the run to the schedule after
+# the warm-up.
+SCHEDULES: dict[str, Callable[[Any, int, int, int], optax.Schedule]] = {
+    "constant": lambda config, warmup, epoch, total: optax.constant_schedule(config.learning_rate),
+    "step": lambda config, warmup, epoch, total: optax.piecewise_constant_schedule(
+        config.learning_rate,
+        {boundary * epoch - warmup: config.factor for boundary in config.boundaries},
+    ),
+    "cosine": lambda config, warmup, epoch, total: optax.cosine_decay_schedule(
+        config.learning_rate, max(total - warmup, 1), alpha=config.final / config.learning_rate
+    ),
+    "onecycle": lambda config, warmup, epoch, total: optax.cosine_onecycle_schedule(
+        max(total - warmup, 1), config.learning_rate, pct_start=config.onecycle_peak
+    ),
+}
+
+
+def _l2(config: Any) -> optax.GradientTransformation:
+    """Weight decay as PyTorch's optimisers do it: added to the gradient."""
+    return optax.add_decayed_weights(config.weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformation]] = {
+    "sgd": lambda config, rate: optax.chain(
+        _l2(config), optax.sgd(rate, config.momentum or None, config.nesterov)
+    ),
+    "adam": lambda config, rate: optax.chain(_l2(config), optax.adam(rate)),
+    "adamw": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    "adamax": lambda config, rate: optax.chain(_l2(config), optax.adamax(rate)),
+}
+
 
 def create_schedule(config: Any, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
     """The learning rate as a function of the step, counted from 0.
 
     Args:
         config: `config.schedule`: `name` (`constant`, `step`, `cosine`, `onecycle`),
-            `learning_rate` (the highest), `warmup_epochs` (linear from 0), and per name
+            `learning_rate` (the highest), `warmup_epochs` (linear from 0), and by name
             `boundaries` and `factor` (step: after these epochs, times this), `final` (cosine: the
             last value), `onecycle_peak` (share of the steps at which the peak stands).
         steps_per_epoch: optimiser steps in an epoch.
@@ -33,31 +64,20 @@ def create_schedule(config: Any, steps_per_epoch: int, num_epochs: int) -> optax
         >>> print(f"{schedule(599):.3f} {schedule(600):.3f}")
         0.100 0.020
     """
-    peak, warmup = config.learning_rate, round(config.warmup_epochs * steps_per_epoch)
+    warmup = round(config.warmup_epochs * steps_per_epoch)
     total = num_epochs * steps_per_epoch
     if not 0 <= warmup < max(total, 1):
         raise InputError(
             f"schedule.warmup_epochs={config.warmup_epochs} leaves none of the "
-            f"num_epochs={num_epochs}; warm up for fewer epochs"
+            f"num_epochs={num_epochs}; set --config.schedule.warmup_epochs=0.0, or a smaller one"
         )
-    builders: dict[str, Callable[[], optax.Schedule]] = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "step": lambda: optax.piecewise_constant_schedule(
-            peak, {epoch * steps_per_epoch - warmup: config.factor for epoch in config.boundaries}
-        ),
-        "cosine": lambda: optax.cosine_decay_schedule(
-            peak, max(total - warmup, 1), alpha=config.final / peak
-        ),
-        "onecycle": lambda: optax.cosine_onecycle_schedule(
-            max(total - warmup, 1), peak, pct_start=config.onecycle_peak
-        ),
-    }
-    if config.name not in builders:
-        raise unknown_name("schedule.name", config.name, builders)
-    schedule = builders[config.name]()
+    if config.name not in SCHEDULES:
+        raise unknown_name("schedule.name", config.name, SCHEDULES)
+    schedule = SCHEDULES[config.name](config, warmup, steps_per_epoch, total)
     if warmup == 0:
         return schedule
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), schedule], [warmup])
+    ramp = optax.linear_schedule(0.0, config.learning_rate, warmup)
+    return optax.join_schedules([ramp, schedule], [warmup])
 
 
 def create_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -81,14 +101,6 @@ def create_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTra
         >>> optimizer.init({"kernel": 1.0}) is not None
         True
     """
-    l2 = optax.add_decayed_weights(config.weight_decay)
-    momentum = config.momentum or None
-    builders: dict[str, Callable[[], optax.GradientTransformation]] = {
-        "sgd": lambda: optax.chain(l2, optax.sgd(schedule, momentum, config.nesterov)),
-        "adam": lambda: optax.chain(l2, optax.adam(schedule)),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=config.weight_decay),
-        "adamax": lambda: optax.chain(l2, optax.adamax(schedule)),
-    }
-    if config.name not in builders:
-        raise unknown_name("optimizer.name", config.name, builders)
-    return builders[config.name]()
+    if config.name not in OPTIMIZERS:
+        raise unknown_name("optimizer.name", config.name, OPTIMIZERS)
+    return OPTIMIZERS[config.name](config, schedule)

@@ -1,40 +1,39 @@
-"""Where a NaN came from: the step that made it, once more, a module at a time."""
+"""Where a NaN came from: the step that made it, once more, one module at a time."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gini_jax.data import epoch_order
-from gini_jax.parallel import replicate
-from gini_jax.step import augmented_batch
+from gini_jax.data.loader import epoch_order
+from gini_jax.data.source import Split
+from gini_jax.devices import replicate
+from gini_jax.training.step import TrainState, augmented_batch
+from gini_jax.training.stepper import Stepper
 
-if TYPE_CHECKING:
-    from gini_jax.run import Run
 
-
-def first_nan(run: "Run", step: int) -> str:
-    """Runs from the newest checkpoint to before a step, then its forward pass, unmapped.
+def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
+    """Runs from a state to before a step, then the step's forward pass, unmapped.
 
     The whole batch goes through in one part, whatever `config.grad_accumulation` says.
 
     Args:
-        run: the run whose loss became NaN or infinite.
-        step: the step that gave it, counted from 1.
+        stepper: of the run whose loss became NaN or infinite.
+        state: an earlier one of the run, on the host.
+        step: the step that gave the NaN, counted from 1.
 
     Returns:
         A sentence that names the first module whose output is not finite though its input is; or
         the parameters that were not finite before the step; or that the forward pass is finite.
     """
-    run = type(run)(run.experiment, run.dataset, run.workdir, run.devices)
-    run.restore_newest()
-    run.config.steps_per_call = 1
-    start = int(run.state.step)
-    run.state = replicate(run.state, run.devices)
-    for done in range(start, step - 1):
-        run.advance(done, 1)
-    state = jax.device_get(run.state)
+    experiment, config = stepper.experiment, stepper.experiment.config
+    on_devices = replicate(state, stepper.devices)
+    again = Stepper(experiment, stepper.dataset, stepper.devices)
+    config.steps_per_call = 1
+    for done in range(int(state.step), step - 1):
+        on_devices, _ = again(on_devices, done, 1)
+    state = jax.device_get(on_devices)
     bad = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.variables)
@@ -42,11 +41,10 @@ def first_nan(run: "Run", step: int) -> str:
     ]
     if bad:
         return f"Before step {step}, after {step - 1}, these were not finite: {', '.join(bad[:5])}."
-    train = run.dataset.splits["train"]
-    epoch, place = divmod(step - 1, run.steps)
-    order = epoch_order(run.config.seed, epoch, len(train.labels), run.config.batch_size)
-    batch = {"image": train.images[order[place]], "label": train.labels[order[place]]}
-    images, _, dropout_key = augmented_batch(state, batch, run.experiment)
+    train = stepper.dataset.splits["train"]
+    epoch, place = divmod(step - 1, experiment.steps_per_epoch)
+    order = epoch_order(config.seed, epoch, len(train.labels), config.batch_size)[place]
+    batch = augmented_batch(state, Split(train.images[order], train.labels[order]), experiment)
     found: list[str] = []
 
     def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -55,14 +53,14 @@ def first_nan(run: "Run", step: int) -> str:
             found.append("/".join(context.module.path) or type(context.module).__name__)
         return output
 
-    model = run.experiment.model.clone(axis_name=None)
     with nn.intercept_methods(watch):
-        model.apply(
+        experiment.model.clone(axis_name=None).apply(
             state.variables,
-            images,
+            batch.images,
             train=True,
+            places=batch.places,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": batch.key},
         )
     if found:
         return f"The first module whose output is not finite in step {step} is {found[0]}."

@@ -13,8 +13,8 @@ class Policy(NamedTuple):
 
     Attributes:
         num_operations: how many follow one another.
-        strength: of all operations, in `[0, 1]`; None: drawn for each.
-        shear: the steepest, pixels a pixel.
+        strength: of all operations, in `[0, 1]`; None: drawn for each operation.
+        shear: the steepest, pixels per pixel.
         translate: the longest shift, a share of the image's side.
         rotate: the widest angle, degrees.
         enhance: the largest change of brightness, colour, contrast and sharpness.
@@ -139,7 +139,7 @@ def _warp(image: jax.Array, among: Any, signed: jax.Array, policy: Policy) -> ja
 
 
 def _enhance(image: jax.Array, among: Any, factor: jax.Array) -> jax.Array:
-    """What leads away from black, grey, the mean grey or a smooth image, by a factor."""
+    """Extrapolates away from the black, grey, mean-grey or blurred image."""
     grey = pix.rgb_to_grayscale(image, keep_dims=True)
     least = jnp.where(among("color"), grey, 0.0)
     least = jnp.where(among("contrast"), grey.mean(), least)

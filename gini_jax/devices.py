@@ -17,11 +17,16 @@ from gini_jax.errors import InputError
 
 AXIS = "batch"
 
-# On simulated devices each one's collectives block a thread until all have come, and with few
-# cores the last one finds none left: one step at a time, and threads enough for all.
-jax.config.update("jax_cpu_enable_async_dispatch", False)
-if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-    os.environ.setdefault("NPROC", "64")
+
+def prepare_cpu() -> None:
+    """Settings that simulated devices need; called by the command line before jax starts.
+
+    A collective blocks one thread per simulated device until all devices have arrived. With few
+    cores the last device would find no thread left: so one step at a time, and enough threads.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("NPROC", "64")
 
 
 def connect(
@@ -29,7 +34,7 @@ def connect(
 ) -> None:
     """Joins the processes of one run; to be called before anything else of jax.
 
-    If a process dies the others end too, within a minute, in place of waiting for it.
+    If a process dies, the others end within a minute instead of waiting for it.
 
     Args:
         address: `HOST:PORT` of process 0; None where the platform tells all three.
@@ -72,13 +77,15 @@ def map_over_devices(
     devices: Sequence[jax.Device] | None = None,
     *,
     in_axes: tuple[int | None, ...],
+    donate: bool = True,
 ) -> Callable[..., Any]:
-    """Maps a step over the devices along the axis "batch" and donates its first argument.
+    """Maps a step over the devices along the axis "batch".
 
     Args:
-        step: from a state and more to a new state, the same on all devices.
+        step: its results are the same on all devices.
         devices: the devices, those of a topology that is not there included; all by default.
         in_axes: an argument's mapped axis, or None where all devices get the same.
+        donate: whether the first argument's memory may be used for the result.
 
     Returns:
         The mapped function; its results are replicated.
@@ -89,14 +96,15 @@ def map_over_devices(
         devices=devices,
         in_axes=in_axes,
         out_axes=None,
-        donate_argnums=0,
+        donate_argnums=0 if donate else (),
     )
 
 
 def wait_for_all(what: str) -> None:
     """Waits until all processes have come here, however long each of them takes.
 
-    A collective would give up after half a minute: one machine may have to decode what another has.
+    A collective would give up after half a minute, but one machine may have to decode a set that
+    another already has.
     """
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=24 * 3600 * 1000)
 

@@ -14,14 +14,15 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from gini_jax.errors import RunError
-from gini_jax.workdir import not_written
+from gini_jax.training.workdir import not_written
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the latest three, and the best as each of these knows it.
+    """The checkpoints in a folder.
 
-    So whichever of them a run goes on from, its best one so far is there. States are kept as host
-    arrays, so that they restore on any number of devices.
+    Keeps the latest three and, for each, the best one known when it was saved. So whichever of them
+    a run resumes from, its best one so far is there. States are kept as host arrays, so that they
+    restore on any number of devices.
 
     Args:
         folder: where they lie; made if missing.
@@ -90,6 +91,39 @@ class Checkpoints:
             ),
         )
         return restored.state, restored.progress
+
+    def best_step(self) -> int:
+        """The best step, as the newest checkpoint knows it.
+
+        Raises:
+            RunError: there is no checkpoint, or the newest cannot be read.
+        """
+        steps = self.steps()
+        if not steps:
+            raise RunError(f"{self._folder} holds no checkpoint; train first")
+        if steps[-1] not in self._best_of:
+            raise RunError(f"checkpoint {steps[-1]} in {self._folder} is damaged; resume the run")
+        return self._best_of[steps[-1]]
+
+    def variables(self, step: int) -> dict[str, Any]:
+        """Parameters and batch statistics of a checkpoint, on the host, as nested dictionaries.
+
+        Raises:
+            RunError: there is no such checkpoint, or it cannot be read.
+        """
+        if step not in self.steps():
+            raise RunError(f"{self._folder} holds checkpoints of steps {self.steps()}, not {step}")
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore())
+            state = self._manager.restore(step, args=args).state
+        except Exception as error:
+            raise RunError(
+                f"checkpoint {step} in {self._folder} cannot be read "
+                f"({str(error).splitlines()[0][:200]}); put it back from a copy, or delete the "
+                "folder and train again"
+            ) from error
+        found = {"params": state["params"], "batch_stats": state.get("batch_stats") or {}}
+        return jax.tree.map(np.asarray, found)
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read; None if there is none at all.

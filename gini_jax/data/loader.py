@@ -1,4 +1,8 @@
-"""Two ways to feed the training step, the same batches: a set on each device, or a stream."""
+"""From arrays on the host to batches on the devices: the one place that knows how images lie there.
+
+Two ways to feed the training step, with the same batches: the whole set on each device, or a
+stream from the host.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,20 +14,43 @@ import numpy as np
 import psutil
 from grain.experimental import device_put
 from jax.experimental import multihost_utils
+from jaxtyping import Array, Int32
 
-from gini_jax.data import Split, epoch_order
-from gini_jax.parallel import num_devices, order_by_device, replicate, sharding_over_devices
-from gini_jax.step import resident, row_shape
+from gini_jax.data.source import Split
+from gini_jax.devices import num_devices, order_by_device, replicate, sharding_over_devices
 
 FEEDS = ("auto", "device", "stream")
 _BUFFER = 2  # calls whose batches wait on the host, and as many on the devices
 
 
+def epoch_order(
+    seed: int, epoch: int, num_examples: int, batch_size: int
+) -> Int32[np.ndarray, "steps batch"]:
+    """The examples of each batch of an epoch, a pure function of seed and epoch.
+
+    Args:
+        seed: the run's seed.
+        epoch: the epoch, counted from 0.
+        num_examples: size of the training split; the remainder of a batch is left out.
+        batch_size: examples in a global batch.
+
+    Returns:
+        `[num_examples // batch_size, batch_size]` int32.
+
+    Example:
+        >>> sorted(epoch_order(seed=0, epoch=3, num_examples=4, batch_size=2).ravel().tolist())
+        [0, 1, 2, 3]
+    """
+    steps = num_examples // batch_size
+    order = np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
 def choose_feed(name: str, train: Split, devices: Sequence[jax.Device] | None = None) -> str:
     """`device` or `stream`: what `config.dataset.feed` says, or for `auto` what fits.
 
-    A set goes to the devices if it takes at most half of what is free on each, and of what is free
-    on the host, which reads it whole; in all processes.
+    A set goes to the devices if it takes at most half of what is free on each, and half of what is
+    free on the host, which reads it whole; in all processes.
 
     Args:
         name: `auto`, `device` or `stream`.
@@ -49,6 +76,79 @@ def _free_bytes(device: jax.Device) -> int:
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
+# ---------------------------------------------------------------------------- layout on a device
+
+
+def row_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """How an image `[H, W, 3]` lies on a device: `[H, W * 3]`, or `[H * W * 3]`.
+
+    The first where rows fill the tiles of a TPU's memory, 32 by 128 bytes. In any other layout it
+    would copy the whole set, in every step, to take one batch out of it.
+
+    Example:
+        >>> row_shape((256, 256, 3)), row_shape((32, 32, 3))
+        ((256, 768), (3072,))
+    """
+    height, width, channels = image_shape
+    tiled = height % 32 == 0 and width * channels % 128 == 0
+    return (height, width * channels) if tiled else (height * width * channels,)
+
+
+def resident(split: Split) -> Split:
+    """A split as it lies on the devices, one row per image; see `row_shape`."""
+    n, *image_shape = split.images.shape
+    return Split(split.images.reshape(n, *row_shape(image_shape)), split.labels)
+
+
+def resident_batch(
+    data: Split,
+    order: Int32[Array, "steps n"],
+    step: Int32[Array, ""],
+    image_shape: tuple[int, ...],
+) -> Split:
+    """A device's share of a step's batch, out of the training split that lies on it.
+
+    Args:
+        data: the whole training split; see `resident`.
+        order: this device's examples in each step of the epoch.
+        step: of the run.
+        image_shape: of a stored image, `(H, W, 3)`.
+    """
+    index = order[step % order.shape[0]]
+    return as_images(Split(data.images[index], data.labels[index]), image_shape)
+
+
+def as_images(batch: Split, image_shape: tuple[int, ...]) -> Split:
+    """A batch of rows as one of images `[n, H, W, 3]`; see `row_shape`."""
+    return Split(batch.images.reshape(-1, *image_shape), batch.labels)
+
+
+def feed_shapes(
+    train: Split, feed: str, batch_size: int, devices: int
+) -> tuple[Split, Any] | tuple[Split]:
+    """Shapes of what a feed gives to a call of one step besides the state.
+
+    Args:
+        train: the training split, or its shapes.
+        feed: `device` or `stream`.
+        batch_size: of the global batch.
+        devices: all devices.
+    """
+    num_examples, *image_shape = train.images.shape
+    rows = row_shape(tuple(image_shape))
+    if feed == "device":
+        order = (devices, num_examples // batch_size, batch_size // devices)
+        images = jax.ShapeDtypeStruct((num_examples, *rows), np.uint8)
+        labels = jax.ShapeDtypeStruct((num_examples,), np.int32)
+        return Split(images, labels), jax.ShapeDtypeStruct(order, np.int32)
+    batch = (devices, 1, batch_size // devices)
+    images = jax.ShapeDtypeStruct((*batch, *rows), np.uint8)
+    return (Split(images, jax.ShapeDtypeStruct(batch, np.int32)),)
+
+
+# ---------------------------------------------------------------------------- feeds
+
+
 class DeviceFeed:
     """The whole training split on each device, as uint8; a step takes its batch out of it.
 
@@ -70,7 +170,7 @@ class DeviceFeed:
         )
 
     def arguments(self, step: int, count: int) -> tuple[Any, ...]:
-        """What a call of `count` steps from `step` on takes beside the state."""
+        """What a call of `count` steps from `step` on takes besides the state."""
         del count
         return self._data, self._order(step // self._steps)
 
@@ -90,7 +190,7 @@ class StreamFeed:
         self._batches: Any = None
 
     def arguments(self, step: int, count: int) -> tuple[Any, ...]:
-        """What a call of `count` steps from `step` on takes beside the state."""
+        """What a call of `count` steps from `step` on takes besides the state."""
         if self._next != (step, count):
             source = HostBatches(self._train, self._config, num_devices(self._devices), step)
             threads = grain.ReadOptions(num_threads=_BUFFER, prefetch_buffer_size=_BUFFER)

@@ -12,14 +12,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
-from gini_jax.config import default_config
+from gini_jax.config import default_config, flattened, set_model
+from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError, RunError
 
-# What may change without its being another run: where data lies, how it is saved and looked at.
+# What may change within a run: where the data lies, and how the run is saved and looked at.
 FREE = (
     "dataset.data_dir",
     "dataset.feed",
+    "evals",
+    "loggers",
     "eval_batch_size",
+    "eval_every_epochs",
     "steps_per_call",
     "checkpoint_every_epochs",
     "checkpoint_every_minutes",
@@ -34,32 +38,62 @@ def config_json(config: ConfigDict) -> str:
 
 
 def saved_config(workdir: Path) -> ConfigDict:
-    """The config of a workdir's run; settings that are newer than it have their defaults."""
+    """The config of a workdir's run; settings that are newer than the run have their defaults.
+
+    Raises:
+        InputError: the config cannot be read, or an earlier version of gini_jax wrote it.
+    """
+    path = workdir / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
+    if "terms" not in saved.get("loss", {}):
+        raise InputError(
+            f"{path} was written by gini_jax 0.1, whose runs this version cannot resume; choose "
+            'another --workdir, or install "gini_jax==0.1" to go on with that one'
+        )
     config = default_config()
+    set_model(config, saved["model"]["name"])
     with config.unlocked():
-        config.update(json.loads((workdir / "config.json").read_text()))
+        config.loss.terms = ConfigDict(saved["loss"]["terms"])
+        config.update(saved)
     return config
+
+
+def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Writes what a run is: config.json, and the names that its outputs stand for, dataset.json."""
+    about = {
+        "class_names": dataset.class_names,
+        "superclass_names": dataset.superclass_names,
+        "superclass_of": dataset.superclass_of,
+        "image_size": dataset.image_size,
+        "examples": {name: len(split.labels) for name, split in dataset.splits.items()},
+    }
+    write(workdir / "config.json", config_json(config))
+    write(workdir / "dataset.json", json.dumps(about, indent=2) + "\n")
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes the workdir, or checks that it can be written and holds no run of another config.
 
+    A run that has no checkpoint yet, for example because its loss became NaN, may begin again with
+    other settings.
+
     Raises:
         InputError: the workdir cannot be written, or holds a run of another config.
     """
     make_workdir(workdir)
-    path = workdir / "config.json"
-    if not path.exists():
+    if not (workdir / "config.json").exists():
         return
-    try:
-        old = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
-    new = json.loads(config_json(config))
+    if not any((workdir / "checkpoints").glob("[0-9]*")):
+        return
+    old = flattened(json.loads(config_json(saved_config(workdir))))
+    new = flattened(json.loads(config_json(config)))
     differing = [
-        f"  {key}: {old_value!r} there, {new_value!r} now"
-        for key, old_value, new_value in _differences(old, new)
-        if key not in FREE
+        f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(set(old) | set(new))
+        if old.get(key) != new.get(key) and key not in FREE
     ]
     if differing:
         raise InputError(
@@ -91,7 +125,7 @@ def make_workdir(workdir: Path) -> None:
 def lock(workdir: Path) -> Iterator[None]:
     """Holds a workdir for this process; the system lets go of it when the process ends.
 
-    Where no run began, for its input was refused, nothing is left behind.
+    Where no run began, because its input was refused, nothing is left behind.
 
     Raises:
         InputError: another process holds it; its host and number are named.
@@ -163,11 +197,3 @@ def not_written(path: Path, error: Exception) -> RunError:
         f"{path} could not be written: {error}\n{free / 2**20:,.0f} MiB are free there. Older "
         "checkpoints are left as they are; make room and run the same command again."
     )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        pairs = [(f"{path}.{key}" if path else key, old.get(key), new.get(key)) for key in keys]
-        return [item for key, a, b in pairs for item in _differences(a, b, key)]
-    return [] if old == new else [(path, old, new)]

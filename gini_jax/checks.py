@@ -1,0 +1,199 @@
+"""The rules that the values of a config must obey, checked before anything is built."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gini_jax.config import all_rows, flattened
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.settings import Setting, in_bounds
+
+RENAMED = {
+    "loss.gini_weight": "loss.terms.gini",
+    "loss.kl_weight": "loss.terms.kl",
+}
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Refuses keys that no setting has, as a typo in a config file makes them.
+
+    Raises:
+        InputError: names the key and the nearest setting.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config()
+        >>> with config.unlocked():
+        ...     config.loss.start_epohc = 3
+        >>> check_keys(config)
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: unknown setting 'loss.start_epohc'; did you mean ...
+    """
+    from gini_jax.losses.terms import TERMS
+
+    rows = all_rows(config)
+    for name in config.loss.terms:
+        if name not in TERMS:
+            raise unknown_name("term in loss.terms", name, TERMS)
+    for path in flattened(config):
+        if path in RENAMED:
+            raise InputError(f"unknown setting {path!r}; it is now {RENAMED[path]!r}")
+        if path not in rows:
+            raise unknown_name("setting", path, rows)
+    for path in rows:
+        if path not in flattened(config):
+            raise InputError(f"the config lacks {path!r}; start it from default_config()")
+
+
+def check_config(config: ConfigDict, num_devices: int) -> None:
+    """Refuses values that break a rule.
+
+    Args:
+        config: the settings.
+        num_devices: devices that the global batch is divided over.
+
+    Raises:
+        InputError: names the first value that breaks a rule, the rule and a fix.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> check_config(default_config("ce"), num_devices=8)
+        >>> config = default_config()
+        >>> config.optimizer.momentum = 1.5
+        >>> check_config(config, num_devices=8)
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: optimizer.momentum=1.5 must lie in [0, 1); ...
+    """
+    check_keys(config)
+    values, rows = flattened(config), all_rows(config)
+    for path, row in rows.items():
+        _check_value(path, values[path], row)
+    _check_objective(config)
+    _check_batch(config, num_devices)
+    _check_together(config)
+
+
+def check_layers(layers: tuple[str, ...], known: Any) -> None:
+    """Refuses `loss.layers` that the model has no features for.
+
+    Raises:
+        InputError: names the layer and the known ones.
+
+    Example:
+        >>> check_layers(("stage4",), ["stage3", "stage4"])
+    """
+    for layer in layers:
+        if layer not in known:
+            raise unknown_name("layer in loss.layers", layer, known)
+
+
+def notes_on(config: ConfigDict) -> list[str]:
+    """What has no effect in a run with these settings; said at the start and in result.json.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config("ce")
+        >>> config.schedule.update(name="step", boundaries=(60,))
+        >>> notes_on(config)
+        ['schedule.boundaries: (60,) lie after the last epoch, 1']
+    """
+    notes = []
+    if config.schedule.name == "step":
+        beyond = tuple(b for b in config.schedule.boundaries if b >= config.num_epochs)
+        if beyond:
+            notes.append(
+                f"schedule.boundaries: {beyond} lie after the last epoch, {config.num_epochs}"
+            )
+    if config.loss.running_decay and not config.loss.terms:
+        notes.append(f"loss.running_decay={config.loss.running_decay}: no term uses it")
+    if config.eval_every_epochs > config.num_epochs:
+        notes.append(
+            f"eval_every_epochs={config.eval_every_epochs}: the last epoch alone is validated"
+        )
+    return notes
+
+
+def _check_value(path: str, value: Any, row: Setting) -> None:
+    """One value against its row: type, choices, bounds."""
+    wanted = type(row.default)
+    value = tuple(value) if wanted is tuple and isinstance(value, list) else value
+    is_number = wanted in (int, float) and not isinstance(value, bool)
+    if not (isinstance(value, wanted) or (is_number and isinstance(value, (int, float)))):
+        raise InputError(
+            f"{path}={value!r} is a {type(value).__name__}; it must be a {wanted.__name__}, "
+            f"such as --config.{path}={row.default!r}"
+        )
+    known = row.known()
+    for one in value if isinstance(value, (tuple, list)) else (value,):
+        if known and one not in known and one != row.default:
+            raise unknown_name(path, one, known)
+    if wanted is int and not float(value).is_integer():
+        raise InputError(f"{path}={value!r} must be a whole number")
+    if row.bounds and not in_bounds(value, row.bounds):
+        raise InputError(
+            f"{path}={value!r} must lie in {row.bounds}; the default is "
+            f"--config.{path}={row.default!r}"
+        )
+
+
+def _check_objective(config: ConfigDict) -> None:
+    from gini_jax.losses.terms import PRESETS, TERMS, SumTerm, objective_name
+
+    name = objective_name(config.loss.terms)
+    if config.objective != name:
+        if config.objective not in PRESETS and name in PRESETS:
+            raise unknown_name("objective", config.objective, PRESETS)
+        raise InputError(
+            f"objective={config.objective!r}, but loss.terms={config.loss.terms.to_dict()} are "
+            f"those of {name!r}; call set_objective, or set config.objective to that name"
+        )
+    if config.grad_accumulation > 1:
+        for term, weight in config.loss.terms.items():
+            if weight and not isinstance(TERMS[term](), SumTerm):
+                raise InputError(
+                    f"loss.terms.{term} is not a function of sums over the examples, so micro-"
+                    f"batches would change it; set --config.grad_accumulation=1 "
+                    f"(grad_accumulation={config.grad_accumulation})"
+                )
+    active = name != "ce"
+    if active and config.loss.start_epoch > config.num_epochs:
+        raise InputError(
+            f"loss.start_epoch={config.loss.start_epoch} lies after the last epoch, "
+            f"num_epochs={config.num_epochs}, so {name} would train plain cross-entropy; set "
+            f"--config.loss.start_epoch=1, or give the objective ce: --config=FILE:ce"
+        )
+
+
+def _check_batch(config: ConfigDict, num_devices: int) -> None:
+    parts = config.grad_accumulation
+    if config.batch_size % (num_devices * parts):
+        below = max(config.batch_size // (num_devices * parts), 1) * num_devices * parts
+        in_parts = f" times grad_accumulation={parts}" if parts > 1 else ""
+        raise InputError(
+            f"batch_size={config.batch_size} is not divisible by {num_devices} devices{in_parts}; "
+            f"set a multiple, such as --config.batch_size={below}"
+        )
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Rules over several settings."""
+    if config.augment.resized_crop and config.augment.crop_padding:
+        raise InputError(
+            f"augment.resized_crop={config.augment.resized_crop} takes the place of padded crops; "
+            "set --config.augment.crop_padding=0"
+        )
+    if not config.loss.layers:
+        raise InputError("loss.layers is empty; name at least one layer, such as ('stage4',)")
+    if config.schedule.final > config.schedule.learning_rate:
+        raise InputError(
+            f"schedule.final={config.schedule.final} exceeds schedule.learning_rate="
+            f"{config.schedule.learning_rate}; set --config.schedule.final=0.0"
+        )
+    boundaries = config.schedule.boundaries
+    if any(not isinstance(b, int) or b < 1 for b in boundaries) or sorted(set(boundaries)) != list(
+        boundaries
+    ):
+        raise InputError(
+            f"schedule.boundaries={boundaries} must be whole epochs from 1 on, in rising order, "
+            "such as (60, 120)"
+        )

@@ -1,0 +1,263 @@
+"""The command line: reads flags and config, and calls one module of `gini_jax.modes`."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from gini_jax.checks import check_keys
+from gini_jax.config import help_text, set_model, set_objective
+from gini_jax.errors import InputError, RunError, Stopped, unknown_name
+
+# A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
+MODES = {
+    "train": "trains, or resumes, a run (the default)",
+    "eval": "tests a checkpoint of a run again",
+    "summary": "shows parameters, feature shapes and operations of a network",
+    "preview": "draws images, raw and augmented",
+    "plan": "compiles the step for a TPU slice that need not be there",
+}
+
+FLAGS = flags.FLAGS
+_TERM = re.compile(r"--?config\.loss\.terms\.(\w+)=(.*)")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command line; ends the process with one line where it cannot."""
+    try:
+        run(list(sys.argv if argv is None else argv))
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        sys.exit(stopped.status)
+    except (InputError, RunError) as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # and not into jax's exit hook, which waits for other processes
+
+
+def run(argv: list[str]) -> Any:
+    """Reads a command line and runs its mode.
+
+    Returns:
+        What the mode's `main` returns; None after `--help`.
+
+    Raises:
+        InputError: the command line or the config is wrong.
+        RunError: the run could not go on.
+        Stopped: a signal stopped the run.
+    """
+    if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
+        print(usage())
+        return None
+    mode = _mode_of(argv)
+    module = importlib.import_module(f"gini_jax.modes.{mode}")
+    config, terms = _parse(argv, module)
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # not the libraries' every move
+    from gini_jax import devices  # jax starts here
+
+    devices.prepare_cpu()
+    several = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    if FLAGS.distributed or any(value is not None for value in several):
+        devices.connect(*several)
+    given = dict(config_flags.get_override_values(FLAGS["config"]))
+    workdir = local_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
+    has_run = (workdir / "config.json").exists()
+    if mode != "train" and has_run and not any(a.startswith("--config=") for a in argv):
+        config = _saved_with(given, terms, workdir, mode, getattr(module, "USES", None))
+    else:
+        config = resolved(config, given, terms)
+    local_path("dataset.data_dir", config.dataset.data_dir)
+    local_path("model.init", config.model.init)
+    return module.main(config, workdir, **{name: FLAGS[name].value for name in module.FLAGS})
+
+
+def usage() -> str:
+    """The text of `--help`: modes, flags and settings."""
+    lines = [
+        "Usage: python launch.py [--mode=MODE] [--config=FILE[:OBJECTIVE]] [--workdir=DIR]",
+        "",
+    ]
+    lines += ["Modes, each with its own flags:"]
+    for mode, meaning in MODES.items():
+        lines.append(f"  --mode={mode:10} {meaning}")
+        module = importlib.import_module(f"gini_jax.modes.{mode}")
+        for name, (default, _, text) in module.FLAGS.items():
+            shown = f"={default}" if default not in (None, "", False) else ""
+            lines.append(f"      --{name}{shown}  {text}")
+    lines += [
+        "",
+        f"Shipped configs: {', '.join(sorted(shipped_configs()))}",
+        "Several hosts: --coordinator_address --num_processes --process_id, or --distributed alone",
+        "where the platform (TPU pod, Slurm, Kubernetes) tells them.",
+        "",
+        "Settings, with the defaults that a config file starts from:",
+        help_text(),
+    ]
+    return "\n".join(lines)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"  # in a wheel
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
+
+
+def config_path(name: str) -> str:
+    """The file, and the objective after the colon, that `--config` names.
+
+    Args:
+        name: a path, or the name of a shipped config, either with `:OBJECTIVE`.
+
+    Raises:
+        InputError: there is no such file, and no such shipped config.
+
+    Example:
+        >>> Path(config_path("digits:ce")).name
+        'digits.py:ce'
+    """
+    file, colon, objective = name.partition(":")
+    if Path(file).expanduser().is_file():
+        return str(Path(file).expanduser().resolve()) + colon + objective
+    shipped = shipped_configs()
+    stem = Path(file).stem
+    if stem in shipped and file in (stem, f"{stem}.py", f"configs/{stem}.py"):
+        return str(shipped[stem]) + colon + objective
+    if file.endswith(".py") and "/" in file and not file.startswith("configs/"):
+        raise InputError(f"--config={name}: no such file; a shipped one is given by its name alone")
+    raise unknown_name("config", file, shipped)
+
+
+def resolved(config: ConfigDict, given: dict[str, Any], terms: dict[str, float]) -> ConfigDict:
+    """A config with all that the command line gave, in one piece.
+
+    Args:
+        config: with the given settings in it, but for what follows from them.
+        given: the settings of the command line, by path.
+        terms: weights of terms of the command line.
+
+    Raises:
+        InputError: an unknown key, objective, network or term.
+    """
+    from gini_jax.losses.terms import objective_name
+
+    if "model.name" in given:
+        own = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.")}
+        set_model(config, own.pop("name"), **{k: v for k, v in own.items() if k != "init"})
+    if "objective" in given:
+        set_objective(config, given["objective"])
+    with config.unlocked():
+        for name, weight in terms.items():
+            config.loss.terms[name] = weight
+    check_keys(config)
+    config.objective = objective_name(config.loss.terms)
+    return config
+
+
+def local_path(what: str, path: str) -> Path:
+    """A path on this machine, with `~` resolved.
+
+    Raises:
+        InputError: it is a URL.
+
+    Example:
+        >>> local_path("--workdir", "runs/r18")
+        PosixPath('runs/r18')
+    """
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", path):
+        raise InputError(
+            f"{what}={path}: {scheme[1]}: storage is not supported; give a folder of this machine, "
+            "or mount the bucket"
+        )
+    return Path(path).expanduser()
+
+
+def _mode_of(argv: list[str]) -> str:
+    modes = [arg.partition("=")[2] for arg in argv if re.match(r"--?mode=", arg)]
+    mode = modes[-1] if modes else "train"
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    return mode
+
+
+def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float]]:
+    """The config, with the overrides of the command line, and the weights given to terms."""
+    terms: dict[str, float] = {}
+    kept = argv[:1]
+    for arg in argv[1:]:
+        if match := _TERM.fullmatch(arg):
+            terms[match[1]] = _number(arg, match[2])
+        elif arg.startswith("--config="):
+            kept.append(f"--config={config_path(arg.partition('=')[2])}")
+        else:
+            kept.append(arg)
+    _define_flags(module, kept)
+    try:
+        rest = FLAGS(kept)
+        config = FLAGS.config
+        _ = config.name
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason: object = error
+        while isinstance(reason, Exception) and len(reason.args) == 1:
+            reason = reason.args[0]
+        kind = "unknown setting " if isinstance(error, AttributeError) else ""
+        raise InputError(f"{kind}{reason}\nAll flags and settings: --help") from error
+    if len(rest) > 1:
+        raise InputError(f"unknown argument {rest[1]!r}; settings are --config.KEY=VALUE")
+    return config, terms
+
+
+def _define_flags(module: Any, argv: list[str]) -> None:
+    flags.DEFINE_string("mode", "train", "What to do.")
+    flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME by default.")
+    flags.DEFINE_bool("distributed", False, "Several hosts, told by the platform (TPU pod, Slurm).")
+    flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0,")
+    flags.DEFINE_integer("num_processes", None, "... how many there are,")
+    flags.DEFINE_integer("process_id", None, "... and which one this is, from 0.")
+    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+    for name, (default, kind, text) in module.FLAGS.items():
+        (flags.DEFINE_multi_string if kind is list else define[kind])(name, default, text)
+    config_flags.DEFINE_config_file(
+        "config", str(shipped_configs()["digits"]), "FILE or FILE:OBJECTIVE.", sys_argv=argv
+    )
+
+
+def _number(arg: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{arg}: the weight of a term is a number, such as 0.5") from error
+
+
+def _saved_with(
+    given: dict[str, Any],
+    terms: dict[str, float],
+    workdir: Path,
+    mode: str,
+    uses: tuple[str, ...] | None,
+) -> ConfigDict:
+    """The config of a finished run, with what the command line changes of it."""
+    from gini_jax.training.workdir import saved_config
+
+    config = saved_config(workdir)
+    all_given = [*given, *(f"loss.terms.{name}" for name in terms)]
+    useless = [path for path in all_given if uses is not None and path not in uses]
+    if useless:
+        raise InputError(
+            f"--config.{useless[0]} has no effect in --mode={mode} on a run that is there; it takes "
+            + ", ".join(f"--config.{path}" for path in (uses or ()))
+        )
+    if "model.name" not in given:
+        config.update_from_flattened_dict(given)
+    else:
+        rest = {key: value for key, value in given.items() if not key.startswith("model.")}
+        config.update_from_flattened_dict(rest)
+    return resolved(config, given, terms)

@@ -1,0 +1,172 @@
+"""Data sets by name, as uint8 arrays: opened by a source, decoded once, mapped from the cache."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gini_jax.data import cache
+from gini_jax.data.digits import Digits
+from gini_jax.data.images import stored_size
+from gini_jax.data.source import Arrays, Dataset, Rows, Source, Split
+from gini_jax.data.tfds import Tfds
+from gini_jax.errors import InputError
+
+__all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
+
+# The name of a set, or what stands before its first colon; any other name is one of TFDS.
+SOURCES: dict[str, Callable[[Any], Source]] = {
+    "digits": Digits,
+}
+
+
+def open_source(config: Any) -> Source:
+    """The source that `config.dataset` names; nothing is decoded.
+
+    Raises:
+        InputError: the set is unknown or not there.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> len(open_source(default_config().dataset).splits["test"])
+        400
+    """
+    return SOURCES.get(config.name.partition(":")[0], Tfds)(config)
+
+
+def load_dataset(
+    config: Any, cache_dir: Path | None = None, only: Iterable[str] = ("train", "val", "test")
+) -> Dataset:
+    """The splits of a data set, decoded once and then mapped from the cache.
+
+    Args:
+        config: `config.dataset`.
+        cache_dir: where decoded sets are kept; `$XDG_CACHE_HOME/gini_jax` by default.
+        only: the splits that are needed; of the others the shapes stand in their place.
+
+    Returns:
+        The data set. Where the source has no validation split, `val_size` training images, drawn by
+        `val_seed`, become one.
+
+    Raises:
+        InputError: the set is unknown or not there, a split is too small, or the set has another
+            number of classes than `num_classes`.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> digits = load_dataset(default_config().dataset)
+        >>> {name: split.images.shape for name, split in digits.splits.items()}["test"]
+        (400, 8, 8, 3)
+    """
+    source = open_source(config)
+    dataset = _shapes(config, source)
+    folder = cache_dir or cache.default_folder()
+    splits, superclass_of = dict(dataset.splits), dataset.superclass_of
+    own_val = "val" in source.splits
+    needed = {"train" if name == "val" and not own_val else name for name in only}
+    for name in sorted(needed):
+        name_there = config.test_split if name == "test" else name
+        examples = source.splits[name_there]
+        if isinstance(examples, Arrays):
+            images, labels = examples.split
+        else:
+            images, labels, superclass_of = cache.decoded(
+                source, name_there, config.image_size, folder
+            )
+        _check_labels(config, labels, dataset.num_classes, name_there)
+        splits[name] = Split(images, labels)
+    if "train" in needed:
+        images, labels = splits["train"]
+        _check_classes(config, labels)
+        if not own_val and config.val_size:
+            order = np.random.default_rng(config.val_seed).permutation(len(labels))
+            val, train = np.sort(order[: config.val_size]), np.sort(order[config.val_size :])
+            splits["val"] = Split(Rows(images, val), labels[val])
+            splits["train"] = Split(Rows(images, train), labels[train])
+        elif not own_val:
+            splits["val"] = Split(images[:0], labels[:0])
+    return replace(dataset, splits=splits, superclass_of=superclass_of)
+
+
+def dataset_shapes(config: Any) -> Dataset:
+    """A data set with the shapes of its arrays in their place; nothing is decoded.
+
+    Args:
+        config: `config.dataset`.
+
+    Raises:
+        InputError: as in `load_dataset`.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> dataset_shapes(default_config().dataset).splits["train"].images.shape
+        (1197, 8, 8, 3)
+    """
+    return _shapes(config, open_source(config))
+
+
+def _shapes(config: Any, source: Source) -> Dataset:
+    height, width = source.image_shape
+    size = config.image_size or height
+    if size is None:
+        raise InputError(
+            f"images of {config.name} have many sizes; set --config.dataset.image_size, such as 224"
+        )
+    if not config.image_size and width != size:
+        raise InputError(
+            f"images of {config.name} are not square; set --config.dataset.image_size={size}"
+        )
+    if config.test_split not in source.splits:
+        raise InputError(
+            f"data set {config.name!r} has splits {sorted(source.splits)}, and no "
+            f"{config.test_split!r}: set --config.dataset.test_split"
+        )
+    train = len(source.splits["train"])
+    if config.val_size >= train:
+        raise InputError(
+            f"dataset.val_size={config.val_size} leaves none of the {train} training images of "
+            f"{config.name}; set a smaller --config.dataset.val_size"
+        )
+    if "val" in source.splits:
+        val = len(source.splits["val"])
+    else:
+        val, train = config.val_size, train - config.val_size
+    sizes = {"train": train, "val": val, "test": len(source.splits[config.test_split])}
+    classes = len(source.class_names)
+    if config.num_classes not in (0, classes):
+        raise _other_classes(config, f"has {classes} classes")
+    stored = stored_size(config.image_size) or size
+    shapes = {
+        name: Split(
+            jax.ShapeDtypeStruct((n, stored, stored, 3), np.uint8),
+            jax.ShapeDtypeStruct((n,), np.int32),
+        )
+        for name, n in sizes.items()
+    }
+    return Dataset(shapes, source.class_names, size, source.superclass_names)
+
+
+def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str) -> None:
+    """Some sets keep the labels of their test split back."""
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise InputError(
+            f"split {split} of {config.name} has labels from {labels.min()} to {labels.max()}, "
+            f"and its classes are 0 to {num_classes - 1}; where labels are held back, test on "
+            "another split: --config.dataset.test_split=validation"
+        )
+
+
+def _check_classes(config: Any, labels: np.ndarray) -> None:
+    """The training images must show as many classes as the config tells, if it does."""
+    if config.num_classes not in (0, found := len(np.unique(labels))):
+        raise _other_classes(config, f"shows {found} classes in its training images")
+
+
+def _other_classes(config: Any, what: str) -> InputError:
+    return InputError(
+        f"dataset.num_classes={config.num_classes}, but {config.name} {what}; give the data that "
+        "is meant, or set --config.dataset.num_classes=0 to accept any number"
+    )

@@ -1,0 +1,181 @@
+"""Decoded splits on disk: made once, in a folder that is renamed when complete, then mapped."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from gini_jax.data.images import DECODING, decode, fit
+from gini_jax.data.source import Example, Source
+from gini_jax.errors import InputError
+
+_AT_A_TIME = 1024  # examples in the queue of the decoding threads
+
+Decoded = tuple[np.ndarray, np.ndarray, tuple[int, ...]]
+
+
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/gini_jax`, or `~/.cache/gini_jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "gini_jax"
+
+
+def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decoded:
+    """A split, mapped from the cache, which is made first where it is missing or damaged.
+
+    Several processes of a machine share the cache: one decodes, the others wait for it.
+
+    Args:
+        source: the data set.
+        split: one of its splits.
+        image_size: images are stored as squares with room for crops of this size; 0: as they are.
+        folder: of the cache.
+
+    Returns:
+        Images `[N, H, W, 3]` uint8 and labels `[N]` int32, both mapped from files; and the
+        superclass of each class, empty where the set has none.
+
+    Raises:
+        InputError: an image cannot be read, or the cache cannot be written.
+    """
+    made_of = {
+        "source": source.fingerprint(split),
+        "image_size": image_size,
+        "decoding": DECODING,
+    }
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    entry = folder / f"{source.name.replace('/', '_')}-{split}-{digest}"
+    found, _ = _read(entry)
+    if found:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder, f"fills {entry}"):
+            found, wrong = _read(entry)  # by another process meanwhile
+            if not found:
+                if wrong:
+                    print(f"the cache {entry} cannot be used ({wrong}); decoding again")
+                _make(source, split, image_size, entry)
+    except OSError as error:
+        raise InputError(
+            f"the cache {entry} cannot be filled ({error}); make room there, or set "
+            "XDG_CACHE_HOME to another folder"
+        ) from error
+    found, wrong = _read(entry)
+    if not found:
+        raise InputError(f"{entry} was written and cannot be read ({wrong})")
+    return found
+
+
+@contextlib.contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Held by one process of a machine at a time; others wait, and say for what."""
+    lock = FileLock(folder / f".gini_jax-{zlib.crc32(what.encode()):08x}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process {what}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read(entry: Path) -> tuple[Decoded | None, str]:
+    """What a cache entry holds; or None and what is wrong with it, "" where it is not there."""
+    if not entry.exists():
+        return None, ""
+    try:
+        about = json.loads((entry / "about.json").read_text())
+        images = np.load(entry / "images.npy", mmap_mode="r")
+        labels = np.load(entry / "labels.npy", mmap_mode="r")
+        if len(images) != about["examples"] or len(labels) != about["examples"]:
+            return None, "its files do not fit together"
+        return (images, labels, tuple(about["superclass_of"])), ""
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        return None, str(error)
+
+
+def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
+    """Decodes a split into a folder beside the entry, which becomes the entry when complete."""
+    examples = source.splits[split]
+    total = len(examples)
+    partial = entry.with_name(f"{entry.name}.partial")
+    for old in (partial, entry):
+        shutil.rmtree(old, ignore_errors=True)
+    partial.mkdir(parents=True)
+    first = fit(_pixels(source, 0, examples[0]), image_size)
+    shape = (total, *first.shape)
+    if (free := shutil.disk_usage(partial).free) < np.prod(shape):
+        raise OSError(f"it needs {np.prod(shape) / 2**20:,.0f} MiB of {free / 2**20:,.0f} free")
+    images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
+    labels = np.lib.format.open_memmap(partial / "labels.npy", "w+", np.int32, (total,))
+    groups = np.zeros(total, np.int32)
+
+    def store(index: int) -> None:
+        example = _example(source, examples, index)
+        image = fit(_pixels(source, index, example), image_size)
+        if image.shape != shape[1:]:
+            raise InputError(
+                f"images of {source.name} have many sizes, {image.shape} and {shape[1:]} among "
+                "them; set --config.dataset.image_size, such as 224"
+            )
+        images[index], labels[index], groups[index] = image, example.label, example.superclass
+
+    indices = iter(range(total))
+    bar = tqdm(total=total, desc=f"decoding {source.name} {split}", unit=" images", mininterval=1)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(islice(indices, _AT_A_TIME)):
+            for _ in pool.map(store, chunk):
+                bar.update()
+    images.flush()
+    labels.flush()
+    about = {
+        "examples": total,
+        "superclass_of": _groups_of_classes(labels, groups) if source.superclass_names else [],
+        "source": source.fingerprint(split),
+    }
+    (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    partial.rename(entry)
+
+
+def _example(source: Source, examples: Any, index: int) -> Example:
+    """An example; whatever reading it raises becomes one error that names it."""
+    try:
+        return examples[index]
+    except Exception as error:
+        raise _unreadable(source, index, error) from error
+
+
+def _pixels(source: Source, index: int, example: Example) -> np.ndarray:
+    try:
+        return decode(example.image)
+    except Exception as error:
+        raise _unreadable(source, index, error, example) from error
+
+
+def _unreadable(
+    source: Source, index: int, error: Exception, example: Example | None = None
+) -> InputError:
+    path = f", {example.image}," if example and isinstance(example.image, Path) else ""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return InputError(
+        f"example {index} of {source.name}{path} cannot be read ({reason}); mend or remove it, or "
+        "prepare the set again"
+    )
+
+
+def _groups_of_classes(labels: np.ndarray, groups: np.ndarray) -> list[int]:
+    of_class = dict(zip(labels.tolist(), groups.tolist(), strict=True))
+    return [of_class.get(k, -1) for k in range(max(of_class) + 1)]

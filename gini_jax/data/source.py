@@ -1,0 +1,114 @@
+"""What a data source is, and what it becomes: the splits of a data set as arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Example(NamedTuple):
+    """An image and its class.
+
+    Attributes:
+        image: an encoded file, its path, or pixels `[H, W, 1 or 3]`.
+        label: the class.
+        superclass: the group of classes, where the source has groups.
+    """
+
+    image: bytes | Path | np.ndarray
+    label: int
+    superclass: int = -1
+
+
+class Source(Protocol):
+    """A data set as it lies somewhere. A new kind is one new file and one line in `SOURCES`.
+
+    Attributes:
+        name: of the set, for messages and the cache.
+        splits: by name, random-access examples: `train`, and what the run tests on; `val` where
+            the set has one. Their lengths are known before anything is decoded.
+        class_names: of the `K` classes.
+        superclass_names: of groups of classes; empty where there are none.
+        image_shape: height and width of all images; None where they differ.
+    """
+
+    name: str
+    splits: Mapping[str, Sequence[Example]]
+    class_names: tuple[str, ...]
+    superclass_names: tuple[str, ...]
+    image_shape: tuple[int | None, int | None]
+
+    def fingerprint(self, split: str) -> Any:
+        """JSON that changes with whatever decides a pixel or a label of a split.
+
+        For files: their paths, sizes and times.
+        """
+
+
+class Split(NamedTuple):
+    """Images `[N, H, W, 3]`, uint8, and their labels `[N]`, int32."""
+
+    images: Any
+    labels: Any
+
+
+class Arrays(Sequence[Example]):
+    """Examples that are arrays in memory already; they need no cache."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        self.split = Split(images, labels)
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Example(self.split.images[index], int(self.split.labels[index]))
+
+
+class Rows:
+    """Some rows of an array that is mapped from a file, read when they are asked for.
+
+    Example:
+        >>> rows = Rows(np.array([[0], [10], [20]]), np.array([2, 0]))
+        >>> rows.shape, rows[np.array([0])].tolist(), np.asarray(rows).tolist()
+        ((2, 1), [[20]], [[20], [0]])
+    """
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray):
+        self._array, self._rows = array, rows
+        self.shape, self.dtype = (len(rows), *array.shape[1:]), array.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._array[self._rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set.
+
+    Attributes:
+        splits: `train`, `val` (may be empty) and `test`.
+        class_names: names of the `K` classes.
+        image_size: height and width that the network sees; stored images may be larger.
+        superclass_names: names of groups of classes, where the set has them.
+        superclass_of: `K` numbers: the group of each class.
+    """
+
+    splits: dict[str, Split]
+    class_names: tuple[str, ...]
+    image_size: int
+    superclass_names: tuple[str, ...] = ()
+    superclass_of: tuple[int, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """`K`."""
+        return len(self.class_names)

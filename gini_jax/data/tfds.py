@@ -1,0 +1,173 @@
+"""Image classification sets of TFDS, read as they are prepared."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gini_jax.data.cache import alone
+from gini_jax.data.source import Example
+from gini_jax.errors import InputError, unknown_name
+
+_RANDOM_ACCESS = {"array_record", "parquet"}  # TFDS reads these without TensorFlow
+
+
+class Tfds:
+    """A set of TFDS; see `source.Source`.
+
+    Args:
+        config: `config.dataset`: `name`, `data_dir` and `test_split`. Where no folder is given, TFDS
+            may download the set.
+
+    Raises:
+        InputError: the set is unknown, is not there, or does not classify images.
+    """
+
+    def __init__(self, config: Any):
+        self.builder = _find(config.name, config.data_dir, config.test_split)
+        features = self.builder.info.features
+        self.name = self.builder.info.full_name
+        self.class_names = tuple(features["label"].names)
+        groups = features.get("coarse_label") if hasattr(features, "get") else None
+        self.superclass_names = tuple(groups.names) if groups is not None else ()
+        self.image_shape = tuple(features["image"].shape[:2])
+        splits = self.builder.info.splits
+        self.splits = {name: _Examples(self.builder, name) for name in splits}
+
+    def fingerprint(self, split: str) -> Any:
+        """Names and versions, and path, size and time of each of the split's files."""
+        files = []
+        for path in self.builder.info.splits[split].filepaths:
+            status = os.stat(path)
+            files.append([os.path.abspath(path), status.st_size, status.st_mtime_ns])
+        return {"name": self.name, "split": split, "files": files}
+
+
+class _Examples(Sequence[Example]):
+    """Examples of a split, with their images still encoded; opened at the first access."""
+
+    def __init__(self, builder: Any, split: str):
+        self._builder, self._split = builder, split
+        self._source: Any = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._builder.info.splits[self._split].num_examples
+
+    def __getitem__(self, index: Any) -> Any:
+        with self._lock:
+            if self._source is None:
+                self._source = _open(self._builder, self._split)
+        example = self._source[index]
+        return Example(
+            bytes(example["image"]), int(example["label"]), int(example.get("coarse_label", -1))
+        )
+
+
+class _InOrder:
+    """Examples of a format without random access, which are asked for roughly in order."""
+
+    def __init__(self, examples: Iterator[Any]):
+        self._examples, self._next = examples, 0
+        self._ahead: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, index: int) -> Any:
+        with self._lock:
+            while index >= self._next:
+                self._ahead[self._next] = next(self._examples)
+                self._next += 1
+            return self._ahead[index] if index == 0 else self._ahead.pop(index)
+
+
+def _open(builder: Any, split: str) -> Any:
+    """Random access to the examples of a split as dictionaries, images still encoded."""
+    import tensorflow_datasets as tfds
+
+    encoded = {"image": tfds.decode.SkipDecoding()}
+    formats = {file_format.value for file_format in builder.info.available_file_formats()}
+    if formats & _RANDOM_ACCESS:
+        return builder.as_data_source(split=split, decoders=encoded)
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        name, folder = builder.info.full_name.rpartition("/")[0], str(builder.data_dir)
+        folder = folder.partition(f"/{name}/")[0]
+        raise InputError(
+            f"{name} in {folder!r} was prepared as {' or '.join(sorted(formats))}, which only "
+            "TensorFlow reads: pip install tensorflow-cpu, once, for the decoding; or prepare it "
+            f"again with\n{how_to_prepare(name, folder)}"
+        ) from error
+    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    examples = builder.as_dataset(
+        split=split, shuffle_files=False, read_config=in_order, decoders=encoded
+    )
+    return _InOrder(iter(tfds.as_numpy(examples)))
+
+
+def _find(name: str, data_dir: str, test_split: str) -> Any:
+    """The TFDS builder of a prepared set."""
+    import tensorflow_datasets as tfds
+
+    folder = str(Path(data_dir or os.environ.get("TFDS_DATA_DIR", "")).expanduser())
+    folder = "" if folder == "." and not data_dir else folder
+    prepare = how_to_prepare(name, folder)
+    if folder and not Path(folder).is_dir():
+        raise InputError(f"data directory {folder!r} does not exist; prepare it with\n{prepare}")
+    try:
+        builder = tfds.builder(name, data_dir=folder or None)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        raise unknown_name("data set", name, known) from error
+    if not builder.info.splits:
+        if folder:
+            raise InputError(f"data set {name!r} is not in {folder!r}; prepare it with\n{prepare}")
+        builder = _download(name, prepare)
+    _check(builder, name, test_split)
+    return builder
+
+
+def _download(name: str, prepare: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, file_format="array_record")
+        print(f"TFDS downloads {name}; where there is no network, prepare it with\n{prepare}")
+        with alone(Path(tempfile.gettempdir()), f"prepares {name}"):
+            builder.download_and_prepare()
+        return builder
+    except Exception as error:
+        raise InputError(
+            f"data set {name!r} is not prepared and TFDS could not download it "
+            f"({type(error).__name__}: {error}); prepare it with\n{prepare}"
+        ) from error
+
+
+def _check(builder: Any, name: str, test_split: str) -> None:
+    import tensorflow_datasets as tfds
+
+    splits, features = builder.info.splits, dict(builder.info.features)
+    if "train" not in splits or test_split not in splits:
+        raise InputError(
+            f"data set {name!r} has splits {sorted(splits)}; it needs train and {test_split}: set "
+            "--config.dataset.test_split"
+        )
+    if not (
+        isinstance(features.get("image"), tfds.features.Image)
+        and isinstance(features.get("label"), tfds.features.ClassLabel)
+    ):
+        raise InputError(
+            f"data set {name!r} does not classify images: it has {sorted(features)}, and needs an "
+            "image and a label that is a class"
+        )
+
+
+def how_to_prepare(name: str, folder: str) -> str:
+    """The commands that prepare a set, and where it goes."""
+    return (
+        "    pip install tensorflow-datasets tensorflow array_record importlib_resources\n"
+        f"    tfds build {name} --data_dir={folder or 'DIR'} --file_format=array_record\n"
+        "on a machine with network, then give that folder as --config.dataset.data_dir."
+    )

@@ -1,0 +1,62 @@
+"""Accuracy and loss of a split, from its logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.special
+from jaxtyping import Float, Int
+
+
+def accuracy(
+    logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], top: int = 1
+) -> float:
+    """Share of the examples whose class is among the `top` largest logits.
+
+    Among equal logits the lower class comes first, as in `argmax`.
+
+    Example:
+        >>> logits = np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
+        >>> accuracy(logits, np.array([1, 2])), accuracy(logits, np.array([0, 1]), top=2)
+        (0.5, 1.0)
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    above = (~(logits <= own)).sum(axis=1)  # and NaN is above everything
+    ties_before = ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None])).sum(axis=1)
+    return float((above + ties_before < top).mean())
+
+
+def class_accuracy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
+    """Mean over the classes of the accuracy within each; classes without an example are left out.
+
+    Example:
+        >>> logits = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+        >>> class_accuracy(logits, np.array([0, 0, 0, 1]))
+        0.5
+    """
+    hits = logits.argmax(axis=1) == labels
+    return float(np.mean([hits[labels == k].mean() for k in np.unique(labels)]))
+
+
+def cross_entropy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
+    """Mean negative log-likelihood, in nats.
+
+    Example:
+        >>> print(f"{cross_entropy(np.zeros((3, 2)), np.array([0, 1, 1])):.4f}")  # log 2
+        0.6931
+    """
+    logits = logits.astype(np.float64)
+    own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return float((scipy.special.logsumexp(logits, axis=1) - own).mean())
+
+
+def superclass_accuracy(
+    logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], superclass_of: Sequence[int]
+) -> float:
+    """Share of the examples whose predicted class lies in the group of their own.
+
+    Example:
+        >>> superclass_accuracy(np.eye(3)[[1, 2]], np.array([0, 0]), (0, 0, 1))
+        0.5
+    """
+    group = np.asarray(superclass_of)
+    return float((group[logits.argmax(axis=1)] == group[labels]).mean())

@@ -1,0 +1,42 @@
+"""Whether the classes form clusters: k-means against the classes, and scatter within and between."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def cluster_nmi(
+    features: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], seed: int = 0
+) -> float:
+    """Normalised mutual information between the classes and as many k-means clusters.
+
+    Example:
+        >>> cluster_nmi(np.eye(3)[[0, 1, 2] * 5], np.array([0, 1, 2] * 5))
+        1.0
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import normalized_mutual_info_score
+
+    clusters = KMeans(len(np.unique(labels)), n_init=3, random_state=seed).fit_predict(features)
+    return float(normalized_mutual_info_score(labels, clusters))
+
+
+def scatter_ratio(features: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
+    """Between-class over within-class scatter: `tr(S_b) / tr(S_w)`.
+
+    `S_w = sum_n (x_n - mean of its class)^2`, `S_b = sum_n (mean of its class - overall mean)^2`.
+
+    Returns:
+        A number from 0 on; infinite where all examples of a class coincide, and 0 where all do.
+
+    Example:
+        >>> scatter_ratio(np.array([[0.0], [2.0], [4.0], [6.0]]), np.array([0, 0, 1, 1]))
+        4.0
+    """
+    x = features.astype(np.float64)
+    classes, index = np.unique(labels, return_inverse=True)
+    means = np.stack([x[index == k].mean(axis=0) for k in range(len(classes))])
+    within = ((x - means[index]) ** 2).sum()
+    between = ((means[index] - x.mean(axis=0)) ** 2).sum()
+    if not between:
+        return 0.0
+    return float(between / within) if within else float("inf")

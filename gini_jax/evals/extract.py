@@ -1,0 +1,116 @@
+"""What a network gives for every example of a split: the input of all evaluations."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Float, Int
+
+from gini_jax.data.augment import centre_crop
+from gini_jax.data.source import Split
+from gini_jax.devices import AXIS, map_over_devices, num_devices, replicate, shard
+
+
+class SplitOutputs(NamedTuple):
+    """A network's outputs for a split, on the host.
+
+    Attributes:
+        logits: before the softmax.
+        pooled: the features that the classifier sees.
+        layers: by layer, each feature's mean absolute activation over space or tokens.
+        labels: the classes.
+    """
+
+    logits: Float[np.ndarray, "N K"]
+    pooled: Float[np.ndarray, "N C"]
+    layers: dict[str, Float[np.ndarray, "N C"]]
+    labels: Int[np.ndarray, " N"]
+
+
+class Extractor:
+    """Runs a network over whole splits; compiled once for all of them.
+
+    Args:
+        model: the network.
+        layers: whose activations are taken.
+        image_size: height and width that the network sees.
+        batch_size: global; rounded up to a multiple of the devices.
+        devices: to divide a batch over; all by default.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        image_size: int,
+        batch_size: int,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        count = num_devices(devices)
+        self.batch_size, self.devices = -(-batch_size // count) * count, devices
+
+        def step(variables: Any, images: jax.Array) -> Any:
+            logits, features = model.apply(variables, centre_crop(images, image_size), train=False)
+            activations = {layer: _mean_absolute(features[layer]) for layer in layers}
+            outputs = logits, features["pooled"].astype(jnp.float32), activations
+            return lax.all_gather(outputs, AXIS, tiled=True)
+
+        self._step = map_over_devices(step, devices, in_axes=(None, 0), donate=False)
+
+    def __call__(self, variables: Any, split: Split) -> SplitOutputs:
+        """The outputs for a split, in its order.
+
+        Args:
+            variables: the model's, on the devices or on the host.
+            split: the examples.
+        """
+        variables = replicate(jax.device_get(variables), self.devices, donated=False)
+        parts, pending = [], None
+        for images, kept in padded_batches(split, self.batch_size, num_devices(self.devices)):
+            outputs = self._step(variables, images), kept
+            if pending is not None:  # fetched while the next batch is computed
+                parts.append(_fetched(*pending))
+            pending = outputs
+        if pending is not None:
+            parts.append(_fetched(*pending))
+        logits, pooled, layers = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return SplitOutputs(logits, pooled, layers, np.asarray(split.labels))
+
+
+def _mean_absolute(features: jax.Array) -> jax.Array:
+    """`[N, ..., C]` to `[N, C]`, float32."""
+    return jnp.abs(features.astype(jnp.float32)).mean(axis=tuple(range(1, features.ndim - 1)))
+
+
+def _fetched(outputs: Any, kept: int) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[:kept], jax.device_get(outputs))
+
+
+def padded_batches(
+    split: Split, batch_size: int, devices: int = 1
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of a split's images in order; the last is filled up with copies of its first image.
+
+    Args:
+        split: the examples, of which this process's are read.
+        batch_size: of the global batch.
+        devices: all devices, those of other processes included.
+
+    Yields:
+        Images `[local devices, batch_size / devices, H, W, 3]`, and how many of the global batch are
+        no copies.
+
+    Example:
+        >>> split = Split(np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int32))
+        >>> [(images.shape, kept) for images, kept in padded_batches(split, 2)]
+        [((1, 2, 8, 8, 3), 2), ((1, 2, 8, 8, 3), 1)]
+    """
+    for start in range(0, len(split.labels), batch_size):
+        stop = min(start + batch_size, len(split.labels))
+        index = np.full(batch_size, start)
+        index[: stop - start] = np.arange(start, stop)
+        yield split.images[shard(index, devices)], stop - start

@@ -1,0 +1,49 @@
+"""How discriminative single features are: Gini impurity and KL over a whole split."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from gini_jax.losses import ClassSums, class_profile, class_sums, gini_loss, kl_loss
+
+
+def sums_of(
+    activations: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], num_classes: int
+) -> ClassSums:
+    """The class sums of a split, from its mean absolute activations."""
+    return class_sums(jnp.asarray(activations), jnp.asarray(labels), num_classes=num_classes)
+
+
+def feature_terms(
+    layers: dict[str, Float[np.ndarray, "N C"]], labels: Int[np.ndarray, " N"], num_classes: int
+) -> dict[str, float]:
+    """The paper's terms of a split, averaged over the layers.
+
+    Args:
+        layers: by layer, mean absolute activations.
+        labels: the classes.
+        num_classes: `K`.
+
+    Returns:
+        `gini`; `kl`, against the split's own class distribution; `kl_uniform`, against the balanced
+        one: on an unbalanced split the first measures the imbalance.
+
+    Example:
+        >>> terms = feature_terms({"pooled": np.eye(4)}, np.arange(4), 4)
+        >>> terms["gini"], terms["kl"]
+        (0.0, 0.0)
+    """
+    uniform = np.full(num_classes, 1 / num_classes, np.float32)
+    by_layer = [sums_of(activations, labels, num_classes) for activations in layers.values()]
+    return {
+        "gini": float(np.mean([gini_loss(sums) for sums in by_layer])),
+        "kl": float(np.mean([kl_loss(sums) for sums in by_layer])),
+        "kl_uniform": float(np.mean([kl_loss(sums, target=uniform) for sums in by_layer])),
+    }
+
+
+def profile_of(
+    activations: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], num_classes: int
+) -> Float[np.ndarray, "C K"]:
+    """Class profile of each feature over a whole split."""
+    return np.asarray(class_profile(sums_of(activations, labels, num_classes)))

@@ -1,0 +1,31 @@
+"""Linear probe: how well a linear classifier, fitted anew, does on fixed features."""
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def linear_probe(
+    train_features: Float[np.ndarray, "N C"],
+    train_labels: Int[np.ndarray, " N"],
+    test_features: Float[np.ndarray, "M C"],
+    test_labels: Int[np.ndarray, " M"],
+) -> float:
+    """Test accuracy of scikit-learn's logistic regression on standardised features.
+
+    Example:
+        >>> x, y = np.eye(2)[[0, 1] * 10], np.array([0, 1] * 10)
+        >>> linear_probe(x, y, x, y)
+        1.0
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, C=0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(train_features.astype(np.float64), train_labels)
+    return float(probe.score(test_features.astype(np.float64), test_labels))

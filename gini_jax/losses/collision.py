@@ -1,0 +1,68 @@
+"""Collision entropy of class profiles: this project's own impurity, not the paper's."""
+
+import jax
+import jax.numpy as jnp
+
+from gini_jax.losses.class_sums import AxisName, ClassSums, as_class_sums
+from gini_jax.losses.discriminability import profile_of
+
+
+def collision_loss(
+    features: jax.Array | ClassSums,
+    labels: jax.Array | None = None,
+    *,
+    num_classes: int | None = None,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+) -> jax.Array:
+    """Collision (Renyi-2) entropy of the features' class profiles, as a share of its maximum.
+
+    `collision = mean_c (-log sum_k p[c,k]^2) / log K`, with `p` from `class_profile`, each row
+    divided by its own sum.
+
+    A variant of the Gini term for many classes; this project's, not the paper's. It is 0 at the
+    same place, for features of one class. At a flat profile its slope is `K / log K` times that of
+    `1 - sum_k p^2`, whose gradient vanishes as `1 / K`.
+
+    Args:
+        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
+            axes; or the `ClassSums` of a batch, alone.
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
+        num_classes: `K`; needed for integer labels only.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to sum over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+
+    Returns:
+        Scalar in `[0, 1]`: 0 for features of one class each, 1 for flat profiles. A dead feature
+        counts as 1, with zero gradient. With one class it is 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
+        TypeError: the features are not floating-point.
+
+    References:
+        A. Renyi, "On measures of entropy and information", 1961: the entropy of order 2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> features = jnp.array([[1.0, 1.0], [0.0, 1.0]])  # one pure feature, one flat
+        >>> float(collision_loss(features, jnp.eye(2)))
+        0.5
+    """
+    sums = as_class_sums(
+        features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
+    )
+    num_classes = sums.mass.shape[0]
+    if num_classes == 1:
+        return jnp.zeros_like(sums.mass).sum()
+    scaled = profile_of(sums).scaled  # [K, C]
+    total = scaled.sum(axis=0)
+    alive = total > 0
+    safe = jnp.where(alive, total, jnp.ones_like(total))
+    collisions = jnp.square(scaled / safe[None, :]).sum(axis=0)  # sum_k p[c,k]^2
+    flat = jnp.full_like(collisions, 1.0 / num_classes)
+    return -jnp.log(jnp.where(alive, collisions, flat)).mean() / jnp.log(float(num_classes)).astype(
+        collisions.dtype
+    )

@@ -1,0 +1,222 @@
+"""The paper's joint objective: several layers, a weight each, from activations or from sums."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import AxisName, ClassSums, local_sums
+from gini_jax.losses.collision import collision_loss
+from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
+
+Layers: TypeAlias = jax.Array | Mapping[str, Any] | Sequence[Any]
+Weights: TypeAlias = float | jax.Array | Mapping[str, Any] | Sequence[Any]
+Impurity: TypeAlias = Literal["gini", "collision", "entropy"]
+
+IMPURITIES = {"gini": gini_loss, "collision": collision_loss, "entropy": entropy_loss}
+
+
+def discriminability_loss(
+    features: Layers,
+    labels: jax.Array,
+    *,
+    gini_weight: Weights = 0.5,
+    kl_weight: Weights = 0.5,
+    impurity: Impurity = "gini",
+    target: jax.Array | None = None,
+    num_classes: int | None = None,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The terms to add to cross-entropy, over one layer or several.
+
+    `mean over layers (gini_weight[l] gini[l]) + mean over layers (kl_weight[l] kl[l])`.
+
+    Args:
+        features: `[N, ..., C]` activations of one layer, or a mapping or sequence of such arrays,
+            one per layer.
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
+        gini_weight: one number, or one per layer (a sequence in the order of `features`, or a
+            mapping with its keys).
+        kl_weight: likewise.
+        impurity: `"gini"`; or `"collision"` or `"entropy"` to put `collision_loss` or
+            `entropy_loss` in the place of `gini_loss`.
+        target: `[K]` distribution that the KL term compares with; the batch's own class
+            distribution by default.
+        num_classes: `K`; needed for integer labels only.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to sum over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+
+    Returns:
+        The weighted sum, scalar; and `{"gini": scalar, "kl": scalar}`, the unweighted means over
+        the layers. `"gini"` holds whichever impurity was chosen.
+
+    Raises:
+        ValueError: the shapes do not fit, there is no layer, the weights do not match the layers,
+            the impurity is unknown, or `target` is no distribution.
+        TypeError: the features are not floating-point.
+
+    References:
+        arXiv 2202.07073, section 3: the joint objective.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> features = {"stage4": jnp.ones((2, 4, 4, 8)), "pooled": jnp.ones((2, 8))}
+        >>> loss, terms = discriminability_loss(features, jnp.eye(2), gini_weight=0.5)
+        >>> float(loss), float(terms["gini"]), float(terms["kl"])
+        (0.25, 0.5, 0.0)
+    """
+    sums, signed_sums = layer_sums(
+        features,
+        labels,
+        impurity=impurity,
+        num_classes=num_classes,
+        where=where,
+        axis_name=axis_name,
+        axis=axis,
+    )
+    return discriminability_from_sums(
+        sums,
+        signed_sums=signed_sums,
+        gini_weight=gini_weight,
+        kl_weight=kl_weight,
+        impurity=impurity,
+        target=target,
+    )
+
+
+def layer_sums(
+    features: Layers,
+    labels: jax.Array,
+    *,
+    impurity: Impurity = "gini",
+    num_classes: int | None = None,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+) -> tuple[dict[str, ClassSums], dict[str, ClassSums] | None]:
+    """Class sums of every layer, summed over the mapped axes in one collective.
+
+    Args:
+        features: `[N, ..., C]` activations of one layer, or a mapping or sequence of such arrays,
+            one per layer.
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
+        impurity: the impurity that the sums are for; `"entropy"` needs signed ones too.
+        num_classes: `K`; needed for integer labels only.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to sum over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+
+    Returns:
+        `ClassSums` by layer; and the signed ones if `impurity="entropy"`, else None. The layers of
+        a sequence are named `"0"`, `"1"` and so on.
+
+    Raises:
+        ValueError: the shapes do not fit, there is no layer, or the impurity is unknown.
+        TypeError: the features are not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sums, _ = layer_sums([jnp.ones((2, 3))], jnp.eye(2))
+        >>> sums["0"].activation.shape
+        (3, 2)
+    """
+    _check_impurity(impurity)
+    layers = _by_layer(features)
+    if not layers:
+        raise ValueError("features hold no layer; give at least one [N, ..., C] array")
+
+    def sums(signed: bool) -> dict[str, ClassSums]:
+        return {
+            name: local_sums(
+                layer, labels, num_classes=num_classes, where=where, axis=axis, signed=signed
+            )
+            for name, layer in layers.items()
+        }
+
+    both = (sums(signed=False), sums(signed=True) if impurity == "entropy" else None)
+    return both if axis_name is None else lax.psum(both, axis_name)
+
+
+def discriminability_from_sums(
+    sums: Mapping[str, ClassSums],
+    *,
+    signed_sums: Mapping[str, ClassSums] | None = None,
+    gini_weight: Weights = 0.5,
+    kl_weight: Weights = 0.5,
+    impurity: Impurity = "gini",
+    target: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`discriminability_loss` as a function of the class sums of each layer.
+
+    For sums that do not come from one batch: accumulated over micro-batches (`linearize_at`),
+    blended with their history (`RunningSums`), or gathered over a whole data set.
+
+    Args:
+        sums: `ClassSums` by layer.
+        signed_sums: the signed sums by layer; needed for `impurity="entropy"`.
+        gini_weight: one number, or one per layer (a sequence in the order of `sums`, or a mapping
+            with its keys).
+        kl_weight: likewise.
+        impurity: `"gini"`, `"collision"` or `"entropy"`.
+        target: `[K]` distribution that the KL term compares with; by default the share of each
+            class in the sums.
+
+    Returns:
+        The weighted sum, scalar; and `{"gini": scalar, "kl": scalar}`, the unweighted means over
+        the layers.
+
+    Raises:
+        ValueError: the weights do not match the layers, the impurity is unknown, `target` is no
+            distribution, or the entropy comes without signed sums.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sums, _ = layer_sums([jnp.ones((2, 3))], jnp.eye(2))
+        >>> float(discriminability_from_sums(sums)[0])
+        0.25
+    """
+    _check_impurity(impurity)
+    if impurity == "entropy" and signed_sums is None:
+        raise ValueError("impurity='entropy' needs signed_sums (class_sums(signed=True))")
+    of_impurity = signed_sums if impurity == "entropy" else sums
+    impurities = [IMPURITIES[impurity](layer) for layer in (of_impurity or {}).values()]
+    impurity_by_layer = jnp.stack(impurities)
+    kl_by_layer = jnp.stack([kl_loss(layer, target=target) for layer in sums.values()])
+    alpha = _weights_by_layer("gini_weight", gini_weight, list(sums), impurity_by_layer.dtype)
+    beta = _weights_by_layer("kl_weight", kl_weight, list(sums), kl_by_layer.dtype)
+    loss = (alpha * impurity_by_layer).mean() + (beta * kl_by_layer).mean()
+    return loss, {"gini": impurity_by_layer.mean(), "kl": kl_by_layer.mean()}
+
+
+def _check_impurity(impurity: str) -> None:
+    if impurity not in IMPURITIES:
+        known = ", ".join(map(repr, IMPURITIES))
+        raise ValueError(f"unknown impurity {impurity!r}; known: {known}")
+
+
+def _by_layer(features: Layers) -> dict[str, Any]:
+    if isinstance(features, Mapping):
+        return dict(features)
+    if isinstance(features, Sequence):
+        return {str(i): layer for i, layer in enumerate(features)}
+    return {"0": features}
+
+
+def _weights_by_layer(name: str, weights: Weights, layers: list[str], dtype: Any) -> jax.Array:
+    """`[L]`; a single number stands for all layers."""
+    if isinstance(weights, Mapping):
+        if set(weights) != set(layers):
+            raise ValueError(f"{name} has keys {sorted(weights)}; the layers are {sorted(layers)}")
+        weights = [weights[layer] for layer in layers]
+    array = jnp.asarray(weights).astype(dtype)
+    if array.ndim > 1 or array.size not in (1, len(layers)):
+        raise ValueError(
+            f"{name} has shape {array.shape}; it must be one number, or one for each of the "
+            f"{len(layers)} layers {layers}"
+        )
+    return jnp.broadcast_to(array, (len(layers),))

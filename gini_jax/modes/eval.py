@@ -1,0 +1,80 @@
+"""Tests a checkpoint of a run again, and writes eval.json; the training's record stays as it is."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gini_jax.data import load_dataset
+from gini_jax.devices import num_devices, wait_for_all
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.experiment import build_experiment
+from gini_jax.training.result import measure
+from gini_jax.training.workdir import lock, write
+
+FLAGS: dict[str, Any] = {
+    "step": (None, int, "Step of the checkpoint; the best by validation accuracy by default."),
+    "split": ("test", str, "Split to evaluate on: train, val or test."),
+}
+# The settings of the command line that this mode can use on a finished run.
+USES = ("dataset.data_dir", "dataset.test_split", "eval_batch_size", "evals")
+
+
+def main(
+    config: Any,
+    workdir: Path,
+    *,
+    step: int | None = None,
+    split: str = "test",
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+    """Tests a checkpoint of a workdir.
+
+    Args:
+        config: the run's settings.
+        workdir: the run's folder.
+        step: of the checkpoint; the best by default.
+        split: `train`, `val` or `test`.
+        devices: to compute on; all by default, of any number.
+
+    Returns:
+        What `eval.json` holds: the step, the split, the device, and the evaluations' numbers.
+
+    Raises:
+        InputError: bad input, or the workdir holds no checkpoint.
+        RunError: the checkpoint cannot be read.
+    """
+    if not any((workdir / "checkpoints").glob("[0-9]*")):
+        raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
+    if split not in ("train", "val", "test"):
+        raise unknown_name("split", split, ("train", "val", "test"))
+    dataset = load_dataset(config.dataset, only={"train", split})
+    wait_for_all("data")
+    if not len(dataset.splits[split].labels):
+        raise InputError(f"--split={split}: the run has no such images; give --split=test")
+    # The batch of training is of no account here, on however many devices.
+    trained = config.copy_and_resolve_references()
+    trained.batch_size = num_devices(devices) * config.grad_accumulation
+    experiment = build_experiment(trained, dataset, devices)
+    with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        step = checkpoints.best_step() if step is None else step
+        print(f"evaluating step {step} of {workdir} on its {split} split")
+        variables = checkpoints.variables(step)
+        checkpoints.close()
+        tested = replace(dataset, splits=dataset.splits | {"test": dataset.splits[split]})
+        numbers, _ = measure(experiment, tested, variables, None, devices)
+        device = f"{num_devices(devices)} x {jax.devices()[0].device_kind}"
+        result = {"step": step, "split": split, "device": device, **numbers}
+        if jax.process_index() == 0:
+            write(workdir / "eval.json", json.dumps(result, indent=2) + "\n")
+            for key, value in numbers.items():
+                if value is not None:
+                    print(f"  {key.removeprefix('test_'):24} {value:.4f}")
+            print(f"written to {workdir / 'eval.json'}")
+    return result

@@ -1,0 +1,209 @@
+"""Compiles the run's own step for devices that need not be there: memory, traffic, cycles."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gini_jax.analysis.program import figures
+from gini_jax.data import Dataset, dataset_shapes
+from gini_jax.data.loader import feed_shapes
+from gini_jax.errors import InputError
+from gini_jax.training.experiment import build_experiment, check_before_data
+from gini_jax.training.step import create_step, init_state
+from gini_jax.training.workdir import make_workdir, write
+
+EXAMPLES = "v4:2x2x2, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:2x4"
+FLAGS: dict[str, Any] = {
+    "topology": (None, str, "TPU slice to compile for, such as v5e:4x4; by default this machine."),
+}
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+    """The devices of a TPU slice that is not there.
+
+    Args:
+        topology: generation and shape, such as `v5e:4x4`.
+
+    Raises:
+        InputError: libtpu is missing, or the topology is unknown or malformed.
+    """
+    from jax.experimental import topologies
+
+    # No look-up of a TPU machine's metadata; and no lock, for no TPU is touched.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            f"--topology={topology} needs the TPU compiler, libtpu, which runs on any Linux "
+            "machine: pip install -e '.[tpu]'"
+        )
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError(
+            f"unknown topology {topology!r} ({str(error).splitlines()[0]}); known are TPU "
+            f"generations with a shape, such as {EXAMPLES}"
+        ) from error
+    return list(description.devices)
+
+
+def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str, Any]:
+    """Compiles the training step of a config, prints what it becomes and writes plan.json.
+
+    One step, whatever `config.steps_per_call` says, fed from the device unless
+    `config.dataset.feed` is `stream`. Nothing runs, and the data set is not decoded: only its sizes
+    are read.
+
+    Args:
+        config: the settings of a run.
+        workdir: where plan.json goes.
+        topology: a TPU slice, such as `v5e:4x4`; this machine's devices by default.
+
+    Returns:
+        What plan.json holds.
+
+    Raises:
+        InputError: bad input; or the step does not fit the devices' memory. Then plan.json is
+            written too, with the compiler's reason and the largest batch that does fit.
+    """
+    if topology:
+        jax.config.update("jax_platforms", "cpu")  # the TPU's compiler alone: no TPU is looked for
+    devices = topology_devices(topology) if topology else jax.devices()
+    check_before_data(config, devices)
+    make_workdir(workdir)
+    shapes = dataset_shapes(config.dataset)
+    batch = config.batch_size // len(devices)
+    result: dict[str, Any] = {
+        "topology": topology or f"this machine: {len(devices)} x {devices[0].platform}",
+        "device_kind": devices[0].device_kind,
+        "num_devices": len(devices),
+        "num_hosts": len({device.process_index for device in devices}),
+        "batch_per_device": batch,
+    }
+    print(f"compiling for {len(devices)} x {devices[0].device_kind}, {batch} images each ...")
+    start = time.perf_counter()
+    compiled, reason = compile_step(config, shapes, devices)
+    result["fits"] = compiled is not None
+    if compiled is not None:
+        result |= figures(compiled)
+    result["compile_seconds"] = round(time.perf_counter() - start, 1)
+    if compiled is None:
+        result["reason"] = reason
+        result["largest_batch_per_device"] = _largest_batch(config, shapes, devices)
+    path = workdir / "plan.json"
+    write(path, json.dumps(result, indent=2) + "\n")
+    if compiled is None:
+        fitting = result["largest_batch_per_device"]
+        fix = f"set --config.batch_size={fitting * len(devices)}" if fitting else "a smaller model"
+        raise InputError(
+            f"batch_size={config.batch_size}, {batch} per device, does not fit: {reason}\n"
+            f"The largest batch that fits is {fitting} per device: {fix}, or try "
+            "--config.model.remat=True, --config.model.dtype=bfloat16 or --config.dataset.feed="
+            f"stream. Written to {path}"
+        )
+    print(table(result))
+    print(f"\nwritten to {path}")
+    return result
+
+
+def compile_step(
+    config: Any, shapes: Dataset, devices: Sequence[jax.Device]
+) -> tuple[Any | None, str]:
+    """The compiled training step; or None and the reason, where memory does not suffice."""
+    experiment = build_experiment(config, shapes, devices)
+    state = jax.eval_shape(lambda: init_state(experiment))
+    feed = "stream" if config.dataset.feed == "stream" else "device"
+    train = shapes.splits["train"]
+    arguments = feed_shapes(train, feed, config.batch_size, len(devices))
+    lowered = create_step(experiment, devices, feed=feed).lower(state, *arguments)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, _memory_reason(str(error))
+    memory = compiled.memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    there = _memory_of(devices[0])
+    if there is not None and needed > there:
+        return None, f"it needs {needed / 2**30:.2f} GiB of {there / 2**30:.2f} GiB"
+    return compiled, ""
+
+
+def _memory_of(device: jax.Device) -> int | None:
+    """Bytes of a device of this machine that jax may use, where it tells."""
+    if device not in jax.local_devices():
+        return None  # a device that is not there: its compiler refuses what does not fit
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def _memory_reason(text: str) -> str:
+    """The sentence of the compiler's error that tells the sizes."""
+    for line in text.splitlines():
+        if re.search(r"exceeds? |[Uu]sed .* of ", line):
+            return line.strip()
+    return text.splitlines()[0]
+
+
+def _largest_batch(config: Any, shapes: Dataset, devices: Sequence[jax.Device]) -> int:
+    """Largest batch per device that fits, by bisection; a multiple of 8 where it is above 8."""
+    too_large = config.batch_size // len(devices)
+    parts = config.grad_accumulation
+    unit = math.lcm(8 if too_large > 8 else 1, parts)
+    largest = _bisect(config, shapes, devices, unit, too_large)
+    return largest or _bisect(config, shapes, devices, parts, min(unit, too_large))
+
+
+def _bisect(
+    config: Any, shapes: Dataset, devices: Sequence[jax.Device], unit: int, too_large: int
+) -> int:
+    """The largest multiple of `unit` below `too_large` that fits; 0 if none does."""
+    low, high = 0, math.ceil(too_large / unit)
+    config = config.copy_and_resolve_references()
+    while high - low > 1:
+        middle = (low + high) // 2
+        config.batch_size = middle * unit * len(devices)
+        fits = compile_step(config, shapes, devices)[0] is not None
+        low, high = (middle, high) if fits else (low, middle)
+        print(
+            f"  {middle * unit} per device {'fits' if fits else 'does not fit'}; "
+            f"at most {math.ceil(math.log2(max(high - low, 1)))} more compilations",
+            flush=True,
+        )
+    return low * unit
+
+
+def table(result: dict[str, Any]) -> str:
+    """The plan in a few lines."""
+    mib = 2**20
+    unknown = "; memory not checked by a compiler" if "machine" in result["topology"] else ""
+    lines = [
+        "",
+        f"{result['num_devices']} x {result['device_kind']} on {result['num_hosts']} hosts, "
+        f"{result['batch_per_device']} images per device: fits{unknown}",
+        f"  arguments      {result['argument_bytes'] / mib:10,.1f} MiB (state, data set, order)",
+        f"  temporaries    {result['temporary_bytes'] / mib:10,.1f} MiB",
+        f"  operations     {result['flops'] / 1e9:10,.1f} G per step",
+        f"  all-reduces    {result['all_reduces']:10,}, {result['all_reduce_bytes'] / mib:,.3f} "
+        f"MiB per step, of which {result['terms_all_reduce_bytes'] / mib:,.3f} for the terms",
+        f"  compiled in    {result['compile_seconds']:10,.1f} s",
+    ]
+    cycles = result["estimated_cycles"]
+    if not cycles:
+        return "\n".join([*lines, "  the compiler for this device estimates no cycles"])
+    total = sum(sum(both.values()) for both in cycles.values())
+    lines += ["", f"  {'estimated cycles':24}{'forward':>12}{'backward':>12}{'share':>8}"]
+    for part, both in cycles.items():
+        share = sum(both.values()) / total
+        lines.append(f"  {part:24}{both['forward']:12,}{both['backward']:12,}{share:8.1%}")
+    lines.append(f"  {'all':24}{total:24,}")
+    lines.append("  the compiler's guesses, collectives left out")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""Trains, or resumes, a run; tests its best checkpoint; writes and draws the results."""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gini_jax.analysis.pictures import draw_curves, draw_impurity
+from gini_jax.analysis.text import summary_text
+from gini_jax.data import load_dataset
+from gini_jax.devices import wait_for_all
+from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.experiment import build_experiment, check_before_data
+from gini_jax.training.loop import fit, start_state
+from gini_jax.training.result import measure, training_record
+from gini_jax.training.workdir import check_workdir, lock, write, write_run
+
+FLAGS: dict[str, Any] = {}
+
+
+def main(
+    config: Any, workdir: Path, *, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Trains a run to its end.
+
+    Args:
+        config: the settings; see `gini_jax.config`.
+        workdir: the run's folder; one that holds a run of the same config is resumed.
+        devices: to train on; all by default.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        InputError: bad input, before any compilation.
+        RunError: the run could not go on.
+    """
+    check_before_data(config, devices)
+    check_workdir(workdir, config)
+    first = jax.process_index() == 0
+    with lock(workdir) if first else contextlib.nullcontext():
+        cache_compilations(workdir)
+        dataset = load_dataset(config.dataset)
+        wait_for_all("data")
+        experiment = build_experiment(config, dataset, devices)
+        if first:
+            write_run(workdir, config, dataset)
+        draw = partial(draw_curves, workdir, workdir / "curves.png")
+        progress = fit(experiment, dataset, workdir, devices, after_validation=draw)
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        best = checkpoints.variables(progress.best_step)
+        checkpoints.close()
+        initial = start_state(experiment, dataset).variables
+        numbers, arrays = measure(experiment, dataset, best, initial, devices)
+        result = training_record(experiment, progress, best["params"], devices) | numbers
+        if first:
+            write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+            np.savez_compressed(workdir / "arrays.npz", **arrays)
+            draw()
+            draw_impurity(arrays, title_of(result), workdir / "impurity.png")
+            print(summary_text(result, workdir))
+        return result
+
+
+def title_of(result: dict[str, Any]) -> str:
+    """What a picture is of: run, objective and seed."""
+    return f"{result['config_name']}:{result['objective']}, seed {result['seed']}"
+
+
+def cache_compilations(workdir: Path) -> None:
+    """Keeps compiled programs beside the workdir, unless another place is set."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = workdir.resolve().parent / ".jax_cache"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

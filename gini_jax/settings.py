@@ -1,0 +1,60 @@
+"""A setting and its rules: what a row of a table of settings holds."""
+
+import dataclasses
+import importlib
+import math
+from typing import Any, NamedTuple
+
+
+class Setting(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        default: its type is the setting's type.
+        meaning: for the help text.
+        choices: the known values, or `"module:TABLE"`, whose keys they are.
+        bounds: an interval such as `"[0, 1)"`.
+    """
+
+    default: Any
+    meaning: str
+    choices: tuple[Any, ...] | str = ()
+    bounds: str = ""
+
+    def known(self) -> tuple[Any, ...]:
+        """The choices, looked up where they are defined."""
+        if not isinstance(self.choices, str):
+            return self.choices
+        module, _, table = self.choices.partition(":")
+        return tuple(getattr(importlib.import_module(module), table))
+
+
+ANY, POSITIVE, COUNT, SHARE = "(-inf, inf)", "(0, inf)", "[1, inf)", "[0, 1]"
+NOT_NEGATIVE, BELOW_1 = "[0, inf)", "[0, 1)"
+
+
+def setting(default: Any, meaning: str, **rules: Any) -> Any:
+    """A field of a network's module that is a setting `model.<field>`, with its rules.
+
+    Example:
+        >>> @dataclasses.dataclass
+        ... class Network:
+        ...     width: int = setting(64, "channels of the first stage", bounds=COUNT)
+        >>> Network().width
+        64
+    """
+    row = Setting(default, meaning, **rules)
+    return dataclasses.field(default=default, metadata={"setting": row})
+
+
+def in_bounds(value: float, bounds: str) -> bool:
+    """Whether a finite number lies in an interval.
+
+    Example:
+        >>> in_bounds(0, "[0, 1)"), in_bounds(1, "[0, 1)"), in_bounds(math.inf, "[0, inf)")
+        (True, False, False)
+    """
+    low, high = (float(end) for end in bounds[1:-1].split(","))
+    above = value > low or (value == low and bounds[0] == "[")
+    below = value < high or (value == high and bounds[-1] == "]")
+    return math.isfinite(value) and above and below

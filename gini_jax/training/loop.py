@@ -1,0 +1,266 @@
+"""The loop over epochs: trains, validates, logs, saves, resumes, and stops when it is told to."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gini_jax.config import model_settings
+from gini_jax.data.source import Dataset
+from gini_jax.devices import replicate
+from gini_jax.errors import RunError, Stopped
+from gini_jax.evals import Extractor, validation_metrics
+from gini_jax.models import from_torch, read_torch_file
+from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.interrupt import Interrupts
+from gini_jax.training.loggers import create_loggers
+from gini_jax.training.nan import first_nan
+from gini_jax.training.progress import Progress, ProgressBar, start_text
+from gini_jax.training.step import Experiment, TrainState, init_state
+from gini_jax.training.stepper import Stepper
+from gini_jax.training.workdir import keep_lines_until
+
+
+def fit(
+    experiment: Experiment,
+    dataset: Dataset,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+    after_validation: Callable[[], object] = lambda: None,
+) -> Progress:
+    """Trains to the last epoch, from the newest checkpoint of the workdir if there is one.
+
+    Args:
+        experiment: what is fixed in the run.
+        dataset: the data.
+        workdir: where metrics and checkpoints go.
+        devices: to train on; all by default.
+        after_validation: called by the process that writes, once its metrics are logged.
+
+    Returns:
+        Where the run stands at its end.
+
+    Raises:
+        RunError: the loss is not finite, or a checkpoint could not be written.
+        Stopped: after SIGTERM or SIGINT, with everything saved.
+    """
+    config, steps = experiment.config, experiment.steps_per_epoch
+    writes = jax.process_index() == 0
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state, progress = resumed_or_new(experiment, dataset, checkpoints)
+    if writes and progress.epochs + int(state.step):
+        print(f"resuming {workdir} at step {int(state.step)}")
+    if writes:
+        keep_lines_until(workdir / "metrics.jsonl", progress.epochs * steps)
+    if progress.epochs == config.num_epochs:
+        checkpoints.close()
+        return progress
+    stepper = Stepper(experiment, dataset, devices)
+    validate = validator(experiment, dataset, devices)
+    if writes:
+        print(start_text(experiment, state, stepper.feed_name, devices))
+    bar = ProgressBar(experiment, int(state.step), show=writes)
+    saver = Saver(checkpoints, config.checkpoint_every_minutes)
+    state = replicate(state, devices)
+    with contextlib.ExitStack() as stack:
+        stack.callback(bar.close)
+        loggers = create_loggers(workdir, config) if writes else []
+        for logger in loggers:
+            stack.callback(logger.close)
+        interrupts = stack.enter_context(Interrupts())
+        profile = stack.enter_context(Profile(workdir / "profile", on=config.profile))
+        for epoch in range(progress.epochs, config.num_epochs):
+            end = (epoch + 1) * steps
+            pending, start = None, time.perf_counter()
+            for step, count in calls_of_epoch(int(jax.device_get(state.step)), end, config):
+                profile.before_call(step)
+                state, metrics = stepper(state, step, count)
+                # The metrics of a call are fetched while the next one runs.
+                take_in(pending, progress, bar, stepper, checkpoints)
+                pending = metrics
+                step += count
+                status = interrupts.status(step) if step < end else 0
+                if step < end and (saver.is_due() or status):
+                    take_in(pending, progress, bar, stepper, checkpoints)
+                    pending = None
+                    start = progress.add_time(start)
+                    saver.save(step, state, progress)
+                if status:
+                    stop(step, status, bar, checkpoints)
+            take_in(pending, progress, bar, stepper, checkpoints)
+            progress.add_time(start)
+            line = progress.end_epoch(experiment)
+            last = epoch + 1 == config.num_epochs
+            if last or (epoch + 1) % config.eval_every_epochs == 0:
+                line |= progress.add_validation(validate(state), end)
+                for logger in loggers:
+                    logger.write(line)
+                if writes:
+                    after_validation()
+            bar.end_epoch(line, progress)
+            status = interrupts.status(end)
+            due = (epoch + 1) % config.checkpoint_every_epochs == 0
+            if last or due or status or progress.best_step == end:
+                saver.save(end, state, progress)
+            if status:
+                stop(end, status, bar, checkpoints)
+    checkpoints.close()
+    return progress
+
+
+def resumed_or_new(
+    experiment: Experiment, dataset: Dataset, checkpoints: Checkpoints
+) -> tuple[TrainState, Progress]:
+    """State and progress of the newest checkpoint that can be read, or those of a new run."""
+    state = start_state(experiment, dataset)
+    restored = checkpoints.restore_newest(state)
+    if restored is None:
+        return state, Progress()
+    state, progress = restored
+    return state, Progress(**progress)
+
+
+def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
+    """The state before the first step, with the weights of `config.model.init` if it names any."""
+    state, model = init_state(experiment), experiment.config.model
+    if not model.init:
+        return state
+    weights = from_torch(
+        model.name,
+        read_torch_file(model.init),
+        dataset.num_classes,
+        **model_settings(experiment.config),
+    )
+    return state.replace(**weights)  # type: ignore[attr-defined]
+
+
+def validator(
+    experiment: Experiment, dataset: Dataset, devices: Sequence[jax.Device] | None
+) -> Any:
+    """From a state on the devices to the metrics of the validation split; empty if it is."""
+    config, split = experiment.config, dataset.splits["val"]
+    extract = Extractor(
+        experiment.model,
+        config.loss.layers,
+        dataset.image_size,
+        config.eval_batch_size,
+        devices,
+    )
+
+    def validate(state: TrainState) -> dict[str, float]:
+        if not len(split.labels):
+            return {}
+        return validation_metrics(extract(state.variables, split), dataset.num_classes)
+
+    return validate
+
+
+def calls_of_epoch(step: int, end: int, config: Any) -> Iterator[tuple[int, int]]:
+    """The first step of each call from `step` to `end`, and how many steps it takes."""
+    while step < end:
+        count = min(config.steps_per_call, end - step)
+        yield step, count
+        step += count
+
+
+def take_in(
+    metrics: Any, progress: Progress, bar: ProgressBar, stepper: Stepper, checkpoints: Checkpoints
+) -> None:
+    """Fetches the metrics of a call and adds them to the epoch's.
+
+    Raises:
+        RunError: one of the steps has a loss or a gradient that is not finite.
+    """
+    if metrics is None:
+        return
+    values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    config = stepper.experiment.config
+    for i in range(len(values["loss"])):
+        one = {name: float(value[i]) for name, value in values.items()}
+        progress.add_step(one, config.batch_size)
+        if not math.isfinite(one["loss"]) or not math.isfinite(one["gradient_norm"]):
+            raise _not_finite(one, progress, stepper, checkpoints)
+    bar.update(one, progress, len(values["loss"]))
+
+
+def stop(step: int, status: int, bar: ProgressBar, checkpoints: Checkpoints) -> NoReturn:
+    """Ends the run after a signal.
+
+    Raises:
+        Stopped: always.
+    """
+    checkpoints.close()
+    bar.close()
+    raise Stopped(f"stopped after step {step}, saved; the same command resumes", status)
+
+
+class Saver:
+    """Writes checkpoints, and knows when the next one is due within an epoch."""
+
+    def __init__(self, checkpoints: Checkpoints, every_minutes: float):
+        self._checkpoints, self._every = checkpoints, every_minutes
+        self._saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint within the epoch; the same for all processes."""
+        if not self._every:
+            return False
+        due = np.array((time.monotonic() - self._saved_at) / 60 >= self._every)
+        # Clocks differ: all processes follow that of process 0.
+        return bool(multihost_utils.broadcast_one_to_all(due))
+
+    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+        """Starts to write a checkpoint."""
+        self._checkpoints.save(step, state, dataclasses.asdict(progress))
+        self._saved_at = time.monotonic()
+
+
+class Profile(contextlib.ExitStack):
+    """Traces ten steps, from the second call on: the first one compiles."""
+
+    def __init__(self, folder: Path, on: bool):
+        super().__init__()
+        self._folder, self._first, self._until = str(folder), -1 if on else None, 0
+
+    def before_call(self, step: int) -> None:
+        """Starts or stops the trace where it is time."""
+        if self._first is None:
+            return
+        if self._first < 0:
+            self._first = step
+        elif not self._until:
+            self.enter_context(jax.profiler.trace(self._folder))
+            self._until = step + 10
+        elif step >= self._until:
+            self.close()
+            self._first = None
+
+
+def _not_finite(
+    metrics: dict[str, float], progress: Progress, stepper: Stepper, checkpoints: Checkpoints
+) -> RunError:
+    experiment = stepper.experiment
+    step = progress.images // experiment.config.batch_size
+    terms = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
+    text = (
+        f"the loss is not finite at step {step}: {terms}, learning rate "
+        f"{float(experiment.schedule(step - 1)):g}.\n"
+    )
+    checkpoints.wait()
+    kept = checkpoints.steps()
+    text += f"Checkpoints of steps {kept} are kept. " if kept else "No checkpoint was written. "
+    if experiment.config.debug_nans:
+        state, _ = resumed_or_new(experiment, stepper.dataset, checkpoints)
+        return RunError(text + first_nan(stepper, state, step))
+    again = "the same workdir" if not kept else "another --workdir"
+    return RunError(
+        text + f"In {again}, lower the learning rate or the terms' weights, or let the terms start "
+        "later; --config.debug_nans=True names the first module with a NaN."
+    )

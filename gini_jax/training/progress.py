@@ -1,0 +1,146 @@
+"""Where a run stands, and how it tells a person."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from clu import parameter_overview
+from tqdm import tqdm
+
+from gini_jax.checks import notes_on
+from gini_jax.devices import num_devices
+from gini_jax.training.step import Experiment, TrainState
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint holds besides the state.
+
+    Attributes:
+        epochs: epochs done.
+        epoch_sums: sums of the metrics over the steps of the epoch that is under way.
+        best_step: step of the best checkpoint so far.
+        best_epoch: its epoch.
+        val_accuracy: its validation accuracy; -1 without a validation split.
+        train_seconds: time spent in training, without evaluation.
+        images: training images seen.
+    """
+
+    epochs: int = 0
+    epoch_sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    best_step: int = 0
+    best_epoch: int = 0
+    val_accuracy: float = -1.0
+    train_seconds: float = 0.0
+    images: int = 0
+
+    def add_step(self, metrics: dict[str, float], batch_size: int) -> None:
+        """Adds the metrics of a step."""
+        self.images += batch_size
+        for name, value in metrics.items():
+            self.epoch_sums[name] = self.epoch_sums.get(name, 0.0) + value
+
+    def add_time(self, start: float) -> float:
+        """Adds the seconds since `start` (of `time.perf_counter`); returns the present time."""
+        now = time.perf_counter()
+        self.train_seconds += now - start
+        return now
+
+    def end_epoch(self, experiment: Experiment) -> dict[str, Any]:
+        """Ends an epoch; returns the means of its metrics over its steps."""
+        steps = experiment.steps_per_epoch
+        self.epochs += 1
+        line: dict[str, Any] = {"epoch": self.epochs, "step": self.epochs * steps}
+        line |= {f"train_{name}": value / steps for name, value in self.epoch_sums.items()}
+        line["learning_rate"] = float(experiment.schedule(self.epochs * steps - 1))
+        self.epoch_sums = {}
+        return line
+
+    def add_validation(self, values: dict[str, float], step: int) -> dict[str, Any]:
+        """Notes a validation, and whether it is the best so far; returns what to log."""
+        accuracy = values.get("accuracy", -1.0)
+        # Without a validation split every epoch counts as the best, so the last one is tested.
+        if accuracy > self.val_accuracy or not values:
+            self.best_epoch, self.best_step, self.val_accuracy = self.epochs, step, accuracy
+        return {f"val_{name}": value for name, value in values.items()} | {
+            "train_seconds": self.train_seconds,
+            "images_per_second": self.images / self.train_seconds,
+        }
+
+
+class ProgressBar:
+    """A progress bar on a terminal; elsewhere, one plain line per epoch.
+
+    Args:
+        experiment: the run.
+        step: steps done before.
+        show: whether this process says anything.
+    """
+
+    def __init__(self, experiment: Experiment, step: int, show: bool):
+        config = experiment.config
+        self._batch_size, self._epochs, self._val = config.batch_size, config.num_epochs, ""
+        self._lines = show and not sys.stderr.isatty()
+        self._start, self._first = time.monotonic(), step // experiment.steps_per_epoch
+        self._bar = tqdm(
+            total=config.num_epochs * experiment.steps_per_epoch * config.batch_size,
+            initial=step * config.batch_size,
+            unit=" images",
+            unit_scale=True,
+            mininterval=1,
+            disable=not show or self._lines,
+        )
+
+    def update(self, metrics: dict[str, float], progress: Progress, steps: int) -> None:
+        """Shows the metrics of the latest step."""
+        shown = "  ".join(
+            f"{name} {value:.3f}" for name, value in metrics.items() if "norm" not in name
+        )
+        text = f"epoch {progress.epochs + 1}  {shown}{self._val}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(self._batch_size * steps)
+
+    def end_epoch(self, line: dict[str, Any], progress: Progress) -> None:
+        """Shows the validation, and the best one so far."""
+        if "val_accuracy" in line:
+            self._val = f"  val {line['val_accuracy']:.4f} (best {progress.val_accuracy:.4f})"
+        if not self._lines:
+            return
+        seconds = time.monotonic() - self._start
+        left = seconds / max(line["epoch"] - self._first, 1) * (self._epochs - line["epoch"])
+        print(
+            f"epoch {line['epoch']}/{self._epochs}  loss {line['train_loss']:.4f}  accuracy "
+            f"{line['train_accuracy']:.4f}{self._val}  {left / 60:.1f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
+
+
+def num_parameters(params: Any) -> int:
+    """How many numbers a tree of parameters holds."""
+    return int(parameter_overview.count_parameters(params))
+
+
+def start_text(
+    experiment: Experiment,
+    state: TrainState,
+    feed_name: str,
+    devices: Sequence[jax.Device] | None,
+) -> str:
+    """What a run says before its first step."""
+    config = experiment.config
+    text = (
+        f"{config.name}:{config.objective} seed {config.seed}, "
+        f"{num_parameters(state.params):,} parameters, {num_devices(devices)} x "
+        f"{jax.devices()[0].device_kind}, {config.num_epochs} epochs of "
+        f"{experiment.steps_per_epoch} steps of {config.batch_size} images, "
+        + ("held on each device" if feed_name == "device" else "streamed by the host")
+    )
+    return "\n".join([text, *(f"note: {note}" for note in notes_on(config))])

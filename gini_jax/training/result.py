@@ -1,0 +1,101 @@
+"""Testing a checkpoint: the numbers of result.json, and the arrays that pictures are drawn from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gini_jax.checks import notes_on
+from gini_jax.data.source import Dataset, Split
+from gini_jax.devices import num_devices
+from gini_jax.evals import Extractor, Inputs, SplitOutputs, evaluate, subsample
+from gini_jax.training.progress import Progress, num_parameters
+from gini_jax.training.step import Experiment
+
+
+def measure(
+    experiment: Experiment,
+    dataset: Dataset,
+    variables: Any,
+    initial: Any = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Evaluates a network on the test split.
+
+    Args:
+        experiment: the run's.
+        dataset: with its training and test splits.
+        variables: of the network.
+        initial: those before training, whose features' impurity is wanted too; or None.
+        devices: to compute on; all by default.
+
+    Returns:
+        The numbers that `gini_jax.evals.EVALS` tells, and arrays for pictures.
+    """
+    config = experiment.config
+    extract = Extractor(
+        experiment.model,
+        config.loss.layers,
+        dataset.image_size,
+        config.eval_batch_size,
+        devices,
+    )
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    names = [
+        "accuracy",
+        "features",
+        *(n for n in config.evals if n not in ("accuracy", "features")),
+    ]
+    rows = subsample(len(train.labels)) if len(names) > 2 else np.arange(1)
+    inputs = Inputs(
+        extract(variables, Split(train.images[rows], train.labels[rows])),
+        extract(variables, test),
+        dataset.num_classes,
+        dataset.superclass_of,
+    )
+    numbers, arrays = evaluate(inputs, names)
+    arrays |= _for_pictures(inputs.test)
+    if initial is not None:
+        before = Inputs(inputs.train, extract(initial, test), dataset.num_classes)
+        _, untrained = evaluate(before, ["features"])
+        arrays |= {f"untrained_{key}": value for key, value in untrained.items()}
+    return numbers, arrays
+
+
+def _for_pictures(test: SplitOutputs, most: int = 2000, fired: int = 8) -> dict[str, np.ndarray]:
+    """A subsample of the pooled features, and which images fire each feature most."""
+    rows = subsample(len(test.labels), most)
+    arrays = {
+        "pooled": test.pooled[rows].astype(np.float16),
+        "pooled_labels": test.labels[rows],
+    }
+    for layer, activations in test.layers.items():
+        top = np.argsort(-activations, axis=0, kind="stable")[:fired]
+        arrays[f"top_images/{layer}"] = top.T.astype(np.int32)
+    return arrays
+
+
+def training_record(
+    experiment: Experiment,
+    progress: Progress,
+    params: Any,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+    """What result.json tells of the training: config, epochs, time, device."""
+    config = experiment.config
+    return {
+        "config_name": config.name,
+        "objective": config.objective,
+        "seed": config.seed,
+        "epochs": config.num_epochs,
+        "steps": config.num_epochs * experiment.steps_per_epoch,
+        "best_epoch": progress.best_epoch,
+        "val_accuracy": progress.val_accuracy if progress.val_accuracy >= 0 else None,
+        "train_seconds": progress.train_seconds,
+        "images_per_second": progress.images / max(progress.train_seconds, 1e-9),
+        "num_parameters": num_parameters(params),
+        "device": f"{num_devices(devices)} x {jax.devices()[0].device_kind}",
+        "jax_version": jax.__version__,
+        "notes": notes_on(config),
+    }

@@ -1,0 +1,329 @@
+"""The training step: from a state and a batch to the next state, mapped over the devices once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int32, UInt32
+
+from gini_jax.data.augment import augment_batch, mix_batch
+from gini_jax.data.loader import as_images, resident_batch
+from gini_jax.data.source import Split
+from gini_jax.devices import AXIS, map_over_devices
+from gini_jax.losses.terms import Objective, ObjectiveState, Outputs, Values, shared_value
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes; the same on all devices.
+
+    Attributes:
+        step: steps done.
+        params: the model's parameters.
+        batch_stats: the model's running statistics.
+        opt_state: the optimiser's state.
+        rng: key data, from which and from the step each step's randomness follows.
+        terms: the state of the loss's terms.
+    """
+
+    step: Int32[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    rng: UInt32[Array, "2"]
+    terms: ObjectiveState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and batch statistics, as the model takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Experiment(NamedTuple):
+    """What is fixed in a run: everything that a step closes over."""
+
+    config: Any
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    objective: Objective
+    num_classes: int
+    image_size: int
+    stored_shape: tuple[int, int, int]
+    steps_per_epoch: int
+
+
+class Batch(NamedTuple):
+    """A batch, or a part of one, as the network sees it.
+
+    Attributes:
+        images: augmented.
+        labels: rows that sum to 1.
+        places: each example's place in the global batch.
+        key: the step's key for dropout, the same for all parts.
+    """
+
+    images: Float[Array, "n H W 3"]
+    labels: Float[Array, "n K"]
+    places: Int32[Array, " n"]
+    key: jax.Array
+
+
+class Forward(NamedTuple):
+    """What a forward pass gives besides the loss.
+
+    Attributes:
+        ce: cross-entropy, the mean over this device's examples.
+        accuracy: likewise.
+        batch_stats: the model's next running statistics.
+        values: the terms of the global batch.
+    """
+
+    ce: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    batch_stats: Any
+    values: Values
+
+
+def train_step(
+    state: TrainState, batch: Split, *, experiment: Experiment
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step on one global batch; runs mapped over the axis "batch".
+
+    Args:
+        state: replicated.
+        batch: this device's share: images `[n, H, W, 3]` uint8 and labels `[n]` int32.
+        experiment: what is fixed.
+
+    Returns:
+        The next state and the global batch's metrics, both the same on all devices.
+    """
+    config, seen = experiment.config, augmented_batch(state, batch, experiment, AXIS)
+    if config.grad_accumulation > 1:
+        gradients, forward = accumulated_gradients(state, seen, experiment)
+    else:
+        gradients, forward = batch_gradients(state, seen, experiment)
+    with jax.named_scope("optimizer"):
+        gradients, ce, accuracy = lax.pmean((gradients, forward.ce, forward.accuracy), AXIS)
+        updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        norm = optax.global_norm(gradients)
+    loss = config.loss.ce_weight * ce + forward.values.added
+    metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **forward.values.terms}
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=forward.batch_stats,
+        opt_state=opt_state,
+        rng=state.rng,
+        terms=forward.values.state,
+    )
+    return new_state, metrics | {"gradient_norm": norm}
+
+
+def batch_gradients(
+    state: TrainState,
+    batch: Batch,
+    experiment: Experiment,
+    total: Any = None,
+    share: float = 1.0,
+) -> tuple[Any, Forward]:
+    """Gradients of this device's share of a batch.
+
+    Args:
+        state: before the step.
+        batch: the share, or a micro-batch of it.
+        experiment: what is fixed.
+        total: the sums that the terms are functions of, where they were gathered before.
+        share: of the micro-batch in the batch, which cross-entropy is scaled by.
+
+    Returns:
+        Gradients to be averaged over the devices and added over the micro-batches, and the rest.
+    """
+    config, objective = experiment.config, experiment.objective
+    start = (config.loss.start_epoch - 1) * experiment.steps_per_epoch
+    scale = jnp.where(state.step >= start, 1.0, 0.0)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Forward]:
+        outputs, batch_stats = apply_model(params, state.batch_stats, batch, experiment)
+        logits, labels = outputs.logits, outputs.labels
+        ce = optax.softmax_cross_entropy(logits, labels).mean() * share
+        accuracy = (logits.argmax(axis=-1) == labels.argmax(axis=-1)).mean() * share
+        with jax.named_scope("terms"):
+            added, values = shared_value(objective, outputs, state.terms, scale, total)
+        return config.loss.ce_weight * ce + added, Forward(ce, accuracy, batch_stats, values)
+
+    return jax.grad(loss_fn, has_aux=True)(state.params)
+
+
+def accumulated_gradients(
+    state: TrainState, batch: Batch, experiment: Experiment
+) -> tuple[Any, Forward]:
+    """Gradients of this device's share of a batch, taken in `config.grad_accumulation` parts.
+
+    Two passes over the parts: the first gathers the sums of all parts, the second the gradients.
+    So the terms are exactly those of the whole batch. Batch normalisation sees one part at a time,
+    over all devices.
+    """
+    num_parts = experiment.config.grad_accumulation
+    parts = batch._replace(
+        key=jnp.broadcast_to(batch.key, (num_parts,)),
+        **{
+            name: value.reshape(num_parts, -1, *value.shape[1:])
+            for name, value in batch._asdict().items()
+            if name != "key"
+        },
+    )
+
+    def sums_of(part: Batch) -> Any:
+        outputs, _ = apply_model(state.params, state.batch_stats, part, experiment)
+        return experiment.objective.sums(outputs)
+
+    total = lax.psum(jax.tree.map(lambda x: x.sum(axis=0), lax.map(sums_of, parts)), AXIS)
+
+    def add_part(carry: tuple[Any, Forward], part: Batch) -> tuple[Any, Values]:
+        gradients, before = carry
+        there = state.replace(batch_stats=before.batch_stats)  # type: ignore[attr-defined]
+        more, forward = batch_gradients(there, part, experiment, total, 1 / num_parts)
+        gradients = jax.tree.map(jnp.add, gradients, more)
+        forward = forward._replace(
+            ce=before.ce + forward.ce, accuracy=before.accuracy + forward.accuracy
+        )
+        return (gradients, forward._replace(values=())), forward.values
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, ())  # type: ignore[arg-type]
+    (gradients, forward), values = lax.scan(add_part, (zeros, none), parts)
+    # Functions of the total, hence the same in each part.
+    return gradients, forward._replace(values=jax.tree.map(lambda x: x[-1], values))
+
+
+def apply_model(
+    params: Any, batch_stats: Any, batch: Batch, experiment: Experiment
+) -> tuple[Outputs, Any]:
+    """The forward pass in training mode: what the terms may see, and the next statistics."""
+    (logits, features), updates = experiment.model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        batch.images,
+        train=True,
+        places=batch.places,
+        mutable=["batch_stats"],
+        rngs={"dropout": batch.key},
+    )
+    tapped = {layer: features[layer] for layer in experiment.config.loss.layers}
+    outputs = Outputs(tapped, logits, batch.labels, axis_name=AXIS)
+    return outputs, updates.get("batch_stats", batch_stats)
+
+
+def augmented_batch(
+    state: TrainState, batch: Split, experiment: Experiment, axis_name: str | None = None
+) -> Batch:
+    """A batch as the network sees it in a step.
+
+    Args:
+        state: for its key and step.
+        batch: images and labels, as in `train_step`.
+        experiment: what is fixed.
+        axis_name: the mapped axis that the batch is divided over, if there is one.
+    """
+    config, size = experiment.config.augment, experiment.image_size
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    image_key, mix_key, dropout_key = jax.random.split(step_key, 3)
+    labels = jax.nn.one_hot(batch.labels, experiment.num_classes)
+    places = jnp.arange(len(labels))
+    if axis_name is not None:
+        places += lax.axis_index(axis_name) * len(labels)
+    with jax.named_scope("augment"):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(image_key, places)
+        images = augment_batch(config, keys, batch.images, size)
+        images, labels = mix_batch(config, mix_key, images, labels, axis_name)
+    labels = optax.smooth_labels(labels, experiment.config.loss.label_smoothing)
+    return Batch(images, labels, places, dropout_key)
+
+
+def create_step(
+    experiment: Experiment,
+    devices: Sequence[jax.Device] | None = None,
+    num_steps: int = 1,
+    feed: str = "device",
+) -> Any:
+    """The mapped, compiled-on-first-call step of a run, or several of them in one call.
+
+    Args:
+        experiment: what is fixed.
+        devices: to map over, those of a topology that is not there included; all by default.
+        num_steps: steps in a call, so that a small network does not wait for the host.
+        feed: `device` or `stream`.
+
+    Returns:
+        From a replicated state (donated) and what the feed gives to the next state and metrics
+        `[num_steps]`. `device` gives the replicated training split (see `loader.resident`) and the
+        epoch's order `[local devices, steps, n]`; `stream` the batches of the call, images
+        `[local devices, num_steps, n, ...]` and labels `[local devices, num_steps, n]`.
+    """
+    shape = experiment.stored_shape
+
+    def device_step(state: TrainState, data: Split, order: jax.Array) -> Any:
+        def one(state: TrainState, _: Any) -> Any:
+            batch = resident_batch(data, order, state.step, shape)
+            return train_step(state, batch, experiment=experiment)
+
+        return _in_turn(one, state, None, num_steps)
+
+    def stream_step(state: TrainState, batches: Split) -> Any:
+        def one(state: TrainState, batch: Split) -> Any:
+            return train_step(state, as_images(batch, shape), experiment=experiment)
+
+        return _in_turn(one, state, batches, num_steps)
+
+    if feed == "device":
+        return map_over_devices(device_step, devices, in_axes=(None, None, 0))
+    return map_over_devices(stream_step, devices, in_axes=(None, 0))
+
+
+def _in_turn(one: Callable[..., Any], state: TrainState, batches: Any, num_steps: int) -> Any:
+    """Steps one after the other; their metrics have a leading axis."""
+    if num_steps > 1:
+        return lax.scan(one, state, batches, length=num_steps)
+    state, metrics = one(state, jax.tree.map(lambda x: x[0], batches))
+    return state, jax.tree.map(lambda x: x[None], metrics)
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step, a pure function of the config's seed."""
+    size = experiment.image_size
+
+    @jax.jit
+    def init(key: jax.Array) -> TrainState:
+        params_key, train_key = jax.random.split(key)
+        variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=experiment.optimizer.init(variables["params"]),
+            rng=jax.random.key_data(train_key),
+            terms=experiment.objective.init(output_shapes(experiment)),
+        )
+
+    return init(jax.random.key(experiment.config.seed))
+
+
+def output_shapes(experiment: Experiment) -> Outputs:
+    """Shapes of what the terms see of one example."""
+    shapes = feature_shapes(experiment.model, experiment.image_size)
+    tapped = {layer: shapes[layer] for layer in experiment.config.loss.layers}
+    rows = jax.ShapeDtypeStruct((1, experiment.num_classes), jnp.float32)
+    return Outputs(tapped, rows, rows)
+
+
+def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a model's features for one image, without computing them."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    (_, features), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    return features
