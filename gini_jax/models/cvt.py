@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Dropout, Network
 from gini_jax.settings import BELOW_1, setting
 
@@ -38,6 +39,7 @@ class ConvProjection(nn.Module):
             use_bias=False,
             kernel_init=_init,
             dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
             name="conv",
         )(tokens)
         x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="norm")(x, train=train)
@@ -139,6 +141,7 @@ class CvT(nn.Module):
                     padding=((pad, pad), (pad, pad)),
                     kernel_init=_init,
                     dtype=self.dtype,
+                    conv_general_dilated=conv_general_dilated,
                     name=f"stage{stage}_embed",
                 )(x)
                 n, height, width, _ = x.shape

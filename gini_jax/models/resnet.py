@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Network
 from gini_jax.settings import BELOW_1, COUNT, setting
 
@@ -44,6 +45,7 @@ class ConvNorm(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=_kernel_init,
+            conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
         norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="norm")

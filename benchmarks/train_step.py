@@ -1,0 +1,148 @@
+"""Images per second of a training step, against PyTorch doing the same step.
+
+    python benchmarks/train_step.py --out=results/train_step.json
+
+The same network, terms and SGD with momentum on the same random images, on whatever device is
+there: ResNets of width 16 and 64, and CvT-13. All ways take turns; medians and quartiles over the
+rounds. `--cases` picks some of the settings. With `--xla_convolutions` a step whose convolutions
+are all XLA's own takes part too. Without torch the comparison is left out, and a line says so.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+from absl import app, flags
+from jax import lax
+
+from benchmarks import torch_networks
+from gini_jax.config import default_config, set_model
+from gini_jax.data.loader import resident
+from gini_jax.data.source import Dataset, Split
+from gini_jax.devices import num_devices, prepare_cpu, replicate, shard
+from gini_jax.training.experiment import build_experiment
+from gini_jax.training.step import create_step, init_state
+
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed steps of each way.")
+_CASES = flags.DEFINE_list("cases", None, "Names of the settings; all by default.")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the figures.")
+_XLA = flags.DEFINE_bool("xla_convolutions", False, "Also time XLA's own convolutions.")
+K = 100
+
+# name -> network, its settings, batch, image size
+CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "resnet18_width16": ("resnet18", {"width": 16}, 256, 32),
+    "resnet18_width64": ("resnet18", {"width": 64}, 64, 32),
+    "resnet50_width16": ("resnet50", {"width": 16}, 128, 32),
+    "cvt13_32": ("cvt13", {"activation": "gelu"}, 64, 32),
+    "cvt13_64": ("cvt13", {"activation": "gelu"}, 32, 64),
+}
+
+
+def jax_step(
+    name: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray
+) -> Callable[[], None]:
+    """This project's step, without augmentation: PyTorch's has none."""
+    config = default_config("gini_kl")
+    set_model(config, name, **settings)
+    config.batch_size = config.eval_batch_size = len(labels)
+    config.loss.layers = ("stage3",) if name.startswith("cvt") else ("stage4",)
+    split = Split(images, labels)
+    names = tuple(map(str, range(K)))
+    dataset = Dataset(dict.fromkeys(("train", "val", "test"), split), names, images.shape[1])
+    experiment = build_experiment(config, dataset)
+    state, data = replicate(init_state(experiment)), replicate(resident(split))
+    order = shard(np.arange(len(labels), dtype=np.int32), num_devices())[:, None]
+    step = create_step(experiment).lower(state, data, order).compile()
+
+    def call() -> None:
+        nonlocal state
+        state, metrics = step(state, data, order)
+        jax.block_until_ready(metrics)
+
+    return call
+
+
+def time_case(name: str) -> dict[str, Any]:
+    """Seconds of each way, round by round."""
+    network, settings, batch, size = CASES[name]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
+    labels = rng.integers(0, K, batch).astype(np.int32)
+    ways = {"gini_jax": jax_step(network, settings, images, labels)}
+    if _XLA.value:
+        path = "gini_jax.models.{}.conv_general_dilated"
+        with (
+            mock.patch(path.format("resnet"), lax.conv_general_dilated),
+            mock.patch(path.format("cvt"), lax.conv_general_dilated),
+        ):
+            ways["gini_jax, XLA's convolutions"] = jax_step(network, settings, images, labels)
+    ways |= torch_networks.steps(network, settings, images, labels, K)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(_ROUNDS.value + 1):
+        for way, call in ways.items():
+            start = time.perf_counter()
+            call()
+            seconds[way].append(time.perf_counter() - start)
+    seconds = {way: times[1:] for way, times in seconds.items()}  # the first warms up
+    return {"batch": batch, "image_size": size, **settings, **figures(batch, seconds)}
+
+
+def figures(batch: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Images per second and ratios, as medians and quartiles over the rounds."""
+    ours = seconds["gini_jax"]
+    result: dict[str, Any] = {"rounds": len(ours)}
+    for way, times in seconds.items():
+        rate = [batch / t for t in times]
+        faster = [theirs / own for theirs, own in zip(times, ours, strict=True)]
+        result[way] = {
+            "images_per_second": _quartiles(rate),
+            "their_time_over_ours": _quartiles(faster),
+        }
+    return result
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    """First quartile, median, third quartile."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [round(value, 3) for value in (low, middle, high)]
+
+
+def main(argv: list[str]) -> None:
+    """Prints a line per setting and way, and writes the figures."""
+    del argv
+    prepare_cpu()
+    report: dict[str, Any] = {
+        "device": f"{num_devices()} x {jax.devices()[0].device_kind}",
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "torch": torch_networks.version(),
+        "cases": {},
+    }
+    for name in _CASES.value or CASES:
+        before = os.getloadavg()[0]
+        case = time_case(name)
+        report["cases"][name] = case | {"load_before": round(before, 2)}
+        for way, value in case.items():
+            if isinstance(value, dict):
+                low, middle, high = value["their_time_over_ours"]
+                print(
+                    f"{name:18} {way:30} {value['images_per_second'][1]:8.1f} images/s   "
+                    f"time / ours {middle:.2f} ({low:.2f} to {high:.2f})",
+                    flush=True,
+                )
+        if _OUT.value:
+            with open(_OUT.value, "w") as file:
+                json.dump(report, file, indent=2)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,256 @@
+"""A convolution that is as fast on CPUs as elsewhere; for `flax.linen.Conv(conv_general_dilated=)`.
+
+On CPUs XLA's convolutions are slow in four cases, which become products here: the gradient by the
+weights, the gradient by the input under a stride, 1x1 kernels, and depthwise kernels. On other
+platforms the program is XLA's own.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+# Numbers in the shifted copies that are made at a time: they should stay in the cores' caches.
+_CHUNK = 1 << 20
+
+
+class Geometry(NamedTuple):
+    """What is fixed in a convolution; hashable."""
+
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    groups: int
+    precision: Any
+
+
+def conv_general_dilated(
+    lhs: Float[Array, "N H W C"],
+    rhs: Float[Array, "h w c K"],
+    window_strides: Sequence[int],
+    padding: Any,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    **others: Any,
+) -> Float[Array, "N P Q K"]:
+    """`lax.conv_general_dilated`, with a CPU's own way where it is faster.
+
+    First derivatives only: a second derivative through the CPU's own way raises a TypeError of
+    `jax.custom_vjp`, and so does forward mode (`jax.jvp`).
+
+    Args:
+        lhs: activations, channels last.
+        rhs: the kernel.
+        window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+            feature_group_count, batch_group_count, precision: as in `lax.conv_general_dilated`.
+        **others: likewise.
+
+    Example:
+        >>> x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
+        >>> numbers = lax.conv_dimension_numbers(x.shape, w.shape, ("NHWC", "HWIO", "NHWC"))
+        >>> y = conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
+        >>> y[0, 1, 1].tolist()
+        [18.0, 18.0, 18.0, 18.0, 18.0]
+    """
+    channels_last = lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    standard = (
+        lhs.ndim == 4
+        and dimension_numbers in (channels_last, ("NHWC", "HWIO", "NHWC"))
+        and not dilated
+        and batch_group_count == 1
+        and others.get("preferred_element_type") in (None, lhs.dtype)
+    )
+    if standard:
+        strides = tuple(window_strides)
+        pads = padding
+        if isinstance(padding, str):
+            pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
+        pads = tuple((int(low), int(high)) for low, high in pads)
+        geometry = Geometry(strides, pads, feature_group_count, precision)
+        if min(p for pair in pads for p in pair) >= 0 and _pays(lhs.shape, rhs.shape, geometry):
+            return _convolve(geometry, lhs, rhs)
+    return lax.conv_general_dilated(
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation,
+        rhs_dilation,
+        dimension_numbers,
+        feature_group_count,
+        batch_group_count,
+        precision,
+        **others,
+    )
+
+
+def _pays(lhs: tuple[int, ...], rhs: tuple[int, ...], geometry: Geometry) -> bool:
+    """Whether the CPU's own way was measured to be faster; see benchmarks/convolution.py."""
+    height, width = rhs[:2]
+    (top, bottom), _ = geometry.padding
+    if geometry.groups > 1:
+        return geometry.groups == lhs[3] == rhs[3]  # depthwise
+    if (height, width) == (1, 1):
+        return geometry.padding == ((0, 0), (0, 0))
+    rows, columns = _output_size(lhs, rhs, geometry)
+    large = rows * columns >= 64 or geometry.strides != (1, 1)
+    return large and max(top, bottom) < height and (height, width) <= (7, 7)
+
+
+def _output_size(lhs: Any, rhs: Any, geometry: Geometry) -> tuple[int, int]:
+    rows, columns = (
+        (size + sum(pads) - kernel) // stride + 1
+        for size, kernel, pads, stride in zip(
+            lhs[1:3], rhs[:2], geometry.padding, geometry.strides, strict=True
+        )
+    )
+    return rows, columns
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    if geometry.groups > 1:
+        return lax.platform_dependent(
+            x, w, cpu=partial(_depthwise, geometry), default=partial(_by_xla, geometry)
+        )
+    if w.shape[:2] == (1, 1):
+        return lax.platform_dependent(
+            x, w, cpu=partial(_pointwise, geometry), default=partial(_by_xla, geometry)
+        )
+    return _by_xla(geometry, x, w)
+
+
+def _forward(geometry: Geometry, x: jax.Array, w: jax.Array) -> tuple[jax.Array, Any]:
+    return _convolve(geometry, x, w), (x, w)
+
+
+def _backward(geometry: Geometry, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = saved
+
+    def by_xla(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(partial(_by_xla, geometry), x, w)[1](dy)
+
+    def own(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if geometry.groups > 1:
+            return jax.vjp(partial(_depthwise, geometry), x, w)[1](dy)
+        if w.shape[:2] == (1, 1):
+            forward = _pointwise
+        else:
+            forward = _by_xla if geometry.strides == (1, 1) else _stacked
+        (dx,) = jax.vjp(lambda x: forward(geometry, x, w), x)[1](dy)
+        return dx, _weight_gradient(geometry, x, dy, w)
+
+    return lax.platform_dependent(x, w, dy, cpu=own, default=by_xla)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _by_xla(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        w,
+        geometry.strides,
+        geometry.padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=geometry.groups,
+        precision=geometry.precision,
+    )
+
+
+def _pointwise(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    """A 1x1 convolution as a product."""
+    rows, columns = geometry.strides
+    return jnp.einsum("nhwc,ck->nhwk", x[:, ::rows, ::columns], w[0, 0])
+
+
+def _stacked(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    """A convolution as one product with all shifts of the input, side by side."""
+    shifts = _shifts(geometry, x, w.shape, _output_size(x.shape, w.shape, geometry))
+    return jnp.concatenate(shifts, axis=-1) @ w.reshape(-1, w.shape[-1])
+
+
+def _depthwise(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    """A depthwise convolution as a sum of shifted copies, each times its weights."""
+    shifts = _shifts(geometry, x, w.shape, _output_size(x.shape, w.shape, geometry))
+    taps = w.reshape(-1, w.shape[3])
+    return sum(shift * tap for shift, tap in zip(shifts, taps, strict=True))  # type: ignore
+
+
+def _weight_gradient(geometry: Geometry, x: jax.Array, dy: jax.Array, w: jax.Array) -> jax.Array:
+    """The gradient by the weights, as products of shifted copies, a few images at a time.
+
+    `dw[i,j,c,k] = sum_n,p,q x[n, p s + i, q s + j, c] dy[n, p, q, k]`, for a padded `x`.
+    """
+    unit_stride = geometry.strides == (1, 1) and w.shape[:2] != (1, 1)
+    way = _both_shifted if unit_stride else _input_shifted
+    per_image = x[0].size * w.shape[1] + dy[0].size * w.shape[0]
+    images = _divisor_below(x.shape[0], _CHUNK // per_image)
+
+    def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + way(geometry, *chunk, w.shape), None
+
+    chunks = (x.reshape(-1, images, *x.shape[1:]), dy.reshape(-1, images, *dy.shape[1:]))
+    total, _ = lax.scan(add, jnp.zeros(w.shape, jnp.float32), chunks)
+    return total.astype(w.dtype)
+
+
+def _both_shifted(
+    geometry: Geometry, x: jax.Array, dy: jax.Array, kernel: tuple[int, ...]
+) -> jax.Array:
+    """For stride 1: `x` shifted along rows times `dy` shifted along columns, one product.
+
+    `[pixels, w C]^T @ [pixels, h K]` needs a third of the copies that nine shifts of `x` would.
+    """
+    height, width, channels, features = kernel
+    (top, bottom), horizontal = geometry.padding
+    rows, columns = x.shape[1], dy.shape[2]
+    x = jnp.pad(x, ((0, 0), (0, 0), horizontal, (0, 0)))
+    x = jnp.concatenate([x[:, :, j : j + columns] for j in range(width)], axis=-1)
+    # Row r of x meets row r - i + top of dy under tap i.
+    dy = jnp.pad(dy, ((0, 0), (height - 1 - top, height - 1 - bottom), (0, 0), (0, 0)))
+    taps = range(height - 1, -1, -1)
+    dy = jnp.concatenate([dy[:, i : i + rows] for i in taps], axis=-1)
+    product = _product(x.reshape(-1, width * channels), dy.reshape(-1, height * features))
+    return product.reshape(width, channels, height, features).transpose(2, 0, 1, 3)
+
+
+def _input_shifted(
+    geometry: Geometry, x: jax.Array, dy: jax.Array, kernel: tuple[int, ...]
+) -> jax.Array:
+    """For any stride: what each tap sees of `x`, side by side, times `dy`."""
+    stacked = jnp.concatenate(_shifts(geometry, x, kernel, dy.shape[1:3]), axis=-1)
+    product = _product(stacked.reshape(-1, stacked.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+    return product.reshape(kernel)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a^T @ b`, accumulated in float32."""
+    contract = (((0,), (0,)), ((), ()))
+    return lax.dot_general(a, b, contract, preferred_element_type=jnp.float32)
+
+
+def _shifts(
+    geometry: Geometry, x: jax.Array, kernel: tuple[int, ...], size: tuple[int, ...]
+) -> list[jax.Array]:
+    """What each tap of the kernel sees of a padded input, each `[N, *size, C]`."""
+    (down, right), (vertical, horizontal) = geometry.strides, geometry.padding
+    x = jnp.pad(x, ((0, 0), vertical, horizontal, (0, 0)))
+    return [
+        x[:, i : i + (size[0] - 1) * down + 1 : down, j : j + (size[1] - 1) * right + 1 : right]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+
+
+def _divisor_below(number: int, limit: int) -> int:
+    """The largest divisor of a number that does not exceed a limit, at least 1."""
+    return next(d for d in range(max(1, min(number, limit)), 0, -1) if number % d == 0)
