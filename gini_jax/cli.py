@@ -18,6 +18,7 @@ from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
 MODES = {
     "train": "trains, or resumes, a run (the default)",
+    "sweep": "trains every combination of objectives, seeds and settings, and compares them",
     "eval": "tests a checkpoint of a run again",
     "summary": "shows parameters, feature shapes and operations of a network",
     "preview": "draws images, raw and augmented",
@@ -75,7 +76,11 @@ def run(argv: list[str]) -> Any:
         config = resolved(config, given, terms)
     local_path("dataset.data_dir", config.dataset.data_dir)
     local_path("model.init", config.model.init)
-    return module.main(config, workdir, **{name: FLAGS[name].value for name in module.FLAGS})
+    values = {name: FLAGS[name].value for name in module.FLAGS if name != "command"}
+    if "command" in module.FLAGS:
+        own = ("mode", "workdir", *values)
+        values["command"] = [a for a in argv[1:] if _flag_of(a) not in own]
+    return module.main(config, workdir, **values)
 
 
 def usage() -> str:
@@ -89,7 +94,9 @@ def usage() -> str:
         lines.append(f"  --mode={mode:10} {meaning}")
         module = importlib.import_module(f"gini_jax.modes.{mode}")
         for name, (default, _, text) in module.FLAGS.items():
-            shown = f"={default}" if default not in (None, "", False) else ""
+            if not text:
+                continue
+            shown = f"={default}" if default not in (None, "", False, []) else ""
             lines.append(f"      --{name}{shown}  {text}")
     lines += [
         "",
@@ -180,6 +187,11 @@ def local_path(what: str, path: str) -> Path:
     return Path(path).expanduser()
 
 
+def _flag_of(arg: str) -> str:
+    """The name of the flag that an argument sets."""
+    return arg.lstrip("-").partition("=")[0].removeprefix("no")
+
+
 def _mode_of(argv: list[str]) -> str:
     modes = [arg.partition("=")[2] for arg in argv if re.match(r"--?mode=", arg)]
     mode = modes[-1] if modes else "train"
@@ -224,6 +236,8 @@ def _define_flags(module: Any, argv: list[str]) -> None:
     flags.DEFINE_integer("process_id", None, "... and which one this is, from 0.")
     define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
     for name, (default, kind, text) in module.FLAGS.items():
+        if not text:
+            continue
         (flags.DEFINE_multi_string if kind is list else define[kind])(name, default, text)
     config_flags.DEFINE_config_file(
         "config", str(shipped_configs()["digits"]), "FILE or FILE:OBJECTIVE.", sys_argv=argv
