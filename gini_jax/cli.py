@@ -211,8 +211,8 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float]]:
             kept.append(f"--config={config_path(arg.partition('=')[2])}")
         else:
             kept.append(arg)
-    _define_flags(module, kept)
     try:
+        _define_flags(module, kept)
         rest = FLAGS(kept)
         config = FLAGS.config
         _ = config.name
@@ -266,7 +266,7 @@ def _saved_with(
     useless = [path for path in all_given if uses is not None and path not in uses]
     if useless:
         raise InputError(
-            f"--config.{useless[0]} has no effect in --mode={mode} on a run that is there; it takes "
+            f"--config.{useless[0]} has no effect in --mode={mode} on a finished run; it takes "
             + ", ".join(f"--config.{path}" for path in (uses or ()))
         )
     if "model.name" not in given:

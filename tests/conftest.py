@@ -20,6 +20,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["XDG_CACHE_HOME"] = decoded.name
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"  # as `devices.prepare_cpu` sets it
 os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
 
 

@@ -1,8 +1,45 @@
-"""What tests look at in a run's folder, and what they break there."""
+"""What tests set up, what they look at in a run's folder, and what they break there."""
 
 import json
+from typing import NamedTuple
+
+import jax
+
+from gini_jax.data import load_dataset
+from gini_jax.data.loader import epoch_order, resident
+from gini_jax.devices import order_by_device, replicate
+from gini_jax.training.experiment import build_experiment
+from gini_jax.training.step import create_step, init_state
 
 TIMES = {"train_seconds", "images_per_second", "device"}
+
+
+class Setup(NamedTuple):
+    """A run that is ready to step: `state, metrics = run.step(run.state, run.data, run.order)`."""
+
+    experiment: object
+    state: object
+    step: object
+    data: object
+    order: object
+
+
+def set_up(config, num_devices=1, *, dataset=None, model=None, num_steps=1):
+    """Builds everything that steps of a config need, on some of the simulated devices."""
+    devices = jax.devices()[:num_devices]
+    dataset = dataset or load_dataset(config.dataset)
+    experiment = build_experiment(config, dataset, devices)
+    if model is not None:
+        experiment = experiment._replace(model=model)
+    train = dataset.splits["train"]
+    order = epoch_order(0, 0, len(train.labels), config.batch_size)
+    return Setup(
+        experiment,
+        replicate(init_state(experiment), devices),
+        create_step(experiment, devices, num_steps),
+        replicate(resident(train), devices),
+        order_by_device(order, num_devices),
+    )
 
 
 def without_times(result):

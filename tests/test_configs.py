@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from clu import parameter_overview
 
+from gini_jax.config import set_model
 from gini_jax.data import Dataset, Split
-from gini_jax.parallel import replicate
-from gini_jax.step import create_step, init_state, resident
-from gini_jax.summary import summarize
-from gini_jax.train import build_experiment, check_before_data
+from gini_jax.data.loader import resident
+from gini_jax.modes import summary as summary_mode
+from gini_jax.training.experiment import build_experiment, check_before_data
+from gini_jax.training.step import create_step, init_state
 from tests.conftest import ROOT
 from tests.reference import SMALL
+from tests.runs import set_up
 
 # Classes, image size, and the parameters in millions: torchvision's ResNets and the CvT paper's
 # table, less their heads for 1,000 classes.
@@ -53,29 +55,24 @@ def test_a_config_builds_its_training_step(name):
 def test_a_step_of_a_shrunk_network_moves_every_parameter(name):
     """Compiled and run: what the ResNets of the other tests have not, dropout and attention."""
     config = importlib.import_module(f"configs.{name}").get_config()
-    with config.unlocked():
-        config.model.update(SMALL[config.model.name])
+    set_model(config, config.model.name, **SMALL[config.model.name])
     config.batch_size, config.schedule.warmup_epochs = 4, 0.0
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
     split = Split(images, rng.integers(0, 10, 4).astype(np.int32))
     dataset = Dataset(dict.fromkeys(("train", "val", "test"), split), ("c",) * 10, 32)
-    devices = jax.devices()[:1]
-    experiment = build_experiment(config, dataset, devices)
-    state = init_state(experiment)
-    order = np.arange(4, dtype=np.int32).reshape(1, 1, 4)
-    new, metrics = create_step(experiment, devices)(
-        replicate(state, devices), replicate(resident(split), devices), order
-    )
+    run = set_up(config, dataset=dataset)
+    before = jax.device_get(run.state.params)
+    new, metrics = run.step(run.state, run.data, run.order)
     assert np.isfinite(metrics["loss"]).all()
-    changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), new.params, state.params)
+    changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), new.params, before)
     # a key's bias has no gradient: softmax ignores it
     assert np.mean(jax.tree.leaves(changed)) > 0.9
 
 
 def test_the_summary_counts_operations_as_by_hand(capsys):
     config = importlib.import_module("configs.digits").get_config()
-    summary = summarize(config)
+    summary = summary_mode.main(config, ROOT)
     convolutions = 8 * 8 * 9 * (3 * 16 + 2 * 16 * 16)  # stem and stage 1
     for stage, side in ((2, 4), (3, 2), (4, 1)):
         c = 16 * 2 ** (stage - 1)

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from gini_jax.evaluate import padded_batches
+from gini_jax.parallel import shard
 from PIL import Image
 
 from configs import cifar100_resnet18
 from gini_jax import data, tfds_images
 from gini_jax.config import default_config
 from gini_jax.errors import InputError
-from gini_jax.evaluate import padded_batches
-from gini_jax.parallel import shard
 
 
 def test_digits_are_split_by_class_and_no_image_is_in_two_splits():

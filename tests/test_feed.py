@@ -6,11 +6,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 from configs import digits
-from gini_jax.data import epoch_order, load_dataset
-from gini_jax.feed import DeviceFeed, HostBatches, StreamFeed, choose_feed
-from gini_jax.parallel import AXIS, replicate
-from gini_jax.step import TrainState, augmented_batch, create_step
-from gini_jax.train import build_experiment
+from gini_jax.data import load_dataset
+from gini_jax.data.loader import DeviceFeed, HostBatches, StreamFeed, choose_feed, epoch_order
+from gini_jax.devices import AXIS, replicate
+from gini_jax.losses.terms import ObjectiveState
+from gini_jax.training.experiment import build_experiment
+from gini_jax.training.step import TrainState, augmented_batch, create_step
 
 FEED = {"device": DeviceFeed, "stream": StreamFeed}
 
@@ -18,6 +19,7 @@ FEED = {"device": DeviceFeed, "stream": StreamFeed}
 def config_of(**changes):
     config = digits.get_config()
     config.update(batch_size=64, num_epochs=2, steps_per_call=4)
+    config.loss.start_epoch = 1
     config.model.width = 4
     config.update_from_flattened_dict(changes)
     return config
@@ -32,15 +34,17 @@ def batches_of(config, dataset, feed_name, num_devices, monkeypatch):
     """Images and label rows of a run's first steps, in place of training on them."""
 
     def only_look(state, batch, *, experiment):
-        images, labels, _ = augmented_batch(state, batch, experiment, AXIS)
-        seen = jax.lax.all_gather((images, labels), AXIS, tiled=True)
+        batch = augmented_batch(state, batch, experiment, AXIS)
+        seen = jax.lax.all_gather((batch.images, batch.labels), AXIS, tiled=True)
         return state.replace(step=state.step + 1), seen
 
-    monkeypatch.setattr("gini_jax.step.train_step", only_look)
+    monkeypatch.setattr("gini_jax.training.step.train_step", only_look)
     devices = jax.devices()[:num_devices]
     experiment = build_experiment(config, dataset, devices)
     key = jax.random.key_data(jax.random.key(0))
-    state = replicate(TrainState(np.int32(0), None, None, None, key, None), devices)
+    state = replicate(
+        TrainState(np.int32(0), None, None, None, key, ObjectiveState({}, None)), devices
+    )
     feed = FEED[feed_name](dataset.splits["train"], config, devices)
     step, seen = create_step(experiment, devices, 4, feed_name), []
     for start in (0, 4):

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gini_jax.devices import AXIS
 from gini_jax.errors import InputError
 from gini_jax.models import create_model
 from gini_jax.models.layers import BatchNorm
-from gini_jax.parallel import AXIS
 from tests.reference import SMALL, random_variables
 
 

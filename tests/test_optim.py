@@ -8,7 +8,7 @@ import pytest
 
 from gini_jax.config import default_config
 from gini_jax.errors import InputError
-from gini_jax.optim import create_optimizer, create_schedule
+from gini_jax.training.optim import create_optimizer, create_schedule
 
 
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "adamw", "adamax"])

@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from configs import digits
-from gini_jax import plan
+from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
+from gini_jax.modes import plan
 
 K, C, WIDTH = 10, 64, 8  # classes, features of stage 4, channels of stage 1
 SIDES = (16, 8, 4, 2)  # of the stages
@@ -21,9 +22,9 @@ def images_of_16(monkeypatch):
 
     def shapes(config):
         del config
-        return plan.Dataset(
+        return Dataset(
             {
-                name: plan.Split(
+                name: Split(
                     jax.ShapeDtypeStruct((EXAMPLES, 16, 16, 3), "uint8"),
                     jax.ShapeDtypeStruct((EXAMPLES,), "int32"),
                 )
@@ -33,7 +34,7 @@ def images_of_16(monkeypatch):
             SIDES[0],
         )
 
-    monkeypatch.setattr("gini_jax.plan.dataset_shapes", shapes)
+    monkeypatch.setattr("gini_jax.modes.plan.dataset_shapes", shapes)
 
 
 def config_of(objective, batch_size):
@@ -59,7 +60,7 @@ def convolutions():
 
 
 def products(kernel, inside, outside, side_in, side_out):
-    """Multiplications of a convolution for an image, those with the padding's zeros left out."""
+    """Multiplications of a convolution per image; those with the padding's zeros are left out."""
     stride, pad = side_in // side_out, kernel // 2
     places = [i * stride + tap - pad for i in range(side_out) for tap in range(kernel)]
     valid = sum(0 <= place < side_in for place in places)
@@ -69,7 +70,7 @@ def products(kernel, inside, outside, side_in, side_out):
 def test_the_figures_equal_counts_by_hand_and_the_terms_cost_one_all_reduce(images_of_16, tmp_path):
     """And nothing that grows with the batch or the slice: the plan without them is of others."""
     needs_libtpu()
-    result = plan.plan(config_of("gini_kl", 256), tmp_path, "v5e:2x4")
+    result = plan.main(config_of("gini_kl", 256), tmp_path, topology="v5e:2x4")
     assert json.loads((tmp_path / "plan.json").read_text()) == result
     assert result["fits"]
     assert (result["num_devices"], result["num_hosts"], result["batch_per_device"]) == (8, 2, 32)
@@ -92,7 +93,7 @@ def test_the_figures_equal_counts_by_hand_and_the_terms_cost_one_all_reduce(imag
     assert {"stem", "stage1", "stage4", "head", "batch norm", "terms", "optimizer"} <= set(parts)
     assert all(parts[f"stage{i}"][way] > 0 for i in range(1, 5) for way in ("forward", "backward"))
 
-    ce = plan.plan(config_of("ce", 128), tmp_path, "v5e:4x4")  # 8 images a chip for 32
+    ce = plan.main(config_of("ce", 128), tmp_path, topology="v5e:4x4")  # 8 images a chip for 32
     assert (ce["num_devices"], ce["num_hosts"], ce["batch_per_device"]) == (16, 4, 8)
     assert result["all_reduces"] - ce["all_reduces"] == 1
     assert result["all_reduce_bytes"] - ce["all_reduce_bytes"] == 4 * (C * K + K)
@@ -104,8 +105,8 @@ def test_a_batch_that_is_far_too_large_is_refused_with_the_one_that_fits(monkeyp
     needs_libtpu()
     config = config_of("gini_kl", 512)
     images = jax.ShapeDtypeStruct((512, 1024, 1024, 3), "uint8")
-    split = plan.Split(images, jax.ShapeDtypeStruct((512,), "int32"))
-    large = plan.Dataset({"train": split}, tuple("0123456789"), 1024)
+    split = Split(images, jax.ShapeDtypeStruct((512,), "int32"))
+    large = Dataset({"train": split}, tuple("0123456789"), 1024)
     devices = plan.topology_devices("v5e:2x4")
     compiled, reason = plan.compile_step(config, large, devices)
     assert compiled is None
@@ -115,16 +116,16 @@ def test_a_batch_that_is_far_too_large_is_refused_with_the_one_that_fits(monkeyp
         fits = config.batch_size // len(devices) <= 24
         return ("compiled", "") if fits else (None, "too large")
 
-    monkeypatch.setattr("gini_jax.plan.compile_step", fits_up_to_24)
-    with pytest.raises(InputError, match=r"64 a device, does not fit.*\n.*fits is 24 a device"):
-        plan.plan(config, tmp_path, "v5e:2x4")
+    monkeypatch.setattr("gini_jax.modes.plan.compile_step", fits_up_to_24)
+    with pytest.raises(InputError, match=r"64 per device, does not fit.*\n.*fits is 24 per device"):
+        plan.main(config, tmp_path, topology="v5e:2x4")
     result = json.loads((tmp_path / "plan.json").read_text())
     assert not result["fits"]
     assert result["largest_batch_per_device"] == 24
 
 
 def test_this_machines_devices_are_planned_for_without_a_topology(tmp_path, capsys):
-    result = plan.plan(config_of("gini_kl", 64), tmp_path)
+    result = plan.main(config_of("gini_kl", 64), tmp_path)
     assert (result["num_devices"], result["num_hosts"]) == (8, 1)
     assert result["estimated_cycles"] == {}
     assert result["terms_all_reduce_bytes"] == 4 * (C * K + K)
@@ -146,5 +147,5 @@ def test_without_the_compiler_the_error_tells_how_to_get_it(monkeypatch):
 
 def test_a_batch_that_does_not_divide_by_the_chips_is_refused(tmp_path):
     needs_libtpu()
-    with pytest.raises(InputError, match="batch_size=60 does not divide over 8 devices"):
-        plan.plan(config_of("gini_kl", 60), tmp_path, "v5e:2x4")
+    with pytest.raises(InputError, match="batch_size=60 is not divisible by 8 devices"):
+        plan.main(config_of("gini_kl", 60), tmp_path, topology="v5e:2x4")

@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gini_jax.errors import InputError
-from gini_jax.models import create_model, from_torch, read_torch_file, torch_weights
+from gini_jax.models import create_model, from_torch, read_torch_file, to_torch, torch_weights
 from tests.reference import SMALL, random_variables
 
 
@@ -211,23 +211,17 @@ def test_another_number_of_classes_leaves_the_head_and_says_so(name, capsys):
     variables = random_variables(model)
     weights = as_torch(variables, name)
     ours = from_torch(name, weights, num_classes=5, **settings)
-    assert "7 classes there, 5 here" in capsys.readouterr().out
+    assert "7 classes in the weights, 5 classes here" in capsys.readouterr().out
     assert ours["params"]["head"]["dense"]["kernel"].shape[1] == 5
     same = from_torch(name, weights, **settings)
     jax.tree.map(np.testing.assert_array_equal, dict(variables), same)
 
 
 def as_torch(variables, name):
-    """The inverse of from_torch: weights in the naming of torchvision or microsoft/CvT."""
+    """Weights in the naming of torchvision or microsoft/CvT, without PyTorch's counters."""
     dialect = "microsoft/CvT" if name.startswith("cvt") else "torchvision or timm"
-    rules = torch_weights._DIALECTS["cvt" if name.startswith("cvt") else "resnet"][dialect]
-    weights = {}
-    for path, value in flatten_dict(variables, sep="/").items():
-        value = np.asarray(value)
-        if path.endswith("kernel"):
-            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-        weights[torch_weights._torch_name(path, rules, dialect)] = value
-    return weights
+    weights = to_torch(name, variables, dialect)
+    return {key: value for key, value in weights.items() if "num_batches" not in key}
 
 
 def test_the_naming_of_microsofts_cvt():
@@ -260,8 +254,73 @@ def test_weights_of_another_network_are_refused_with_the_names():
         InputError, match=r"missing: layer2\.0\.conv1\.weight; unexpected: stranger"
     ):
         from_torch("resnet18", weights, width=8)
-    with pytest.raises(InputError, match="another width"):
-        from_torch("resnet18", as_torch(variables, "resnet18"))
+    with pytest.raises(InputError, match=r"model\.width=16, but .* width=8; set --config\.model"):
+        from_torch("resnet18", as_torch(variables, "resnet18"), width=16)
+
+
+def test_width_stem_and_blocks_follow_from_the_shapes():
+    settings = {"width": 8, "stem": "imagenet", "blocks": (1, 2, 1, 1)}
+    variables = random_variables(create_model("resnet18", 7, **settings))
+    again = from_torch("resnet18", as_torch(variables, "resnet18"))
+    jax.tree.map(np.testing.assert_array_equal, dict(variables), again)
+
+
+WRAPPINGS = {
+    "state_dict": lambda w: {"epoch": 3, "state_dict": w},
+    "module.": lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}},
+    "model_state_dict": lambda w: {"model_state_dict": w, "optimizer": {"lr": 0.1}},
+    "_orig_mod.": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrapped_weights_are_unwrapped_and_a_line_says_so(wrapping, capsys):
+    variables = random_variables(create_model("resnet18", 7, width=8))
+    wrapped = WRAPPINGS[wrapping](as_torch(variables, "resnet18"))
+    again = from_torch("resnet18", wrapped)
+    assert wrapping in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, dict(variables), again)
+
+
+def test_a_backbone_without_its_head_starts_the_head_anew(capsys):
+    variables = random_variables(create_model("resnet18", 7, width=8))
+    weights = as_torch(variables, "resnet18")
+    backbone = {k: v for k, v in weights.items() if not k.startswith("fc.")}
+    ours = from_torch("resnet18", backbone, num_classes=5)
+    assert "no head in the weights" in capsys.readouterr().out
+    assert ours["params"]["head"]["dense"]["kernel"].shape == (64, 5)
+
+
+@pytest.mark.parametrize("ending", [".bin", ".ckpt", ".pth.tar", ".safetensors"])
+def test_a_file_is_read_by_its_contents_and_bfloat16_too(ending, tmp_path):
+    torch = pytest.importorskip("torch", reason="writes .pth files, which needs PyTorch")
+    path, values = tmp_path / f"weights{ending}", torch.tensor([1.0, 2.5], dtype=torch.bfloat16)
+    if ending == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file({"a": values}, path)
+    else:
+        torch.save({"a": values}, path)
+    read = torch_weights._to_numpy(read_torch_file(path)["a"])
+    assert read.tolist() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_file_that_was_cut_is_called_damaged(ending, tmp_path):
+    torch = pytest.importorskip("torch", reason="writes .pth files, which needs PyTorch")
+    path = tmp_path / f"weights{ending}"
+    if ending == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file({"a": torch.ones(1000)}, path)
+    else:
+        torch.save({"a": torch.ones(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="is damaged or was cut"):
+        read_torch_file(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="empty or cut"):
+        read_torch_file(path)
 
 
 def test_a_file_that_would_execute_code_is_refused(tmp_path):

@@ -6,25 +6,31 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from configs import digits
-from gini_jax.data import epoch_order, load_dataset
-from gini_jax.errors import InputError, RunError
-from gini_jax.interrupt import Interrupts
-from gini_jax.parallel import order_by_device, replicate
-from gini_jax.run import Run
-from gini_jax.step import create_step, init_state, resident
-from gini_jax.train import build_experiment, evaluate, train
+from gini_jax.data import load_dataset
+from gini_jax.data.source import Dataset, Split
+from gini_jax.errors import InputError, RunError, Stopped
+from gini_jax.losses.terms import TERMS
+from gini_jax.models.layers import Classifier, Dropout
+from gini_jax.modes import eval as eval_mode
+from gini_jax.modes.train import main as train
+from gini_jax.training.experiment import build_experiment
+from gini_jax.training.interrupt import Interrupts
+from gini_jax.training.loop import start_state
+from gini_jax.training.stepper import Stepper
+from gini_jax.training.workdir import saved_config
 from tests import tiny
 from tests.conftest import ROOT
 from tests.reference import random_variables
-from tests.runs import cut_in_half, lines_of, steps_of, without_times
+from tests.runs import cut_in_half, lines_of, set_up, steps_of, without_times
 
 
 def small_config(objective=None, **changes):
@@ -37,41 +43,39 @@ class PlainNetwork(nn.Module):
     """Without batch norm, so that parts of a batch do not depend on each other."""
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images, train=False, places=None):
         features = nn.silu(nn.Dense(32)(images.reshape(len(images), -1)))
         return nn.Dense(10)(features), {"stage2": features}
+
+
+class LayerDrops(nn.Module):
+    """Dropout or stochastic depth and the classifier's own, without batch norm."""
+
+    broadcast: bool
+
+    @nn.compact
+    def __call__(self, images, train=False, places=None):
+        x = nn.silu(nn.Dense(32)(images.reshape(len(images), -1)))
+        x = x + Dropout(0.5, broadcast=self.broadcast)(nn.Dense(32)(x), places, train=train)
+        return Classifier(10, 0.4)(x, train=train, places=places), {"pooled": x}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    return train(small_config(), workdir, jax.devices()[:1]), workdir
+    return train(small_config(), workdir, devices=jax.devices()[:1]), workdir
 
 
 def test_a_run_writes_what_it_promises(finished):
     result, workdir = finished
     assert json.loads((workdir / "result.json").read_text()) == result
-    assert set(result) == set(
-        [
-            "config_name",
-            "objective",
-            "seed",
-            "epochs",
-            "steps",
-            "best_epoch",
-            "val_accuracy",
-            "test_accuracy",
-            "test_top5",
-            "test_loss",
-            "feature_gini",
-            "feature_kl",
-            "train_seconds",
-            "images_per_second",
-            "num_parameters",
-            "device",
-            "jax_version",
-        ]
+    promised = (
+        "config_name objective seed epochs steps best_epoch val_accuracy test_accuracy "
+        "test_class_accuracy test_top5 test_loss test_ece feature_gini feature_kl "
+        "feature_kl_uniform probe_accuracy knn_accuracy nmi scatter_ratio train_seconds "
+        "images_per_second num_parameters device jax_version"
     )
+    assert set(promised.split()) <= set(result)
     assert result["steps"] == 6 * (1197 // 64)
     assert [line["epoch"] for line in lines_of(workdir)] == [1, 2, 3, 4, 5, 6]
     for png in ("curves.png", "impurity.png"):
@@ -111,31 +115,36 @@ def test_a_second_sigint_stops_at_once():
 
 
 def test_the_same_seed_gives_the_same_result(finished, tmp_path):
-    again = train(small_config(), tmp_path, jax.devices()[:1])
+    again = train(small_config(), tmp_path, devices=jax.devices()[:1])
     assert without_times(again) == without_times(finished[0])
     assert lines_of(tmp_path) == lines_of(finished[1])
 
 
-def test_evaluation_repeats_the_result(finished):
-    """As the command line does it: the workdir knows its own config."""
+@pytest.mark.parametrize("devices", [1, 3])
+def test_evaluation_repeats_the_result_and_leaves_the_record_alone(finished, devices):
+    """On 3 devices too, which neither of the batches is divisible by."""
     result, workdir = finished
-    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    again = evaluate(config, workdir, jax.devices()[:1])
-    assert without_times(again) == without_times(result)
+    record = (workdir / "result.json").read_bytes()
+    again = eval_mode.main(saved_config(workdir), workdir, devices=jax.devices()[:devices])
+    for key in ("test_accuracy", "test_loss", "feature_gini", "feature_kl"):
+        np.testing.assert_allclose(again[key], result[key], rtol=1e-5)
+    assert json.loads((workdir / "eval.json").read_text()) == again
+    assert (workdir / "result.json").read_bytes() == record
 
 
 def test_a_signal_in_the_last_call_of_an_epoch_is_no_obstacle(finished, tmp_path, monkeypatch):
-    advance = Run.advance
+    advance = Stepper.__call__
 
-    def signalled(run, step, count):
-        if step == 2 * run.steps - 1:
+    def signalled(stepper, state, step, count):
+        if step == 2 * 18 - 1:
             signal.raise_signal(signal.SIGTERM)
-        return advance(run, step, count)
+        return advance(stepper, state, step, count)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="143"):
-        patch.setattr(Run, "advance", signalled)
-        train(small_config(), tmp_path, jax.devices()[:1])
-    result = train(small_config(), tmp_path, jax.devices()[:1])
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(Stepper, "__call__", signalled)
+        train(small_config(), tmp_path, devices=jax.devices()[:1])
+    assert stopped.value.status == 143
+    result = train(small_config(), tmp_path, devices=jax.devices()[:1])
     assert without_times(result) == without_times(finished[0])
     assert lines_of(tmp_path) == lines_of(finished[1])
 
@@ -147,7 +156,7 @@ def test_with_no_readable_checkpoint_the_error_tells_which_were_tried(finished, 
         pytest.warns(match="is damaged"),
         pytest.raises(RunError, match="no checkpoint in") as error,
     ):
-        train(small_config(), workdir, jax.devices()[:1])
+        train(small_config(), workdir, devices=jax.devices()[:1])
     for step in steps_of(workdir):
         assert f"step {step}: " in str(error.value)
 
@@ -155,7 +164,7 @@ def test_with_no_readable_checkpoint_the_error_tells_which_were_tried(finished, 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path):
     config = small_config(**{"schedule.learning_rate": 1e30, "debug_nans": True})
     with pytest.raises(RunError, match="the loss is not finite at step") as error:
-        train(config, tmp_path, jax.devices()[:1])
+        train(config, tmp_path, devices=jax.devices()[:1])
     assert "gradient_norm" in str(error.value)
     assert "learning rate" in str(error.value)
     first, none = "The first module whose output is not finite", "were not finite"
@@ -164,7 +173,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path):
 
 @pytest.mark.parametrize("devices", [2, 8])
 def test_the_result_does_not_depend_on_the_number_of_devices(finished, tmp_path, devices):
-    several = train(small_config(), tmp_path, jax.devices()[:devices])
+    several = train(small_config(), tmp_path, devices=jax.devices()[:devices])
     assert abs(several["test_loss"] - finished[0]["test_loss"]) < 1e-3
     for a, b in zip(lines_of(finished[1]), lines_of(tmp_path), strict=True):
         np.testing.assert_allclose(list(a.values()), list(b.values()), atol=1e-3)
@@ -174,17 +183,12 @@ def test_steps_with_all_terms_do_not_depend_on_the_number_of_devices():
     """Of the default network, whole."""
     config = digits.get_config()
     config.loss.update(start_epoch=1, running_decay=0.5, layers=("stage3", "pooled"))
-    dataset = load_dataset(config.dataset)
     ends = []
     for n in (1, 2, 8):
-        devices = jax.devices()[:n]
-        experiment = build_experiment(config, dataset, devices)
-        step = create_step(experiment, devices)
-        state = replicate(init_state(experiment), devices)
-        data = replicate(resident(dataset.splits["train"]), devices)
-        order = order_by_device(epoch_order(0, 0, 1197, 64), n)
+        run = set_up(config, n)
+        state = run.state
         for _ in range(3):
-            state, metrics = step(state, data, order)
+            state, metrics = run.step(state, run.data, run.order)
         ends.append(jax.device_get((state.params, state.batch_stats, metrics)))
     for end in ends[1:]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-6), ends[0], end)
@@ -196,14 +200,8 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     for parts, n in ((1, 1), (8, 1), (4, 2)):
         config = small_config(**{"loss.start_epoch": 1, "batch_size": 128})
         config.grad_accumulation = parts
-        devices = jax.devices()[:n]
-        dataset = load_dataset(config.dataset)
-        experiment = build_experiment(config, dataset, devices)
-        experiment = experiment._replace(model=PlainNetwork())
-        state = replicate(init_state(experiment), devices)
-        order = order_by_device(epoch_order(0, 0, 1197, 128), n)
-        step = create_step(experiment, devices)
-        state, metrics = step(state, replicate(resident(dataset.splits["train"]), devices), order)
+        run = set_up(config, n, model=PlainNetwork())
+        state, metrics = run.step(run.state, run.data, run.order)
         ends.append(jax.device_get((state.params, metrics)))
     for end in ends[1:]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
@@ -211,16 +209,12 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
 
 def test_several_steps_in_a_call_are_the_same_steps():
     config = small_config(**{"loss.start_epoch": 1})
-    dataset, devices = load_dataset(config.dataset), jax.devices()[:2]
-    experiment = build_experiment(config, dataset, devices)
-    data = replicate(resident(dataset.splits["train"]), devices)
-    order = order_by_device(epoch_order(0, 0, 1197, 64), 2)
-    one, three = create_step(experiment, devices), create_step(experiment, devices, 3)
-    state, lines = replicate(init_state(experiment), devices), []
+    one, three = set_up(config, 2), set_up(config, 2, num_steps=3)
+    state, lines = one.state, []
     for _ in range(3):
-        state, metrics = one(state, data, order)
+        state, metrics = one.step(state, one.data, one.order)
         lines.append(jax.device_get(metrics))
-    together, metrics = three(replicate(init_state(experiment), devices), data, order)
+    together, metrics = three.step(three.state, three.data, three.order)
     for name, values in jax.device_get(metrics).items():
         assert values.shape == (3,)
         expected = np.concatenate([line[name] for line in lines])
@@ -233,29 +227,73 @@ def test_several_steps_in_a_call_are_the_same_steps():
 def test_a_run_in_bfloat16_with_calls_of_several_steps_learns(tmp_path):
     """7 steps a call and 18 an epoch: the last call of an epoch takes what is left."""
     changes = {"model.dtype": "bfloat16", "steps_per_call": 7, "profile": True}
-    result = train(small_config(**changes), tmp_path, jax.devices()[:1])
+    result = train(small_config(**changes), tmp_path, devices=jax.devices()[:1])
     assert result["test_accuracy"] > 0.9
     assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
 
 
-@pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl"])
-def test_every_objective_adds_its_terms(objective):
+@pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl", "collision_kl"])
+def test_every_objective_adds_its_terms_under_their_own_names(objective):
     config = small_config(objective, **{"loss.start_epoch": 1})
-    dataset, devices = load_dataset(config.dataset), jax.devices()[:1]
-    experiment = build_experiment(config, dataset, devices)._replace(model=PlainNetwork())
-    state = replicate(init_state(experiment), devices)
-    order = order_by_device(epoch_order(0, 0, 1197, 64), 1)
-    step = create_step(experiment, devices)
-    _, metrics = step(state, replicate(resident(dataset.splits["train"]), devices), order)
-    added = 0.0 if objective == "ce" else 0.5 * metrics["kl"] * ("kl" in objective)
-    if objective in ("gini", "entropy_kl"):
-        added += 0.5 * metrics["gini"]
+    run = set_up(config, model=PlainNetwork())
+    _, metrics = run.step(run.state, run.data, run.order)
+    terms = [] if objective == "ce" else objective.split("_")
+    assert set(metrics) == {"loss", "ce", "accuracy", "gradient_norm", *terms}
+    added = sum(0.5 * metrics[term] for term in terms)
     np.testing.assert_allclose(metrics["loss"] - metrics["ce"], added, atol=1e-5)
+
+
+class Spread(NamedTuple):
+    """A term that is no function of sums, with a state: how far apart the logits are."""
+
+    def init(self, outputs):
+        return {"steps": jnp.zeros(())}
+
+    def __call__(self, outputs, state):
+        logits = outputs.logits
+        if outputs.axis_name is not None:
+            logits = jax.lax.all_gather(logits, outputs.axis_name, tiled=True)
+        distance = (logits[:, None] - logits[None]) ** 2
+        return distance.mean(), {"steps": state["steps"] + 1}
+
+
+def test_a_term_over_pairs_is_that_of_the_whole_batch_and_refuses_micro_batches(monkeypatch):
+    monkeypatch.setitem(TERMS, "spread", Spread)
+    config = small_config("ce", **{"loss.start_epoch": 1})
+    with config.unlocked():
+        config.loss.terms = {"spread": 0.1}
+        config.objective = "spread"
+    ends = []
+    for n in (1, 2, 8):
+        run = set_up(config, n, model=PlainNetwork())
+        state, metrics = run.step(run.state, run.data, run.order)
+        assert state.terms.terms["spread"]["steps"] == 1
+        ends.append(jax.device_get((state.params, metrics)))
+    for end in ends[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
+    config.grad_accumulation = 2
+    with pytest.raises(InputError, match=r"terms\.spread is not a function of sums"):
+        set_up(config)
+
+
+@pytest.mark.parametrize("broadcast", [False, True], ids=["dropout", "drop_path"])
+def test_masks_belong_to_examples_on_any_number_of_devices_and_in_parts(broadcast):
+    config = small_config(**{"loss.start_epoch": 1})
+    config.loss.layers = ("pooled",)
+    ends = []
+    for parts, n in ((1, 1), (1, 2), (1, 8), (4, 2)):
+        config.grad_accumulation = parts
+        run = set_up(config, n, model=LayerDrops(broadcast))
+        state, metrics = run.step(run.state, run.data, run.order)
+        ends.append(jax.device_get((state.params, metrics)))
+    for end in ends[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
 
 
 def test_running_sums_train_several_layers_with_either_impurity(tmp_path):
     changes = {"loss.running_decay": 0.9, "loss.layers": ("stage2", "pooled"), "num_epochs": 1}
-    result = train(small_config("entropy_kl", **changes), tmp_path, jax.devices()[:2])
+    changes["loss.start_epoch"] = 1
+    result = train(small_config("entropy_kl", **changes), tmp_path, devices=jax.devices()[:2])
     assert 0 < result["feature_gini"] < 1
 
 
@@ -268,20 +306,24 @@ def test_one_epoch_of_a_narrow_resnet18_on_cifar100_starts(shared_tfds, tmp_path
     config.dataset.data_dir = str(shared_tfds)
     whole = data.load_dataset(config.dataset)
     config.num_epochs, config.batch_size, config.model.width = 1, 16, 4
-    config.eval_batch_size = 100
-    few = {name: data.Split(s.images[:100], s.labels[:100]) for name, s in whole.splits.items()}
-    few["train"] = data.Split(*(array[:32] for array in few["train"]))
-    monkeypatch.setattr(
-        "gini_jax.train.load_dataset", lambda _: data.Dataset(few, whole.class_names, 32)
-    )
-    result = train(config, tmp_path / "run", jax.devices()[:2])
+    config.eval_batch_size, config.loss.start_epoch, config.evals = 100, 1, ()
+    few = {name: Split(s.images[:100], s.labels[:100]) for name, s in whole.splits.items()}
+    few["train"] = Split(*(array[:32] for array in few["train"]))
+    dataset = Dataset(few, whole.class_names, 32)
+    monkeypatch.setattr("gini_jax.modes.train.load_dataset", lambda _: dataset)
+    result = train(config, tmp_path / "run", devices=jax.devices()[:2])
     assert result["steps"] == 2
+    assert result["notes"] == [
+        "schedule.boundaries: (60, 120, 160, 200) lie after the last epoch, 1"
+    ]
 
 
 # ------------------------------------------------------------- bad input
 
 WRONG = {
     "unknown objective": ({"objective": "ginikl"}, "did you mean 'gini_kl'"),
+    "an objective without its terms": ({"loss.terms.kl": 0.0}, "call set_objective"),
+    "terms that would never act": ({"loss.start_epoch": 99}, "start_epoch=99 lies after the last"),
     "unknown layer": ({"loss.layers": ("stage5",)}, "did you mean 'stage2'"),
     "unknown model": ({"model.name": "resnet_digit"}, "did you mean 'resnet_digits'"),
     "unknown optimiser": ({"optimizer.name": "sdg"}, "did you mean 'sgd'"),
@@ -291,10 +333,10 @@ WRONG = {
         {"dataset.name": "cifar100", "dataset.data_dir": "/nowhere"},
         "tfds build cifar100 --data_dir=/nowhere",
     ),
-    "a batch that does not divide": ({"batch_size": 63}, "batch_size=63 does not divide over 2"),
+    "a batch that does not divide": ({"batch_size": 63}, "batch_size=63 is not divisible by 2"),
     "a batch that does not divide into its parts": (
         {"batch_size": 64, "grad_accumulation": 3},
-        "over 2 devices times grad_accumulation=3.*batch_size=60",
+        "by 2 devices times grad_accumulation=3.*batch_size=60",
     ),
     "a batch beyond the data": ({"batch_size": 2000}, "exceeds the 1197 training images"),
     "dropout of 1": ({"model.dropout": 1.0}, r"\[0, 1\)"),
@@ -304,9 +346,9 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_refused_before_anything_is_compiled(case, tmp_path, monkeypatch):
     changes, text = WRONG[case]
-    monkeypatch.setattr("gini_jax.run.create_step", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr("gini_jax.training.stepper.create_step", lambda *_: pytest.fail("compiled"))
     with pytest.raises(InputError, match=text):
-        train(small_config(**changes), tmp_path, jax.devices()[:2])
+        train(small_config(**changes), tmp_path, devices=jax.devices()[:2])
     assert not list(tmp_path.iterdir())
 
 
@@ -314,21 +356,21 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
     _, workdir = finished
     before = (workdir / "result.json").read_bytes()
     with pytest.raises(InputError, match="seed: 0 there, 7 now"):
-        train(small_config(seed=7), workdir, jax.devices()[:1])
+        train(small_config(seed=7), workdir, devices=jax.devices()[:1])
     assert (workdir / "result.json").read_bytes() == before
 
 
 def test_an_unwritable_workdir_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        train(small_config(), tmp_path / "file", jax.devices()[:1])
+        train(small_config(), tmp_path / "file", devices=jax.devices()[:1])
 
 
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
         ("--config.num_epoch=3", 'Did you mean "num_epochs"'),
-        ("--config=configs/none.py", "No such file"),
+        ("--config=configs/none.py", "unknown config"),
         ("--config.batch_size=many", "batch_size=many"),
         ("--mode=trian", "did you mean 'train'"),
         ("--workdri=x", "workdri"),
@@ -366,9 +408,8 @@ def test_a_run_starts_from_pytorch_weights(suffix, tmp_path):
         save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, path)
     config = small_config(**{"model.init": str(path)})
     dataset = load_dataset(config.dataset)
-    devices = jax.devices()[:1]
-    run = Run(build_experiment(config, dataset, devices), dataset, tmp_path / "run", devices)
-    kernel = run.state.params["stage2_block1"]["conv1"]["conv"]["kernel"]
+    state = start_state(build_experiment(config, dataset, jax.devices()[:1]), dataset)
+    kernel = state.params["stage2_block1"]["conv1"]["conv"]["kernel"]
     expected = variables["params"]["stage2_block1"]["conv1"]["conv"]["kernel"]
     np.testing.assert_array_equal(kernel, expected)
-    assert run.state.params["head"]["dense"]["kernel"].shape == (16, 10)
+    assert state.params["head"]["dense"]["kernel"].shape == (16, 10)

@@ -14,4 +14,5 @@ def get_config(objective: str | None = None) -> ConfigDict:
     config.model.blocks = (1, 1)
     config.loss.start_epoch = 2
     config.loss.layers = ("stage2",)
+    config.evals = ()
     return config

@@ -18,8 +18,8 @@ class Tfds:
     """A set of TFDS; see `source.Source`.
 
     Args:
-        config: `config.dataset`: `name`, `data_dir` and `test_split`. Where no folder is given, TFDS
-            may download the set.
+        config: `config.dataset`: `name`, `data_dir` and `test_split`. Where no folder is given,
+            TFDS may download the set.
 
     Raises:
         InputError: the set is unknown, is not there, or does not classify images.

@@ -1,4 +1,4 @@
-"""Whether the classes form clusters: k-means against the classes, and scatter within and between."""
+"""Whether the classes form clusters: k-means, and scatter within and between the classes."""
 
 import numpy as np
 from jaxtyping import Float, Int

@@ -101,8 +101,8 @@ def padded_batches(
         devices: all devices, those of other processes included.
 
     Yields:
-        Images `[local devices, batch_size / devices, H, W, 3]`, and how many of the global batch are
-        no copies.
+        Images `[local devices, batch_size / devices, H, W, 3]`, and how many images of the global
+        batch are no copies.
 
     Example:
         >>> split = Split(np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int32))
