@@ -1,7 +1,9 @@
 """Splits, order, and the cache of decoded images."""
 
 import importlib.util
+import io
 import json
+import os
 import shutil
 import sys
 from collections import Counter
@@ -9,19 +11,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from gini_jax.evaluate import padded_batches
-from gini_jax.parallel import shard
 from PIL import Image
 
 from configs import cifar100_resnet18
-from gini_jax import data, tfds_images
+from gini_jax import data
 from gini_jax.config import default_config
+from gini_jax.data import cache, digits
+from gini_jax.data import tfds as tfds_source
+from gini_jax.data.images import decode
+from gini_jax.data.loader import epoch_order
+from gini_jax.data.source import Example, Split
+from gini_jax.devices import shard
 from gini_jax.errors import InputError
+from gini_jax.evals.extract import padded_batches
 
 
 def test_digits_are_split_by_class_and_no_image_is_in_two_splits():
     splits = data.load_dataset(default_config().dataset).splits
-    assert {name: len(split.labels) for name, split in splits.items()} == data.DIGITS_SIZES
+    assert {name: len(split.labels) for name, split in splits.items()} == digits.SIZES
     for split in splits.values():
         assert split.images.dtype == np.uint8
         share = np.bincount(split.labels, minlength=10) / len(split.labels)
@@ -31,11 +38,11 @@ def test_digits_are_split_by_class_and_no_image_is_in_two_splits():
 
 
 def test_an_epoch_sees_every_image_once_but_for_the_remainder():
-    order = data.epoch_order(seed=1, epoch=2, num_examples=103, batch_size=10)
+    order = epoch_order(seed=1, epoch=2, num_examples=103, batch_size=10)
     assert order.shape == (10, 10)
     assert len(set(order.ravel().tolist())) == 100
-    assert (order == data.epoch_order(1, 2, 103, 10)).all()
-    assert (order != data.epoch_order(1, 3, 103, 10)).any()
+    assert (order == epoch_order(1, 2, 103, 10)).all()
+    assert (order != epoch_order(1, 3, 103, 10)).any()
 
 
 def test_devices_share_the_batch_in_order():
@@ -45,11 +52,10 @@ def test_devices_share_the_batch_in_order():
 
 
 def test_padded_batches_hold_every_image_once():
-    split = data.Split(np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1), np.arange(7))
+    split = Split(np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1), np.arange(7))
     batches = list(padded_batches(split, 4, devices=2))
-    assert [batch["image"].shape for batch in batches] == 2 * [(2, 2, 1, 1, 1)]
-    assert [batch["mask"].sum() for batch in batches] == [4, 3]
-    kept = [batch["label"][batch["mask"] == 1] for batch in batches]
+    assert [images.shape for images, _ in batches] == 2 * [(2, 2, 1, 1, 1)]
+    kept = [images.reshape(-1)[:count] for images, count in batches]
     assert np.concatenate(kept).tolist() == list(range(7))
 
 
@@ -73,7 +79,7 @@ def test_cifar_100_has_its_sizes_its_balance_and_each_image_in_one_split(cifar):
     assert np.asarray(train.images).shape == (46000, 32, 32, 3)
     assert train.images.dtype == np.uint8
     # Some pictures are in the set twice; so what is counted is how often each one occurs.
-    builder = tfds_images.find("cifar100", cifar.data_dir)
+    builder = data.open_source(cifar).builder
     source = builder.as_data_source(split="train[:500]")
     parts = [
         Counter(
@@ -133,96 +139,152 @@ def test_images_of_many_sizes_are_stored_square_with_room_for_a_crop(caltech, tm
     assert dataset.splits["train"].images.shape == (3000, 32, 32, 3)
     assert dataset.splits["test"].images.shape == (6084, 32, 32, 3)
     # The first image by hand: the shorter side to 32, and of that the centre.
-    builder = tfds_images.find("caltech101", caltech.data_dir)
+    builder = data.open_source(caltech).builder
     image = Image.fromarray(builder.as_data_source(split="train[:1]")[0]["image"])
     scale = 32 / min(image.size)
     width, height = (max(32, round(side * scale)) for side in image.size)
     left, top = (width - 32) // 2, (height - 32) // 2
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     expected = np.asarray(resized.crop((left, top, left + 32, top + 32)))
-    images, _, _ = tfds_images.load(builder, "train", 28, next(tmp_path.glob("caltech101-*")))
+    images = np.load(next(tmp_path.glob("caltech101*")) / "images.npy")
     np.testing.assert_array_equal(images[0], expected)
 
 
 # ---------------------------------------------------------------------------- cache
 
 
-class Builder:
-    """What of a TFDS builder the cache asks for, with a few grey images."""
+class Grey:
+    """A source of a few grey images, whose fingerprint is set by hand."""
 
-    name, version = "grey", "1.0.0"
+    name, class_names = "grey", tuple("abcd")
+    superclass_names = ("x", "y")
+    image_shape = (4, 5)
 
-    def __init__(self):
-        self.info = SimpleNamespace(
-            splits={"test": self},
-            features={"coarse_label": None},
-            available_file_formats=lambda: [SimpleNamespace(value="array_record")],
-        )
-        self.num_examples, self.num_bytes, self.decoded = 12, 1200, 0
+    def __init__(self, made="today"):
+        self.made, self.decoded, self.splits = made, 0, {"test": self}
 
-    def as_data_source(self, split):
+    def fingerprint(self, split):
+        return [self.made, split]
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
         self.decoded += 1
-        return [
-            {"image": np.full((4, 5, 1), i, np.uint8), "label": i % 4, "coarse_label": i % 4 // 2}
-            for i in range(12)
-        ]
+        return Example(np.full((4, 5, 1), i, np.uint8), i % 4, i % 4 // 2)
 
 
 def test_the_cache_is_made_once_and_mapped(tmp_path):
-    builder = Builder()
-    images, labels, superclass_of = tfds_images.load(builder, "test", 0, tmp_path)
-    once = builder.decoded
+    source = Grey()
+    images, labels, superclass_of = cache.decoded(source, "test", 0, tmp_path)
+    once = source.decoded
     assert images.shape == (12, 4, 5, 3)  # grey became RGB
     assert (images == np.arange(12).reshape(12, 1, 1, 1)).all()
     assert labels.tolist() == [i % 4 for i in range(12)]
     assert superclass_of == (0, 0, 1, 1)
-    again, _, _ = tfds_images.load(builder, "test", 0, tmp_path)
-    assert builder.decoded == once
+    again, _, _ = cache.decoded(source, "test", 0, tmp_path)
+    assert source.decoded == once
     assert isinstance(again, np.memmap)
     np.testing.assert_array_equal(again, images)
-    manifest = json.loads((tmp_path / "test.json").read_text())
-    source = {"name": "grey", "version": "1.0.0", "split": "test", "examples": 12, "bytes": 1200}
-    assert manifest["source"] == source
-    builder.num_bytes = 1300  # another build of the same version
-    tfds_images.load(builder, "test", 0, tmp_path)
-    assert builder.decoded == 2 * once
+
+
+def test_another_source_of_the_same_name_or_other_decoding_does_not_share_the_cache(
+    tmp_path, monkeypatch
+):
+    source, other = Grey(), Grey("yesterday")
+    for each in (source, other):
+        cache.decoded(each, "test", 0, tmp_path)
+    assert other.decoded == source.decoded > 0
+    monkeypatch.setattr(cache, "DECODING", -1)
+    cache.decoded(source, "test", 0, tmp_path)
+    assert source.decoded == 2 * other.decoded
 
 
 HARM = {
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:150]), "not as it was written"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:150]), "mmap length"),
+    "empty": (lambda path: path.write_bytes(b""), ""),
     "gone": (lambda path: path.unlink(), "No such file"),
-    "flipped": (
-        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
-        "not as it was written",
-    ),
-    "no manifest": (lambda path: path.with_name("test.json").write_text("[]"), "no attribute"),
-    "half written": (
-        lambda path: (
-            path.rename(path.with_suffix(".partial")),
-            path.with_name("test.json").unlink(),
-        ),
-        "half written",
-    ),
+    "no record": (lambda path: path.with_name("about.json").write_text("[]"), "indices"),
 }
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_a_damaged_or_half_written_cache_is_made_again_with_a_line(harm, tmp_path, capsys):
-    before = np.array(tfds_images.load(Builder(), "test", 0, tmp_path)[0])
+def test_a_damaged_cache_is_made_again_with_a_line(harm, tmp_path, capsys):
+    before = np.array(cache.decoded(Grey(), "test", 0, tmp_path)[0])
     do, reason = HARM[harm]
-    do(tmp_path / "test-images.npy")
-    after, _, _ = tfds_images.load(Builder(), "test", 0, tmp_path)
+    do(next(tmp_path.glob("grey-*")) / "images.npy")
+    after, _, _ = cache.decoded(Grey(), "test", 0, tmp_path)
     lines = [line for line in capsys.readouterr().out.splitlines() if "decoding again" in line]
     assert len(lines) == 1
     assert reason in lines[0]
     np.testing.assert_array_equal(after, before)
+
+
+def test_a_half_written_cache_is_never_taken_for_a_whole_one(tmp_path):
+    cache.decoded(Grey(), "test", 0, tmp_path)
+    entry = next(tmp_path.glob("grey-*"))
+    entry.rename(entry.with_name(entry.name + ".partial"))
+    source = Grey()
+    cache.decoded(source, "test", 0, tmp_path)
+    assert source.decoded
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_cache_that_cannot_be_written_is_refused_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(InputError, match=r"cannot be filled.*free[\s\S]*XDG_CACHE_HOME"):
-        tfds_images.load(Builder(), "test", 0, tmp_path)
+        cache.decoded(Grey(), "test", 0, tmp_path)
+
+
+# ---------------------------------------------------------------------------- modes of images
+
+
+def _encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _palette(transparent=False):
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    return _encoded(image, **({"transparency": 1} if transparent else {}))
+
+
+def _rotated():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the picture lies at the right of the file
+    image = Image.new("RGB", (4, 2), (255, 0, 0))
+    image.paste((0, 0, 255), (0, 0, 2, 2))
+    return _encoded(image, "TIFF", exif=exif)
+
+
+SEEN = {
+    "grey": (_encoded(Image.new("L", (2, 2), 7)), (7, 7, 7)),
+    "one bit": (_encoded(Image.new("1", (2, 2), 1)), (255, 255, 255)),
+    "palette": (_palette(), (200, 100, 50)),
+    "transparent palette": (_palette(transparent=True), (255, 255, 255)),
+    "half transparent": (_encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 128))), (127, 127, 127)),
+    "grey with alpha": (_encoded(Image.new("LA", (2, 2), (0, 0))), (255, 255, 255)),
+    "CMYK": (_encoded(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
+    "16 bits": (_encoded(Image.fromarray(np.full((2, 2), 0x8080, np.uint16))), (128, 128, 128)),
+    "float": (_encoded(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF"), (128,) * 3),
+}
+
+
+@pytest.mark.parametrize("mode", SEEN)
+def test_pixels_are_those_that_a_person_sees(mode):
+    encoded, colour = SEEN[mode]
+    pixels = decode(encoded)
+    assert pixels.shape == (2, 2, 3)
+    assert np.abs(pixels.astype(int) - np.array(colour)).max() <= 1
+
+
+def test_the_orientation_of_a_photograph_is_applied():
+    pixels = decode(_rotated())
+    assert pixels.shape == (4, 2, 3)
+    assert pixels[0, 0].tolist() == [0, 0, 255]
+    assert pixels[3, 0].tolist() == [255, 0, 0]
 
 
 # ---------------------------------------------------------------------------- bad input
@@ -246,7 +308,7 @@ def test_another_number_of_classes_than_the_config_tells_is_refused(caltech, tmp
         data.load_dataset(caltech, tmp_path)
     digits = default_config().dataset
     digits.num_classes = 11
-    with pytest.raises(InputError, match=r"num_classes=11, but digits shows 10 classes"):
+    with pytest.raises(InputError, match=r"num_classes=11, but digits has 10 classes"):
         data.load_dataset(digits)
 
 
@@ -290,18 +352,14 @@ def test_labels_that_are_held_back_and_splits_that_are_not_there_are_refused(cif
 
 
 def test_an_example_that_cannot_be_read_is_named(tmp_path):
-    builder = Builder()
-
-    class Source(list):
+    class Broken(Grey):
         def __getitem__(self, index):
             if index == 7:
                 raise RuntimeError("Corrupted record")
             return super().__getitem__(index)
 
-    examples = Source(builder.as_data_source("test"))
-    builder.as_data_source = lambda split: examples
     with pytest.raises(InputError, match=r"example 7 of grey cannot be read \(Corrupted record"):
-        tfds_images.load(builder, "test", 0, tmp_path)
+        cache.decoded(Broken(), "test", 0, tmp_path)
 
 
 # ---------------------------------------------------------------------------- tfrecord
@@ -319,46 +377,83 @@ def test_tfrecord_without_tensorflow_is_refused_with_both_ways_out(cifar, tmp_pa
     info = there / "dataset_info.json"
     info.chmod(0o644)
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
-    tfds_images.find("cifar100", cifar.data_dir)  # TFDS looks for TensorFlow when it is imported
+    tfds_source._find(
+        "cifar100", cifar.data_dir, "test"
+    )  # TFDS looks for TensorFlow when it is imported
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     cifar.data_dir = str(tmp_path)
     with pytest.raises(InputError, match=r"pip install tensorflow-cpu[\s\S]*tfds build cifar100"):
         data.load_dataset(cifar, tmp_path / "cache")
 
 
-def test_tfrecord_and_array_record_give_the_same_arrays(tmp_path):
-    """Of a small set made here, with images of two sizes, six classes and three superclasses."""
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs TensorFlow to write and read tfrecord: pip install tensorflow-cpu")
+def toy_set(folder, labels, images, kind="array_record"):
+    """A small TFDS set in a folder."""
     import tensorflow_datasets as tfds
 
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (10 + i % 2 * 8, 14, 3)).astype(np.uint8) for i in range(42)]
-    examples = [
-        (i, {"image": image, "label": i % 6, "coarse_label": i % 6 // 2})
-        for i, image in enumerate(images)
-    ]
     features = {
         "image": tfds.features.Image(shape=(None, None, 3)),
         "label": tfds.features.ClassLabel(names=list("abcdef")),
         "coarse_label": tfds.features.ClassLabel(names=list("xyz")),
     }
+    examples = [
+        (i, {"image": image, "label": int(label), "coarse_label": int(label) // 2})
+        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="toy",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": examples[:30], "test": examples[30:]},
+        data_dir=folder,
+        file_format=kind,
+        disable_shuffling=True,
+    )
+    config = default_config().dataset
+    config.update(name="toy", data_dir=str(folder), image_size=7, val_size=6)
+    return config
+
+
+def test_tfrecord_and_array_record_give_the_same_arrays(tmp_path):
+    """Of a small set made here, with images of two sizes, six classes and three superclasses."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow to write and read tfrecord: pip install tensorflow-cpu")
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (10 + i % 2 * 8, 14, 3)).astype(np.uint8) for i in range(42)]
     loaded = []
     for kind in ("array_record", "tfrecord"):
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name="toy",
-            version="1.0.0",
-            features=tfds.features.FeaturesDict(features),
-            split_datasets={"train": examples[:30], "test": examples[30:]},
-            data_dir=tmp_path / kind,
-            file_format=kind,
-            disable_shuffling=True,
-        )
-        config = default_config().dataset
-        config.update(name="toy", data_dir=str(tmp_path / kind), image_size=7, val_size=6)
+        config = toy_set(tmp_path / kind, np.arange(42) % 6, images, kind)
         loaded.append(data.load_dataset(config, tmp_path / f"cache-{kind}"))
     assert loaded[0].superclass_of == loaded[1].superclass_of == (0, 0, 1, 1, 2, 2)
     assert loaded[0].splits["test"].labels.tolist() == [i % 6 for i in range(12)]
     for name, split in loaded[0].splits.items():
         np.testing.assert_array_equal(split.images, loaded[1].splits[name].images)
         np.testing.assert_array_equal(split.labels, loaded[1].splits[name].labels)
+
+
+@pytest.fixture
+def encoder(monkeypatch):
+    """TFDS writes array_record without TensorFlow only where it need not encode images."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow to write a TFDS set: pip install tensorflow-cpu")
+
+
+def test_a_set_that_was_built_again_with_other_labels_is_decoded_again(encoder, tmp_path):
+    images = [np.full((8, 8, 3), i, np.uint8) for i in range(42)]
+    config = toy_set(tmp_path / "set", np.arange(42) % 6, images)
+    first = data.load_dataset(config, tmp_path / "cache")
+    shutil.rmtree(tmp_path / "set")
+    toy_set(tmp_path / "set", (np.arange(42) + 1) % 6, images)
+    second = data.load_dataset(config, tmp_path / "cache")
+    assert (second.splits["test"].labels == (first.splits["test"].labels + 1) % 6).all()
+
+
+def test_the_fingerprint_of_a_tfds_split_tells_its_files_sizes_and_times(cifar, tmp_path):
+    there = shutil.copytree(f"{cifar.data_dir}/cifar100", tmp_path / "cifar100")
+    before = data.open_source(cifar).fingerprint("test")
+    cifar.data_dir = str(tmp_path)
+    elsewhere = data.open_source(cifar).fingerprint("test")
+    assert before != elsewhere  # in another folder
+    file = next(there.rglob("*test.array_record*"))
+    os.utime(file, (1, 1))  # written again
+    assert data.open_source(cifar).fingerprint("test") != elsewhere
+    assert data.open_source(cifar).fingerprint("train") != elsewhere

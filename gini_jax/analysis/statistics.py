@@ -47,8 +47,8 @@ def compare(
     Example:
         >>> rows = [("ce", 0, 0.5), ("ce", 1, 0.6), ("kl", 0, 0.6), ("kl", 1, 0.8)]
         >>> table = compare(pd.DataFrame(rows, columns=["group", "seed", "x"]), "x")
-        >>> round(table.loc["kl", "difference"], 3), int(table.loc["kl", "better"])
-        (0.15, 2)
+        >>> print(f"{table.loc['kl', 'difference']:.3f}", int(table.loc["kl", "better"]))
+        0.150 2
     """
     wide = results.pivot_table(index="seed", columns="group", values=metric, sort=False)
     rows = {}
@@ -73,8 +73,8 @@ def paired(difference: Sequence[float] | np.ndarray) -> dict[str, float]:
 
     Example:
         >>> found = paired([0.1, 0.2, 0.3])
-        >>> round(found["difference"], 3), round(found["t_low"], 3)
-        (0.2, -0.048)
+        >>> print(f"{found['difference']:.3f} {found['t_low']:.3f}")
+        0.200 -0.048
     """
     difference = np.asarray(difference, np.float64)
     found = {

@@ -30,8 +30,8 @@ class Tfds:
         features = self.builder.info.features
         self.name = self.builder.info.full_name
         self.class_names = tuple(features["label"].names)
-        groups = features.get("coarse_label") if hasattr(features, "get") else None
-        self.superclass_names = tuple(groups.names) if groups is not None else ()
+        groups = features["coarse_label"].names if "coarse_label" in features else ()
+        self.superclass_names = tuple(groups)
         self.image_shape = tuple(features["image"].shape[:2])
         splits = self.builder.info.splits
         self.splits = {name: _Examples(self.builder, name) for name in splits}
@@ -40,8 +40,9 @@ class Tfds:
         """Names and versions, and path, size and time of each of the split's files."""
         files = []
         for path in self.builder.info.splits[split].filepaths:
-            status = os.stat(path)
-            files.append([os.path.abspath(path), status.st_size, status.st_mtime_ns])
+            status = os.stat(path) if os.path.exists(path) else None
+            stamp = [status.st_size, status.st_mtime_ns] if status else []
+            files.append([os.path.abspath(path), *stamp])
         return {"name": self.name, "split": split, "files": files}
 
 

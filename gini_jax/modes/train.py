@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.loop import fit, start_state
 from gini_jax.training.result import measure, training_record
-from gini_jax.training.workdir import check_workdir, lock, write, write_run
+from gini_jax.training.workdir import check_workdir, lock, write, write_run, writing
 
 FLAGS: dict[str, Any] = {}
 
@@ -51,7 +50,11 @@ def main(
         experiment = build_experiment(config, dataset, devices)
         if first:
             write_run(workdir, config, dataset)
-        draw = partial(draw_curves, workdir, workdir / "curves.png")
+
+        def draw() -> None:
+            with writing(workdir / "curves.png"):
+                draw_curves(workdir, workdir / "curves.png")
+
         progress = fit(experiment, dataset, workdir, devices, after_validation=draw)
         checkpoints = Checkpoints(workdir / "checkpoints")
         best = checkpoints.variables(progress.best_step)
@@ -61,9 +64,10 @@ def main(
         result = training_record(experiment, progress, best["params"], devices) | numbers
         if first:
             write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
-            np.savez_compressed(workdir / "arrays.npz", **arrays)
-            draw()
-            draw_impurity(arrays, title_of(result), workdir / "impurity.png")
+            with writing(workdir):
+                np.savez_compressed(workdir / "arrays.npz", **arrays)
+                draw_curves(workdir, workdir / "curves.png")
+                draw_impurity(arrays, title_of(result), workdir / "impurity.png")
             print(summary_text(result, workdir))
         return result
 

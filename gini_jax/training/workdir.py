@@ -157,11 +157,9 @@ def write(path: Path, text: str) -> None:
         RunError: it could not be written.
     """
     partial = path.with_name(path.name + ".partial")
-    try:
+    with writing(path):
         partial.write_text(text)
         partial.replace(path)
-    except OSError as error:
-        raise not_written(path, error) from error
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
@@ -170,11 +168,8 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
     Raises:
         RunError: it could not be written.
     """
-    try:
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise not_written(path, error) from error
+    with writing(path), path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def keep_lines_until(path: Path, step: int) -> None:
@@ -188,6 +183,19 @@ def keep_lines_until(path: Path, step: int) -> None:
             except json.JSONDecodeError:
                 break  # half a line, of a process that was killed
         write(path, "".join(kept))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong in writing to a path into one error that tells path and space.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise not_written(path, error) from error
 
 
 def not_written(path: Path, error: Exception) -> RunError:
