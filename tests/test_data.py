@@ -1,11 +1,5 @@
 """Splits, order, and the cache of decoded images."""
 
-import importlib.util
-import io
-import json
-import os
-import shutil
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -17,8 +11,6 @@ from configs import cifar100_resnet18
 from gini_jax import data
 from gini_jax.config import default_config
 from gini_jax.data import cache, digits
-from gini_jax.data import tfds as tfds_source
-from gini_jax.data.images import decode
 from gini_jax.data.loader import epoch_order
 from gini_jax.data.source import Example, Split
 from gini_jax.devices import shard
@@ -236,57 +228,6 @@ def test_a_cache_that_cannot_be_written_is_refused_with_the_way_out(tmp_path, mo
         cache.decoded(Grey(), "test", 0, tmp_path)
 
 
-# ---------------------------------------------------------------------------- modes of images
-
-
-def _encoded(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _palette(transparent=False):
-    image = Image.new("P", (2, 2), 1)
-    image.putpalette([10, 20, 30, 200, 100, 50])
-    return _encoded(image, **({"transparency": 1} if transparent else {}))
-
-
-def _rotated():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the top of the picture lies at the right of the file
-    image = Image.new("RGB", (4, 2), (255, 0, 0))
-    image.paste((0, 0, 255), (0, 0, 2, 2))
-    return _encoded(image, "TIFF", exif=exif)
-
-
-SEEN = {
-    "grey": (_encoded(Image.new("L", (2, 2), 7)), (7, 7, 7)),
-    "one bit": (_encoded(Image.new("1", (2, 2), 1)), (255, 255, 255)),
-    "palette": (_palette(), (200, 100, 50)),
-    "transparent palette": (_palette(transparent=True), (255, 255, 255)),
-    "half transparent": (_encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 128))), (127, 127, 127)),
-    "grey with alpha": (_encoded(Image.new("LA", (2, 2), (0, 0))), (255, 255, 255)),
-    "CMYK": (_encoded(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
-    "16 bits": (_encoded(Image.fromarray(np.full((2, 2), 0x8080, np.uint16))), (128, 128, 128)),
-    "float": (_encoded(Image.fromarray(np.full((2, 2), 0.5, np.float32)), "TIFF"), (128,) * 3),
-}
-
-
-@pytest.mark.parametrize("mode", SEEN)
-def test_pixels_are_those_that_a_person_sees(mode):
-    encoded, colour = SEEN[mode]
-    pixels = decode(encoded)
-    assert pixels.shape == (2, 2, 3)
-    assert np.abs(pixels.astype(int) - np.array(colour)).max() <= 1
-
-
-def test_the_orientation_of_a_photograph_is_applied():
-    pixels = decode(_rotated())
-    assert pixels.shape == (4, 2, 3)
-    assert pixels[0, 0].tolist() == [0, 0, 255]
-    assert pixels[3, 0].tolist() == [255, 0, 0]
-
-
 # ---------------------------------------------------------------------------- bad input
 
 
@@ -360,100 +301,3 @@ def test_an_example_that_cannot_be_read_is_named(tmp_path):
 
     with pytest.raises(InputError, match=r"example 7 of grey cannot be read \(Corrupted record"):
         cache.decoded(Broken(), "test", 0, tmp_path)
-
-
-# ---------------------------------------------------------------------------- tfrecord
-
-
-def test_tfrecord_without_tensorflow_is_refused_with_both_ways_out(cifar, tmp_path, monkeypatch):
-    """A folder that says it holds tfrecord; no record of it is read."""
-    there = tmp_path / "cifar100" / "3.0.2"
-    shutil.copytree(
-        f"{cifar.data_dir}/cifar100/3.0.2",
-        there,
-        ignore=lambda _, names: [n for n in names if "-of-" in n],
-    )
-    there.chmod(0o755)
-    info = there / "dataset_info.json"
-    info.chmod(0o644)
-    info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
-    tfds_source._find(
-        "cifar100", cifar.data_dir, "test"
-    )  # TFDS looks for TensorFlow when it is imported
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    cifar.data_dir = str(tmp_path)
-    with pytest.raises(InputError, match=r"pip install tensorflow-cpu[\s\S]*tfds build cifar100"):
-        data.load_dataset(cifar, tmp_path / "cache")
-
-
-def toy_set(folder, labels, images, kind="array_record"):
-    """A small TFDS set in a folder."""
-    import tensorflow_datasets as tfds
-
-    features = {
-        "image": tfds.features.Image(shape=(None, None, 3)),
-        "label": tfds.features.ClassLabel(names=list("abcdef")),
-        "coarse_label": tfds.features.ClassLabel(names=list("xyz")),
-    }
-    examples = [
-        (i, {"image": image, "label": int(label), "coarse_label": int(label) // 2})
-        for i, (image, label) in enumerate(zip(images, labels, strict=True))
-    ]
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="toy",
-        version="1.0.0",
-        features=tfds.features.FeaturesDict(features),
-        split_datasets={"train": examples[:30], "test": examples[30:]},
-        data_dir=folder,
-        file_format=kind,
-        disable_shuffling=True,
-    )
-    config = default_config().dataset
-    config.update(name="toy", data_dir=str(folder), image_size=7, val_size=6)
-    return config
-
-
-def test_tfrecord_and_array_record_give_the_same_arrays(tmp_path):
-    """Of a small set made here, with images of two sizes, six classes and three superclasses."""
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs TensorFlow to write and read tfrecord: pip install tensorflow-cpu")
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (10 + i % 2 * 8, 14, 3)).astype(np.uint8) for i in range(42)]
-    loaded = []
-    for kind in ("array_record", "tfrecord"):
-        config = toy_set(tmp_path / kind, np.arange(42) % 6, images, kind)
-        loaded.append(data.load_dataset(config, tmp_path / f"cache-{kind}"))
-    assert loaded[0].superclass_of == loaded[1].superclass_of == (0, 0, 1, 1, 2, 2)
-    assert loaded[0].splits["test"].labels.tolist() == [i % 6 for i in range(12)]
-    for name, split in loaded[0].splits.items():
-        np.testing.assert_array_equal(split.images, loaded[1].splits[name].images)
-        np.testing.assert_array_equal(split.labels, loaded[1].splits[name].labels)
-
-
-@pytest.fixture
-def encoder(monkeypatch):
-    """TFDS writes array_record without TensorFlow only where it need not encode images."""
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs TensorFlow to write a TFDS set: pip install tensorflow-cpu")
-
-
-def test_a_set_that_was_built_again_with_other_labels_is_decoded_again(encoder, tmp_path):
-    images = [np.full((8, 8, 3), i, np.uint8) for i in range(42)]
-    config = toy_set(tmp_path / "set", np.arange(42) % 6, images)
-    first = data.load_dataset(config, tmp_path / "cache")
-    shutil.rmtree(tmp_path / "set")
-    toy_set(tmp_path / "set", (np.arange(42) + 1) % 6, images)
-    second = data.load_dataset(config, tmp_path / "cache")
-    assert (second.splits["test"].labels == (first.splits["test"].labels + 1) % 6).all()
-
-
-def test_the_fingerprint_of_a_tfds_split_tells_its_files_sizes_and_times(cifar, tmp_path):
-    there = shutil.copytree(f"{cifar.data_dir}/cifar100", tmp_path / "cifar100")
-    before = data.open_source(cifar).fingerprint("test")
-    cifar.data_dir = str(tmp_path)
-    elsewhere = data.open_source(cifar).fingerprint("test")
-    assert before != elsewhere  # in another folder
-    file = next(there.rglob("*test.array_record*"))
-    os.utime(file, (1, 1))  # written again
-    assert data.open_source(cifar).fingerprint("test") != elsewhere
-    assert data.open_source(cifar).fingerprint("train") != elsewhere

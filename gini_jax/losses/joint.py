@@ -70,22 +70,11 @@ def discriminability_loss(
         >>> float(loss), float(terms["gini"]), float(terms["kl"])
         (0.25, 0.5, 0.0)
     """
-    sums, signed_sums = layer_sums(
-        features,
-        labels,
-        impurity=impurity,
-        num_classes=num_classes,
-        where=where,
-        axis_name=axis_name,
-        axis=axis,
-    )
+    batch = {"num_classes": num_classes, "where": where, "axis_name": axis_name, "axis": axis}
+    sums, signed_sums = layer_sums(features, labels, impurity=impurity, **batch)
+    weights = {"gini_weight": gini_weight, "kl_weight": kl_weight}
     return discriminability_from_sums(
-        sums,
-        signed_sums=signed_sums,
-        gini_weight=gini_weight,
-        kl_weight=kl_weight,
-        impurity=impurity,
-        target=target,
+        sums, signed_sums=signed_sums, impurity=impurity, target=target, **weights
     )
 
 

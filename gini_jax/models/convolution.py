@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -69,26 +70,17 @@ def conv_general_dilated(
         and others.get("preferred_element_type") in (None, lhs.dtype)
     )
     if standard:
-        strides = tuple(window_strides)
         pads = padding
         if isinstance(padding, str):
-            pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
-        pads = tuple((int(low), int(high)) for low, high in pads)
-        geometry = Geometry(strides, pads, feature_group_count, precision)
-        if min(p for pair in pads for p in pair) >= 0 and _pays(lhs.shape, rhs.shape, geometry):
+            pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+        geometry = Geometry(
+            tuple(window_strides), tuple(map(tuple, pads)), feature_group_count, precision
+        )
+        if np.min(pads) >= 0 and _pays(lhs.shape, rhs.shape, geometry):
             return _convolve(geometry, lhs, rhs)
+    rest = (dimension_numbers, feature_group_count, batch_group_count, precision)
     return lax.conv_general_dilated(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation,
-        rhs_dilation,
-        dimension_numbers,
-        feature_group_count,
-        batch_group_count,
-        precision,
-        **others,
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, *rest, **others
     )
 
 

@@ -82,21 +82,7 @@ def from_torch(
             f"these weights are not those of {name} in the naming of {dialect}, the nearest known; "
             f"missing: {_shortened(missing)}; unexpected: {_shortened(unexpected)}"
         )
-    init = _initializer(name, classes, inferred | overrides)
-    variables: dict[str, Any] = {}
-    initial: dict[str, Any] | None = None
-    for path, like in flatten_dict(jax.eval_shape(init), sep="/").items():
-        value = _to_our_layout(weights[names[path]], path) if names[path] in weights else None
-        if path in head and (value is None or value.shape != like.shape):
-            was = "no head" if value is None else f"{value.shape[-1]} classes"
-            print(f"{path}: {was} in the weights, {classes} classes here; starts anew")
-            initial = flatten_dict(init(), sep="/") if initial is None else initial
-            value = initial[path]
-        elif value is None or value.shape != like.shape:
-            shape = weights[names[path]].shape
-            raise InputError(f"{names[path]} has shape {shape}; {path} of {name} has {like.shape}")
-        variables[path] = np.asarray(value, np.float32)
-    return unflatten_dict(variables, sep="/")
+    return _filled(name, classes, inferred | overrides, names, weights)
 
 
 def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict[str, np.ndarray]:
@@ -172,6 +158,31 @@ def read_torch_file(path: str | Path) -> Mapping[str, Any]:
             f"{path} is damaged or was cut ({text.splitlines()[0][:200]}); download or save it "
             "again"
         ) from error
+
+
+def _filled(
+    name: str,
+    classes: int,
+    settings: Mapping[str, Any],
+    names: Mapping[str, str],
+    weights: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """A network's variables with PyTorch's values; a head that does not fit starts anew."""
+    init = _initializer(name, classes, settings)
+    variables: dict[str, Any] = {}
+    initial: dict[str, Any] | None = None
+    for path, like in flatten_dict(jax.eval_shape(init), sep="/").items():
+        value = _to_our_layout(weights[names[path]], path) if names[path] in weights else None
+        if "/head/" in path and (value is None or value.shape != like.shape):
+            was = "no head" if value is None else f"{value.shape[-1]} classes"
+            print(f"{path}: {was} in the weights, {classes} classes here; starts anew")
+            initial = flatten_dict(init(), sep="/") if initial is None else initial
+            value = initial[path]
+        elif value is None or value.shape != like.shape:
+            shape = weights[names[path]].shape
+            raise InputError(f"{names[path]} has shape {shape}; {path} of {name} has {like.shape}")
+        variables[path] = np.asarray(value, np.float32)
+    return unflatten_dict(variables, sep="/")
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:

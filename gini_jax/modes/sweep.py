@@ -83,6 +83,23 @@ def main(
             print(member_command(member, workdir, command))
         return pd.DataFrame()
     make_workdir(workdir)
+    start = time.monotonic()
+    failed = run_members(members, workdir)
+    table = write_tables(workdir, members)
+    good = len(members) - len(failed)
+    _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
+    print(f"written to {workdir}/sweep.csv and {workdir}/sweep.md")
+    if failed:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+        raise RunError(
+            f"{len(failed)} of {len(members)} members failed; the same command tries them again:\n"
+            f"{reasons}"
+        )
+    return table
+
+
+def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:
+    """Trains what is not finished; returns the reasons of those that failed, by name."""
     failed: dict[str, str] = {}
     start, ran = time.monotonic(), 0
     for done, member in enumerate(members):
@@ -98,21 +115,12 @@ def main(
             raise Stopped(f"{member.name}: {stopped}", stopped.status) from stopped
         except Exception as error:
             failed[member.name] = f"{type(error).__name__}: {error}"
-            (folder / "log.txt").open("a").write(traceback.format_exc())
+            with (folder / "log.txt").open("a") as log:
+                log.write(traceback.format_exc())
         ran += 1
         jax.clear_caches()
         write_tables(workdir, members)
-    table = write_tables(workdir, members)
-    good = len(members) - len(failed)
-    _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
-    print(f"written to {workdir}/sweep.csv and {workdir}/sweep.md")
-    if failed:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
-        raise RunError(
-            f"{len(failed)} of {len(members)} members failed; the same command tries them again:\n"
-            f"{reasons}"
-        )
-    return table
+    return failed
 
 
 def members_of(

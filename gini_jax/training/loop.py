@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -76,43 +76,73 @@ def fit(
             stack.callback(logger.close)
         interrupts = stack.enter_context(Interrupts())
         profile = stack.enter_context(Profile(workdir / "profile", on=config.profile))
+        hooks = Hooks(stepper, bar, saver, interrupts, profile)
         for epoch in range(progress.epochs, config.num_epochs):
-            end = (epoch + 1) * steps
-            pending, start = None, time.perf_counter()
-            for step, count in calls_of_epoch(int(jax.device_get(state.step)), end, config):
-                profile.before_call(step)
-                state, metrics = stepper(state, step, count)
-                # The metrics of a call are fetched while the next one runs.
-                take_in(pending, progress, bar, stepper, checkpoints)
-                pending = metrics
-                step += count
-                status = interrupts.status(step) if step < end else 0
-                if step < end and (saver.is_due() or status):
-                    take_in(pending, progress, bar, stepper, checkpoints)
-                    pending = None
-                    start = progress.add_time(start)
-                    saver.save(step, state, progress)
-                if status:
-                    stop(step, status, bar, checkpoints)
-            take_in(pending, progress, bar, stepper, checkpoints)
-            progress.add_time(start)
+            state = train_epoch(epoch, state, progress, hooks)
             line = progress.end_epoch(experiment)
             last = epoch + 1 == config.num_epochs
             if last or (epoch + 1) % config.eval_every_epochs == 0:
-                line |= progress.add_validation(validate(state), end)
+                line |= progress.add_validation(validate(state), line["step"])
                 for logger in loggers:
                     logger.write(line)
                 if writes:
                     after_validation()
             bar.end_epoch(line, progress)
-            status = interrupts.status(end)
-            due = (epoch + 1) % config.checkpoint_every_epochs == 0
-            if last or due or status or progress.best_step == end:
-                saver.save(end, state, progress)
-            if status:
-                stop(end, status, bar, checkpoints)
+            save_or_stop(state, progress, hooks, last)
     checkpoints.close()
     return progress
+
+
+class Hooks(NamedTuple):
+    """What goes along with the steps of a run."""
+
+    stepper: Stepper
+    bar: ProgressBar
+    saver: "Saver"
+    interrupts: Interrupts
+    profile: "Profile"
+
+
+def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks, last: bool) -> None:
+    """What follows an epoch: a checkpoint where one is due, and the end after a signal."""
+    experiment = hooks.stepper.experiment
+    step = progress.epochs * experiment.steps_per_epoch
+    status = hooks.interrupts.status(step)
+    due = progress.epochs % experiment.config.checkpoint_every_epochs == 0
+    if last or due or status or progress.best_step == step:
+        hooks.saver.save(step, state, progress)
+    if status:
+        stop(step, status, hooks)
+
+
+def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks) -> TrainState:
+    """Takes a state, on the devices, through the rest of an epoch.
+
+    Raises:
+        RunError: the loss is not finite, or a checkpoint could not be written.
+        Stopped: after a signal, with everything saved.
+    """
+    experiment = hooks.stepper.experiment
+    end = (epoch + 1) * experiment.steps_per_epoch
+    pending, start = None, time.perf_counter()
+    for step, count in calls_of_epoch(int(jax.device_get(state.step)), end, experiment.config):
+        hooks.profile.before_call(step)
+        state, metrics = hooks.stepper(state, step, count)
+        # The metrics of a call are fetched while the next one runs.
+        take_in(pending, progress, hooks)
+        pending, step = metrics, step + count
+        if step == end:
+            break  # the end of an epoch is saved with its validation
+        status = hooks.interrupts.status(step)
+        if status or hooks.saver.is_due():
+            take_in(pending, progress, hooks)
+            pending, start = None, progress.add_time(start)
+            hooks.saver.save(step, state, progress)
+        if status:
+            stop(step, status, hooks)
+    take_in(pending, progress, hooks)
+    progress.add_time(start)
+    return state
 
 
 def resumed_or_new(
@@ -170,9 +200,7 @@ def calls_of_epoch(step: int, end: int, config: Any) -> Iterator[tuple[int, int]
         step += count
 
 
-def take_in(
-    metrics: Any, progress: Progress, bar: ProgressBar, stepper: Stepper, checkpoints: Checkpoints
-) -> None:
+def take_in(metrics: Any, progress: Progress, hooks: Hooks) -> None:
     """Fetches the metrics of a call and adds them to the epoch's.
 
     Raises:
@@ -181,23 +209,23 @@ def take_in(
     if metrics is None:
         return
     values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
-    config = stepper.experiment.config
+    config = hooks.stepper.experiment.config
     for i in range(len(values["loss"])):
         one = {name: float(value[i]) for name, value in values.items()}
         progress.add_step(one, config.batch_size)
         if not math.isfinite(one["loss"]) or not math.isfinite(one["gradient_norm"]):
-            raise _not_finite(one, progress, stepper, checkpoints)
-    bar.update(one, progress, len(values["loss"]))
+            raise _not_finite(one, progress, hooks.stepper, hooks.saver.checkpoints)
+    hooks.bar.update(one, progress, len(values["loss"]))
 
 
-def stop(step: int, status: int, bar: ProgressBar, checkpoints: Checkpoints) -> NoReturn:
+def stop(step: int, status: int, hooks: Hooks) -> NoReturn:
     """Ends the run after a signal.
 
     Raises:
         Stopped: always.
     """
-    checkpoints.close()
-    bar.close()
+    hooks.saver.checkpoints.close()
+    hooks.bar.close()
     raise Stopped(f"stopped after step {step}, saved; the same command resumes", status)
 
 
@@ -205,7 +233,7 @@ class Saver:
     """Writes checkpoints, and knows when the next one is due within an epoch."""
 
     def __init__(self, checkpoints: Checkpoints, every_minutes: float):
-        self._checkpoints, self._every = checkpoints, every_minutes
+        self.checkpoints, self._every = checkpoints, every_minutes
         self._saved_at = time.monotonic()
 
     def is_due(self) -> bool:
@@ -218,7 +246,7 @@ class Saver:
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Starts to write a checkpoint."""
-        self._checkpoints.save(step, state, dataclasses.asdict(progress))
+        self.checkpoints.save(step, state, dataclasses.asdict(progress))
         self._saved_at = time.monotonic()
 
 
