@@ -8,6 +8,16 @@ from gini_jax.config import all_rows, flattened
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.settings import Setting, in_bounds
 
+# Settings that some configs leave unused, and whether a config uses them.
+_USED_BY = {
+    "loss.running_decay": lambda config: bool(config.loss.terms),
+    "optimizer.momentum": lambda config: config.optimizer.name == "sgd",
+    "optimizer.nesterov": lambda config: config.optimizer.name == "sgd",
+    "schedule.boundaries": lambda config: config.schedule.name == "step",
+    "schedule.final": lambda config: config.schedule.name == "cosine",
+    "schedule.onecycle_peak": lambda config: config.schedule.name == "onecycle",
+    "dataset.val_seed": lambda config: config.dataset.val_size > 0,
+}
 RENAMED = {
     "loss.gini_weight": "loss.terms.gini",
     "loss.kl_weight": "loss.terms.kl",
@@ -104,8 +114,18 @@ def notes_on(config: ConfigDict) -> list[str]:
             notes.append(
                 f"schedule.boundaries: {beyond} lie after the last epoch, {config.num_epochs}"
             )
-    if config.loss.running_decay and not config.loss.terms:
-        notes.append(f"loss.running_decay={config.loss.running_decay}: no term uses it")
+    if config.model.init and not config.dataset.mean:
+        notes.append(
+            "model.init is set without dataset.mean and std: images stay in [0, 1]; weights "
+            "pretrained on ImageNet expect --config.dataset.mean=imagenet "
+            "--config.dataset.std=imagenet"
+        )
+    rows = all_rows(config)
+    for path, used_by in _USED_BY.items():
+        section, key = path.split(".")
+        value, name = config[section][key], config[section].get("name")
+        if value != rows[path].default and not used_by(config):
+            notes.append(f"{path}={value!r} has no effect" + (f" with {name}" if name else ""))
     if config.eval_every_epochs > config.num_epochs:
         notes.append(
             f"eval_every_epochs={config.eval_every_epochs}: the last epoch alone is validated"
@@ -188,6 +208,18 @@ def _check_together(config: ConfigDict) -> None:
         raise InputError(
             f"schedule.final={config.schedule.final} exceeds schedule.learning_rate="
             f"{config.schedule.learning_rate}; set --config.schedule.final=0.0"
+        )
+    for key in ("mean", "std"):
+        values = tuple(config.dataset[key])
+        numbers = all(isinstance(v, (int, float)) and (v > 0 or key == "mean") for v in values)
+        if values not in ((), ("imagenet",)) and not (len(values) == 3 and numbers):
+            raise InputError(
+                f"dataset.{key}={values} must be three numbers{', above 0' * (key == 'std')}, such "
+                f"as (0.5, 0.5, 0.5), or imagenet: --config.dataset.{key}=imagenet"
+            )
+    if config.optimizer.nesterov and not config.optimizer.momentum:
+        raise InputError(
+            "optimizer.nesterov=True needs momentum; set --config.optimizer.momentum=0.9"
         )
     boundaries = config.schedule.boundaries
     if any(not isinstance(b, int) or b < 1 for b in boundaries) or sorted(set(boundaries)) != list(

@@ -59,6 +59,10 @@ SETTINGS: dict[str, Setting] = {
     "dataset.num_classes": Setting(
         0, "number of classes that the data must have; 0 accepts any", bounds=NOT_NEGATIVE
     ),
+    "dataset.mean": Setting(
+        (), "subtracted from pixels in [0, 1]: three numbers, or imagenet; () for the paper's"
+    ),
+    "dataset.std": Setting((), "what pixels are then divided by; likewise"),
     "dataset.feed": Setting(
         "auto",
         "device: held on each device; stream: from the host; auto: device if it fits",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gini_jax.data.augment import centre_crop
+from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import decode, fit
 from gini_jax.errors import InputError
 from gini_jax.training.checkpoints import Checkpoints
@@ -83,7 +83,8 @@ class Trained:
     def _forward(self) -> Any:
         @jax.jit
         def forward(variables: Any, images: Array) -> Any:
-            return self.model.apply(variables, centre_crop(images, self.image_size), train=False)
+            seen = standardize(centre_crop(images, self.image_size), self.config.dataset)
+            return self.model.apply(variables, seen, train=False)
 
         return forward
 

@@ -170,6 +170,39 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255.0
 
 
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation that `config.dataset` names, three numbers each.
+
+    Example:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config().dataset
+        >>> config.mean = ("imagenet",)
+        >>> statistics(config)
+        ((0.485, 0.456, 0.406), (1.0, 1.0, 1.0))
+    """
+    found = []
+    for name, none in (("mean", 0.0), ("std", 1.0)):
+        values = tuple(config[name]) or (none,) * 3
+        found.append(IMAGENET[name] if values == ("imagenet",) else values)
+    return found[0], found[1]
+
+
+def standardize(images: jax.Array, config: Any) -> jax.Array:
+    """Images in `[0, 1]` as the network sees them: `(images - mean) / std`.
+
+    Args:
+        images: `[N, H, W, 3]`.
+        config: `config.dataset`: `mean` and `std`; without them images stay as they are.
+    """
+    if not config.mean and not config.std:
+        return images
+    mean, std = (jnp.array(values, images.dtype) for values in statistics(config))
+    return (images - mean[None, None, None]) / std[None, None, None]
+
+
 # ---------------------------------------------------------------------------- erasing
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
-from gini_jax.data.augment import centre_crop
+from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices, num_devices, replicate, shard
 
@@ -36,25 +36,26 @@ class Extractor:
 
     Args:
         model: the network.
-        layers: whose activations are taken.
+        config: the run's settings: `loss.layers`, whose activations are taken; `eval_batch_size`,
+            rounded up to a multiple of the devices; `dataset.mean` and `std`.
         image_size: height and width that the network sees.
-        batch_size: global; rounded up to a multiple of the devices.
         devices: to divide a batch over; all by default.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[str],
+        config: Any,
         image_size: int,
-        batch_size: int,
         devices: Sequence[jax.Device] | None = None,
     ):
         count = num_devices(devices)
-        self.batch_size, self.devices = -(-batch_size // count) * count, devices
+        self.batch_size = -(-config.eval_batch_size // count) * count
+        self.devices, layers = devices, tuple(config.loss.layers)
 
         def step(variables: Any, images: jax.Array) -> Any:
-            logits, features = model.apply(variables, centre_crop(images, image_size), train=False)
+            seen = standardize(centre_crop(images, image_size), config.dataset)
+            logits, features = model.apply(variables, seen, train=False)
             activations = {layer: _mean_absolute(features[layer]) for layer in layers}
             outputs = logits, features["pooled"].astype(jnp.float32), activations
             return lax.all_gather(outputs, AXIS, tiled=True)

@@ -116,13 +116,13 @@ def local_sums(
     weights = _check_where(where, labels)
 
     def sums(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> ClassSums:
-        dtype = jnp.promote_types(features.dtype, jnp.float32)
+        dtype = sum_type(features.dtype)
         activation = features.astype(dtype)
         if weights is not None:
             # Rows of weight 0 are left out by selection: they may hold NaN.
+            weights = weights.astype(dtype)
             kept = (weights != 0).reshape(-1, *[1] * (features.ndim - 1))
             activation = jnp.where(kept, activation, jnp.zeros_like(activation))
-            weights = weights.astype(dtype)
         if not signed:
             activation = _absolute(activation)
         z = activation.mean(axis=tuple(i for i in range(1, features.ndim) if i != axis))
@@ -141,6 +141,11 @@ def local_sums(
         )
 
     return _on_any_mesh(sums, features, labels, weights)
+
+
+def sum_type(dtype: Any) -> Any:
+    """What sums are accumulated in: float32, or float64 for float64."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def as_class_sums(features: Any, labels: Any, *, signed: bool = False, **options: Any) -> ClassSums:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import EPS, AxisName, ClassSums, as_class_sums, class_sums
+from gini_jax.losses.class_sums import EPS, AxisName, ClassSums, as_class_sums, class_sums, sum_type
 
 
 def class_profile(
@@ -323,4 +323,4 @@ def _checked_target(target: Any, num_classes: int) -> jax.Array:
                 f"target sums to {total:g} with minimum {float(target.min()):g}; it must be a "
                 "distribution: not negative, sum 1 (divide it by its sum)"
             )
-    return target.astype(jnp.promote_types(target.dtype, jnp.float32))
+    return target.astype(sum_type(target.dtype))

@@ -176,13 +176,7 @@ def validator(
 ) -> Any:
     """From a state on the devices to the metrics of the validation split; empty if it is."""
     config, split = experiment.config, dataset.splits["val"]
-    extract = Extractor(
-        experiment.model,
-        config.loss.layers,
-        dataset.image_size,
-        config.eval_batch_size,
-        devices,
-    )
+    extract = Extractor(experiment.model, config, dataset.image_size, devices)
 
     def validate(state: TrainState) -> dict[str, float]:
         if not len(split.labels):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gini_jax.data.augment import standardize
 from gini_jax.data.loader import epoch_order
 from gini_jax.data.source import Split
 from gini_jax.devices import replicate
@@ -56,7 +57,7 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
     with nn.intercept_methods(watch):
         experiment.model.clone(axis_name=None).apply(
             state.variables,
-            batch.images,
+            standardize(batch.images, config.dataset),
             train=True,
             places=batch.places,
             mutable=["batch_stats"],

@@ -34,13 +34,7 @@ def measure(
         The numbers that `gini_jax.evals.EVALS` tells, and arrays for pictures.
     """
     config = experiment.config
-    extract = Extractor(
-        experiment.model,
-        config.loss.layers,
-        dataset.image_size,
-        config.eval_batch_size,
-        devices,
-    )
+    extract = Extractor(experiment.model, config, dataset.image_size, devices)
     train, test = dataset.splits["train"], dataset.splits["test"]
     names = [
         "accuracy",

@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32, UInt32
 
-from gini_jax.data.augment import augment_batch, mix_batch
+from gini_jax.data.augment import augment_batch, mix_batch, standardize
 from gini_jax.data.loader import as_images, resident_batch
 from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices
@@ -209,7 +209,7 @@ def apply_model(
     """The forward pass in training mode: what the terms may see, and the next statistics."""
     (logits, features), updates = experiment.model.apply(
         {"params": params, "batch_stats": batch_stats},
-        batch.images,
+        standardize(batch.images, experiment.config.dataset),
         train=True,
         places=batch.places,
         mutable=["batch_stats"],

@@ -1,0 +1,201 @@
+"""Every loss in whatever way JAX is used: meshes of every kind, transforms, strict modes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gini_jax import losses
+
+K = 5
+LOSSES = {
+    "gini": losses.gini_loss,
+    "kl": losses.kl_loss,
+    "entropy": losses.entropy_loss,
+    "collision": losses.collision_loss,
+    "joint": lambda *args, **kwargs: losses.discriminability_loss(*args, **kwargs)[0],
+}
+AXES = getattr(jax.sharding, "AxisType", None)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(16, 2, 2, 8)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, K, 16))
+    soft = jnp.asarray(rng.dirichlet(np.ones(K), 16), jnp.float32)
+    return features, {"integers": labels, "one-hot": jnp.eye(K)[labels], "soft": soft}
+
+
+def value_and_gradient(loss, features, labels, **options):
+    classes = K if labels.ndim == 1 else None
+    return jax.value_and_grad(partial(loss, num_classes=classes, **options))(features, labels)
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------- meshes
+
+SPECS = {
+    "batch": (P("a"), P("a")),
+    "batch over two axes": (P(("a", "b")), P(("a", "b"))),
+    "channels": (P(None, None, None, "b"), P()),
+    "both": (P("a", None, None, "b"), P("a")),
+    "space": (P("a", "b"), P("a")),
+    "replicated": (P(), P()),
+}
+
+
+@pytest.mark.parametrize("kinds", ["Auto Auto", "Explicit Explicit", "Explicit Auto"])
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("kind", ["integers", "one-hot", "soft"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_on_a_mesh_the_value_and_gradient_are_those_of_one_device(name, kind, spec, kinds, batch):
+    if not hasattr(jax.sharding, "auto_axes") and "Explicit" in kinds:
+        pytest.skip("Explicit axes need jax.sharding.auto_axes, of jax 0.7")
+    features, labels = batch[0], batch[1][kind]
+    types = tuple(getattr(AXES, part) for part in kinds.split())
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=types)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, one))
+        for array, one in zip((features, labels), SPECS[spec], strict=True)
+    ]
+    expected = value_and_gradient(LOSSES[name], features, labels)
+    step = jax.jit(partial(value_and_gradient, LOSSES[name]))
+    close(jax.device_get(step(*placed)), expected)  # the arrays bring the mesh
+    if spec == "batch" and hasattr(jax, "set_mesh"):
+        with jax.set_mesh(mesh):
+            close(jax.device_get(step(*placed)), expected)
+            close(jax.device_get(value_and_gradient(LOSSES[name], *placed)), expected)
+
+
+@pytest.mark.parametrize("kind", ["integers", "soft"])
+def test_a_mesh_costs_one_all_reduce_of_the_class_sums(kind, batch):
+    features, labels = batch[0], batch[1][kind]
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AXES.Auto,))
+    placed = [jax.device_put(x, NamedSharding(mesh, P("a"))) for x in (features, labels)]
+    loss = LOSSES["joint"]
+    text = jax.jit(partial(value_and_gradient, loss)).lower(*placed).compile().as_text()
+    lines = [x for x in text.splitlines() if " all-reduce(" in x or " all-reduce-start(" in x]
+    floats = 8 * K + K
+    assert sum(x.count("f32[") for x in lines) <= 4, lines
+    assert "all-gather" not in text
+    assert floats == 45
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("way", ["pmap", "vmap", "shard_map", "shard_map without check_vma"])
+def test_mapped_the_gradient_is_that_of_one_device(name, way, batch):
+    features, labels = batch[0], batch[1]["integers"]
+    scale = jnp.linspace(0.5, 1.5, 8)
+    loss = LOSSES[name]
+
+    def of_scale(scale, features, labels, axis_name=None):
+        return loss(features * scale, labels, num_classes=K, axis_name=axis_name)
+
+    expected = jax.value_and_grad(of_scale)(scale, features, labels)
+
+    def step(scale, features, labels):
+        value, gradient = jax.value_and_grad(of_scale)(scale, features, labels, "i")
+        return value, jax.lax.pmean(gradient, "i")
+
+    if way.startswith("shard_map"):
+        if not hasattr(jax, "shard_map"):
+            pytest.skip("jax.shard_map is of jax 0.6.1")
+        mesh = Mesh(np.array(jax.devices()[:8]), ("i",))
+        options = {"check_vma": False} if "without" in way else {}
+        specs = {"in_specs": (P(), P("i"), P("i")), "out_specs": (P(), P())}
+        mapped = jax.jit(jax.shard_map(step, mesh=mesh, **specs, **options))
+        close(mapped(scale, features, labels), expected)
+        return
+    parts = [x.reshape(8, 2, *x.shape[1:]) for x in (features, labels)]
+    transform = jax.pmap if way == "pmap" else jax.vmap
+    values, gradients = transform(step, in_axes=(None, 0, 0), axis_name="i")(scale, *parts)
+    close((values[3], gradients[3]), expected)
+
+
+# ------------------------------------------------------------- transforms and strict modes
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_derivatives_of_every_kind(name, batch):
+    features, labels = batch[0][:, 0, 0], batch[1]["one-hot"]
+    loss = partial(LOSSES[name], labels=labels)
+    gradient = jax.grad(loss)(features)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=features.shape), jnp.float32)
+    _, forward = jax.jvp(loss, (features,), (direction,))
+    np.testing.assert_allclose(forward, (gradient * direction).sum(), rtol=1e-4, atol=1e-6)
+    _, second = jax.jvp(jax.grad(loss), (features,), (direction,))
+    step = 1e-3
+    ahead, behind = (jax.grad(loss)(features + s * direction) for s in (step, -step))
+    np.testing.assert_allclose(second, (ahead - behind) / (2 * step), rtol=0.05, atol=1e-3)
+    again = jax.grad(jax.checkpoint(loss))(features)
+    np.testing.assert_allclose(again, gradient, rtol=1e-5, atol=1e-7)
+
+
+STRICT = {
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_debug_nans": True,
+    "jax_enable_x64": True,
+}
+
+
+@pytest.mark.parametrize("mode", STRICT)
+@pytest.mark.parametrize("kind", ["integers", "soft"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_strict_modes(name, dtype, kind, mode, batch):
+    features, labels = batch[0].astype(dtype), batch[1][kind]
+    mask = jnp.arange(16) < 10
+    before = getattr(jax.config, mode)
+    expected = value_and_gradient(LOSSES[name], features, labels, where=mask)
+    try:
+        jax.config.update(mode, STRICT[mode])
+        found = value_and_gradient(LOSSES[name], features, labels, where=mask)
+        _, state = losses.RunningSums.zeros_like(
+            losses.class_sums(features, labels, num_classes=K)
+        ).update(losses.class_sums(features, labels, num_classes=K), 0.5)
+        assert np.isfinite(state.weight)
+    finally:
+        jax.config.update(mode, before)
+    close(jax.tree.map(np.float32, found), jax.tree.map(np.float32, expected))
+
+
+@pytest.mark.parametrize("kind", ["integers", "one-hot", "soft"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_of_weight_0_may_hold_nan(name, kind, batch):
+    features, labels = batch[0], batch[1][kind]
+    mask = (jnp.arange(16) < 10).astype(jnp.float32)
+    expected = value_and_gradient(LOSSES[name], features, labels, where=mask)
+    broken = features.at[10:].set(jnp.nan).at[12].set(jnp.inf)
+    rows = labels.at[10:].set(jnp.nan) if labels.ndim == 2 else labels
+    close(value_and_gradient(LOSSES[name], broken, rows, where=mask), expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_feature_axis_may_be_any(name, batch):
+    features, labels = batch[0], batch[1]["integers"]
+    expected = value_and_gradient(LOSSES[name], features, labels)
+    for axis in (1, 2, -2):
+        moved = jnp.moveaxis(features, -1, axis)
+        value, gradient = value_and_gradient(LOSSES[name], moved, labels, axis=axis)
+        close((value, jnp.moveaxis(gradient, axis, -1)), expected)
+    with pytest.raises(ValueError, match="axis=0, but features"):
+        LOSSES[name](features, labels, num_classes=K, axis=0)
+
+
+def test_losses_are_there_with_the_package():
+    import subprocess
+    import sys
+
+    code = "import gini_jax; print(gini_jax.losses.gini_loss.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "gini_loss", done.stderr

@@ -1,0 +1,205 @@
+"""Every setting has its rule, and every piece of advice can be followed."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import digits
+from gini_jax.checks import check_config, check_keys, notes_on
+from gini_jax.cli import config_path, local_path, resolved
+from gini_jax.config import all_rows, default_config, flattened, help_text, set_model
+from gini_jax.errors import InputError, RunError
+from gini_jax.losses.terms import PRESETS, TERMS
+from gini_jax.models import MODELS
+from gini_jax.models.registry import model_rows
+from gini_jax.modes.train import main as train
+from tests import tiny
+from tests.conftest import QUICK, ROOT
+
+ROWS = all_rows(default_config()) | {
+    f"{name}:model.{key}": row
+    for name in ("resnet50", "cvt13")
+    for key, row in model_rows(name).items()
+}
+
+
+def outside(row):
+    """Values that a row's rule forbids."""
+    if row.known():
+        wrong = "no such choice"
+        return [(wrong,)] if isinstance(row.default, tuple) else [wrong]
+    if not row.bounds:
+        return []
+    low, high = (float(end) for end in row.bounds[1:-1].split(","))
+    values = [math.nan, math.inf, -math.inf]
+    values += [low - 1 if row.bounds[0] == "[" else low] if math.isfinite(low) else []
+    values += [high + 1 if row.bounds[-1] == "]" else high] if math.isfinite(high) else []
+    if isinstance(row.default, int):
+        values = [int(v) for v in values if math.isfinite(v)]
+    return values
+
+
+@pytest.mark.parametrize("path", ROWS)
+def test_values_outside_a_settings_rule_are_refused(path):
+    row, (name, _, key) = ROWS[path], path.rpartition(":")
+    config = default_config()
+    if name:
+        set_model(config, name)
+    for value in outside(row):
+        with config.unlocked(), config.ignore_type():
+            config.update_from_flattened_dict({key or path: value})
+        with pytest.raises(InputError, match=re.escape((key or path).split(".")[-1]) + "|unknown"):
+            check_config(config, num_devices=1)
+
+
+def test_every_number_has_bounds_and_every_setting_a_meaning():
+    for path, row in ROWS.items():
+        is_number = isinstance(row.default, (int, float)) and not isinstance(row.default, bool)
+        assert row.meaning, path
+        assert row.bounds or row.choices or not is_number, path
+
+
+def test_the_help_tells_every_setting():
+    text = help_text()
+    for path in all_rows(default_config()):
+        assert f"--config.{path}=" in text
+
+
+@pytest.mark.parametrize("objective", PRESETS)
+def test_a_preset_sets_its_terms(objective):
+    config = default_config(objective)
+    check_config(config, 1)
+    assert config.loss.terms.to_dict() == PRESETS[objective]
+    assert set(config.loss.terms) <= set(TERMS)
+
+
+def test_a_typo_in_a_config_file_is_refused_with_the_nearest_name():
+    config = default_config()
+    with config.unlocked():
+        config.loss.start_epohc = 3
+    with pytest.raises(InputError, match=r"did you mean 'loss\.start_epoch'"):
+        check_keys(config)
+    config = default_config()
+    with config.unlocked():
+        config.loss.gini_weight = 3.0
+    with pytest.raises(InputError, match=r"it is now 'loss\.terms\.gini'"):
+        check_keys(config)
+    config = default_config()
+    with config.unlocked():
+        config.loss.terms.giny = 3.0
+    with pytest.raises(InputError, match="did you mean 'gini'"):
+        check_keys(config)
+    config = default_config()
+    with config.unlocked(), config.ignore_type():
+        config.batch_size = "64"
+    with pytest.raises(InputError, match="batch_size='64' is a str; it must be a int"):
+        check_config(config, 1)
+
+
+def test_terms_of_the_command_line_name_the_objective():
+    config = resolved(digits.get_config("gini"), {}, {"kl": 0.1})
+    assert config.objective == "gini_kl"
+    config = resolved(digits.get_config("ce"), {}, {"collision": 0.1})
+    assert config.loss.terms.to_dict() == {"collision": 0.1}
+    config = resolved(digits.get_config("gini_kl"), {}, {"kl": 0.0})
+    assert config.objective == "gini"
+    config = resolved(digits.get_config("gini_kl"), {"objective": "ce"}, {})
+    assert config.loss.terms.to_dict() == {}
+
+
+def test_another_network_of_the_command_line_brings_its_own_settings():
+    config = digits.get_config()
+    config.model.name = "cvt13"
+    config = resolved(config, {"model.name": "cvt13"}, {})
+    assert "stem" not in config.model
+    assert config.model.drop_path == 0.1
+    check_config(config, 1)
+
+
+def test_settings_without_effect_are_said():
+    config = default_config("ce")
+    config.optimizer.update(name="adam", momentum=0.5)
+    config.schedule.update(name="constant", final=0.01)
+    notes = notes_on(config)
+    assert "optimizer.momentum=0.5 has no effect with adam" in notes
+    assert "schedule.final=0.01 has no effect with constant" in notes
+    assert notes_on(digits.get_config()) == []
+    config = default_config()
+    config.model.init = "weights.pth"
+    assert "dataset.mean=imagenet" in notes_on(config)[0]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
+def test_shipped_configs_are_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = f"{ROOT}/configs/{name}.py"
+    for given in (name, f"{name}.py", f"configs/{name}.py"):
+        assert config_path(f"{given}:ce") == f"{expected}:ce"
+    with pytest.raises(InputError, match="did you mean"):
+        config_path(f"{name}x")
+
+
+def test_urls_are_refused_and_home_is_resolved(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(local_path("--workdir", "~/x")) == "/home/someone/x"
+    for url in ("gs://b/x", "s3://b/x", "file:/x", "hdfs://x/y"):
+        with pytest.raises(InputError, match="storage is not supported"):
+            local_path("--workdir", url)
+
+
+def test_evaluation_needs_no_batch_that_devices_divide():
+    config = tiny.get_config()
+    config.eval_batch_size = 7
+    check_config(config, num_devices=4)
+
+
+def test_after_a_nan_before_any_checkpoint_the_workdir_takes_another_learning_rate(tmp_path):
+    config = tiny.get_config("ce")
+    config.num_epochs, config.schedule.learning_rate = 1, 1e30
+    with pytest.raises(RunError, match=r"not finite[\s\S]*In the same workdir, lower"):
+        train(config, tmp_path, devices=jax.devices()[:1])
+    config.schedule.learning_rate = 0.01
+    assert train(config, tmp_path, devices=jax.devices()[:1])["epochs"] == 1
+    config.eval_every_epochs = 5  # how it is looked at, not what it is
+    train(config, tmp_path, devices=jax.devices()[:1])
+
+
+def command(*arguments, cwd=ROOT):
+    environment = os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "gini_jax", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_what_is_given_is_applied_on_a_finished_run_or_refused(tmp_path):
+    config = tiny.get_config("ce")
+    config.num_epochs = 1
+    train(config, tmp_path / "run", devices=jax.devices()[:1])
+    workdir = f"--workdir={tmp_path / 'run'}"
+    wrong = command("--mode=eval", workdir, "--config.dataset.test_split=nosuch", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "digits has its own splits" in wrong.stderr
+    useless = command("--mode=eval", workdir, "--config.optimizer.momentum=0.5", cwd=tmp_path)
+    assert useless.returncode == 1
+    assert "optimizer.momentum has no effect in --mode=eval" in useless.stderr
+    good = command("--mode=eval", workdir, "--split=val", "--step=18", cwd=tmp_path)
+    assert good.returncode == 0, good.stderr
+    assert "evaluating step 18" in good.stdout
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["split"] == "val"
+    assert "Traceback" not in wrong.stderr + useless.stderr + good.stderr
+
+
+def test_flattened_gives_every_path_once():
+    config = default_config()
+    assert set(flattened(config)) == set(all_rows(config))
+    assert {"resnet18", "cvt13"} <= set(MODELS)
