@@ -19,6 +19,7 @@ from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 MODES = {
     "train": "trains, or resumes, a run (the default)",
     "sweep": "trains every combination of objectives, seeds and settings, and compares them",
+    "report": "writes a page about a run or a sweep, to be looked at in a browser",
     "eval": "tests a checkpoint of a run again",
     "summary": "shows parameters, feature shapes and operations of a network",
     "preview": "draws images, raw and augmented",

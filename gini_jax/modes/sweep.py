@@ -16,13 +16,14 @@ import jax
 import pandas as pd
 from ml_collections import ConfigDict
 
+from gini_jax.analysis.report import write_report
 from gini_jax.analysis.statistics import METRICS, compare, markdown
-from gini_jax.config import all_rows, flattened, set_objective
+from gini_jax.config import all_rows, set_objective
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.losses.terms import objective_name
 from gini_jax.modes import train
 from gini_jax.training.experiment import check_before_data
-from gini_jax.training.workdir import config_json, make_workdir, saved_config, write
+from gini_jax.training.workdir import check_workdir, make_workdir, write
 
 FLAGS: dict[str, Any] = {
     "objectives": (None, str, "Objectives, separated by commas; that of the config by default."),
@@ -88,7 +89,9 @@ def main(
     table = write_tables(workdir, members)
     good = len(members) - len(failed)
     _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
-    print(f"written to {workdir}/sweep.csv and {workdir}/sweep.md")
+    if not table.empty:
+        write_report(workdir)
+    print(f"written to {workdir}: sweep.csv, sweep.md, report.html")
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise RunError(
@@ -177,14 +180,7 @@ def finished(member: Member, folder: Path) -> bool:
     """
     if not (folder / "result.json").exists():
         return False
-    there = config_json(saved_config(folder))
-    if there != config_json(member.config):
-        old, new = (flattened(json.loads(text)) for text in (there, config_json(member.config)))
-        key = next(k for k in sorted({*old, *new}) if old.get(k) != new.get(k))
-        raise InputError(
-            f"{folder} holds a run with {key}={old.get(key)!r}, not {new.get(key)!r}; choose "
-            "another --workdir for this sweep"
-        )
+    check_workdir(folder, member.config)
     return True
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from gini_jax.analysis.pictures import draw_curves, draw_impurity
+from gini_jax.analysis.report import write_report
 from gini_jax.analysis.text import summary_text
 from gini_jax.data import load_dataset
 from gini_jax.devices import wait_for_all
@@ -68,6 +69,7 @@ def main(
                 np.savez_compressed(workdir / "arrays.npz", **arrays)
                 draw_curves(workdir, workdir / "curves.png")
                 draw_impurity(arrays, title_of(result), workdir / "impurity.png")
+                write_report(workdir)
             print(summary_text(result, workdir))
         return result
 

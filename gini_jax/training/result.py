@@ -1,6 +1,6 @@
 """Testing a checkpoint: the numbers of result.json, and the arrays that pictures are drawn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,7 +49,7 @@ def measure(
         dataset.superclass_of,
     )
     numbers, arrays = evaluate(inputs, names)
-    arrays |= _for_pictures(inputs.test)
+    arrays |= _for_pictures(inputs.test, test, arrays)
     if initial is not None:
         before = Inputs(inputs.train, extract(initial, test), dataset.num_classes)
         _, untrained = evaluate(before, ["features"])
@@ -57,17 +57,29 @@ def measure(
     return numbers, arrays
 
 
-def _for_pictures(test: SplitOutputs, most: int = 2000, fired: int = 8) -> dict[str, np.ndarray]:
-    """A subsample of the pooled features, and which images fire each feature most."""
-    rows = subsample(len(test.labels), most)
-    arrays = {
-        "pooled": test.pooled[rows].astype(np.float16),
-        "pooled_labels": test.labels[rows],
+def _for_pictures(
+    outputs: SplitOutputs, test: Split, arrays: Mapping[str, np.ndarray], most: int = 2000
+) -> dict[str, np.ndarray]:
+    """A subsample of the pooled features; and the images that fire the purest and flattest most.
+
+    Of the first layer, eight features of the lowest and eight of the highest impurity, with the
+    eight test images that fire each most: `fired_features [16]`, `fired_images [16, 8, h, w, 3]`
+    and `fired_labels [16, 8]`.
+    """
+    rows = subsample(len(outputs.labels), most)
+    layer, activations = next(iter(outputs.layers.items()))
+    order = np.argsort(arrays[f"impurity/{layer}"], kind="stable")
+    alive = [c for c in order if activations[:, c].max() > 0]
+    chosen = np.array([*alive[:8], *alive[-8:]])
+    top = np.argsort(-activations[:, chosen], axis=0, kind="stable")[:8].T
+    shrink = max(1, test.images.shape[1] // 64)
+    return {
+        "pooled": outputs.pooled[rows].astype(np.float16),
+        "pooled_labels": outputs.labels[rows],
+        "fired_features": chosen,
+        "fired_images": np.stack([test.images[t][:, ::shrink, ::shrink] for t in top]),
+        "fired_labels": outputs.labels[top],
     }
-    for layer, activations in test.layers.items():
-        top = np.argsort(-activations, axis=0, kind="stable")[:fired]
-        arrays[f"top_images/{layer}"] = top.T.astype(np.int32)
-    return arrays
 
 
 def training_record(

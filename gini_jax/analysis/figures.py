@@ -1,0 +1,250 @@
+"""The pictures of a report, as strings to put into a page; readable on light and dark ground."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from gini_jax.analysis.runs import Run
+
+# Greys and colours that stand out from white and from near-black alike.
+STYLE = {
+    "text.color": "#7d8590",
+    "axes.labelcolor": "#7d8590",
+    "axes.edgecolor": "#7d8590",
+    "axes.titlecolor": "#7d8590",
+    "xtick.color": "#7d8590",
+    "ytick.color": "#7d8590",
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+    "grid.color": "#7d8590",
+    "grid.alpha": 0.25,
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gini_jax",
+}
+COLOURS = ["#4c8dd6", "#e0803a", "#3fa66b", "#b068c8", "#d9534f", "#8a8f3c", "#3aa6a6"]
+
+
+def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) -> str:
+    """A figure as inline SVG, or, where it has many points, as a PNG inside an img element."""
+    with mpl.rc_context(STYLE):
+        figure = draw(*arguments)
+        if not pixels:
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata={"Date": None})
+            svg = text.getvalue()
+            return svg[svg.index("<svg") :]
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=110)
+    encoded = base64.b64encode(data.getvalue()).decode()
+    return f'<img alt="" src="data:image/png;base64,{encoded}">'
+
+
+def curves(groups: dict[str, list[Run]]) -> Figure:
+    """Mean over the seeds by epoch, with a band from the lowest to the highest."""
+    panels = [
+        ("Cross-entropy", "train_ce", "val_loss"),
+        ("Accuracy", "train_accuracy", "val_accuracy"),
+        ("Gini impurity of the features", None, "val_gini"),
+        ("KL of the features' distribution", None, "val_kl"),
+    ]
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    for axis, (title, training, validation) in zip(
+        figure.subplots(2, 2, sharex=True).flat, panels, strict=True
+    ):
+        for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
+            for key, style in ((training, ":"), (validation, "-")):
+                _band(axis, runs, key, name if style == "-" else None, colour, style)
+        _mark(axis, groups)
+        axis.set_title(title)
+        axis.grid()
+    figure.axes[0].legend(fontsize=8)
+    for axis in figure.axes[2:]:
+        axis.set_xlabel("epoch")
+    return figure
+
+
+def _band(
+    axis: Any, runs: list[Run], key: str | None, label: str | None, colour: str, style: str
+) -> None:
+    lines = [{x["epoch"]: x[key] for x in run.lines if key in x} for run in runs] if key else []
+    epochs = sorted(set.intersection(*map(set, lines))) if lines else []
+    if not epochs:
+        return
+    values = np.array([[line[epoch] for epoch in epochs] for line in lines])
+    axis.plot(epochs, values.mean(axis=0), style, color=colour, label=label, lw=1.4)
+    if len(values) > 1:
+        low, high = values.min(axis=0), values.max(axis=0)
+        axis.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def _mark(axis: Any, groups: dict[str, list[Run]]) -> None:
+    """Where the terms start, and the epochs that were tested."""
+    for colour, runs in zip(COLOURS, groups.values(), strict=False):
+        for run in runs:
+            axis.axvline(run.result["best_epoch"], color=colour, lw=0.6, alpha=0.5, ymax=0.04)
+        start = runs[0].config["loss"]["start_epoch"]
+        if runs[0].config["loss"]["terms"] and start > 1:
+            axis.axvline(start, color="#7d8590", lw=0.8, ls="--")
+
+
+def impurity(groups: dict[str, list[Run]]) -> Figure:
+    """Histogram of the features' impurity on the test split, all seeds together."""
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    axis = figure.subplots()
+    first = next(iter(groups.values()))[0]
+    values = {
+        name: np.concatenate([run.arrays[f"impurity/{run.layer}"] for run in runs])
+        for name, runs in groups.items()
+    }
+    bins = np.linspace(min(v.min() for v in values.values()), 1.0, 41)
+    for colour, (name, v) in zip(COLOURS, values.items(), strict=False):
+        label = f"{name}, mean {v.mean():.3f}"
+        weights = np.full(len(v), 1 / len(v))
+        axis.hist(v, bins, weights=weights, histtype="step", color=colour, label=label, lw=1.5)
+    flat = 1 - 1 / first.num_classes
+    axis.axvline(flat, color="#7d8590", ls="--", lw=1)
+    axis.text(flat, axis.get_ylim()[1], "1 - 1/K ", ha="right", va="top", fontsize=8)
+    axis.set_xlabel("Gini impurity (0: the feature fires for one class)")
+    axis.set_ylabel("share of the features")
+    axis.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def profiles(groups: dict[str, list[Run]]) -> Figure:
+    """Class-by-feature heat maps; features sorted by their main class."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    largest = max(runs[0].arrays[f"profile/{runs[0].layer}"].max() for runs in groups.values())
+    for axis, (name, runs) in zip(axes, groups.items(), strict=True):
+        profile = runs[0].arrays[f"profile/{runs[0].layer}"]
+        order = np.lexsort((-profile.max(axis=1), profile.argmax(axis=1)))
+        image = axis.imshow(
+            profile[order].T,
+            aspect="auto",
+            vmin=0,
+            vmax=largest,
+            cmap="viridis",
+            interpolation="none",
+        )
+        axis.set_title(f"{name}, seed {runs[0].result['seed']}")
+        axis.set_xlabel("feature, sorted")
+    axes[0].set_ylabel("class")
+    figure.colorbar(image, ax=axes, label="share in the profile")
+    return figure
+
+
+def distribution(groups: dict[str, list[Run]]) -> Figure:
+    """The features' distribution over the classes, beside the classes' own."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axis = figure.subplots()
+    first = next(iter(groups.values()))[0]
+    classes = np.arange(first.num_classes)
+    own = first.arrays["confusion"].sum(axis=1) / first.arrays["confusion"].sum()
+    axis.bar(classes, own, color="#7d8590", alpha=0.35, label="test split", width=0.9)
+    for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
+        by_class = runs[0].arrays[f"profile/{runs[0].layer}"].sum(axis=0)
+        axis.plot(classes, by_class / by_class.sum(), ".-", color=colour, label=name, lw=0.9, ms=4)
+    if len(classes) <= 20:
+        axis.set_xticks(classes, first.class_names, rotation=30)
+    else:
+        axis.set_xlabel("class")
+    axis.set_ylabel("share")
+    axis.legend(fontsize=8, ncols=4)
+    return figure
+
+
+def embedding(groups: dict[str, list[Run]]) -> Figure:
+    """PCA and t-SNE of the pooled test features, coloured by class or superclass."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    axes = figure.subplots(2, len(groups), squeeze=False)
+    for column, (name, runs) in enumerate(groups.items()):
+        run = runs[0]
+        x = run.arrays["pooled"].astype(np.float32)[:1000]
+        labels = run.groups[run.arrays["pooled_labels"][:1000]]
+        plane = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
+        tsne = TSNE(perplexity=min(30, len(x) // 4), random_state=0, init="pca")
+        for axis, points, title in (
+            (axes[0, column], plane, "PCA"),
+            (axes[1, column], tsne.fit_transform(plane), "t-SNE"),
+        ):
+            colours = "tab10" if labels.max() < 10 else "tab20" if labels.max() < 20 else "hsv"
+            axis.scatter(*points[:, :2].T, c=labels, cmap=colours, s=5, lw=0)
+            axis.set_title(f"{name}: {title}")
+            axis.set_xticks([])
+            axis.set_yticks([])
+    return figure
+
+
+def fired(run: Run) -> Figure:
+    """The test images that fire the purest and the flattest features most."""
+    images, features = run.arrays["fired_images"], run.arrays["fired_features"]
+    impurities = run.arrays[f"impurity/{run.layer}"][features]
+    half = len(features) // 2
+    figure = Figure(figsize=(10, 0.62 * half + 0.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, wspace=0.03)
+    for part, title, rows in (
+        (left, "Lowest impurity", range(half)),
+        (right, "Highest impurity", range(half, len(features))),
+    ):
+        part.suptitle(title, fontsize=10)
+        axes = part.subplots(half, images.shape[1], squeeze=False)
+        for line, row in zip(axes, rows, strict=True):
+            for axis, image in zip(line, images[row], strict=True):
+                axis.imshow(image, interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+                for side in axis.spines.values():
+                    side.set_visible(False)
+            text = f"{features[row]}: {impurities[row]:.2f}"
+            line[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7)
+    return figure
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
+    """Shares of each true class (rows) by predicted class."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    for i, j in np.ndindex(*shares.shape):
+        if matrix[i, j]:
+            colour = "white" if shares[i, j] > 0.5 else "#333333"
+            axis.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    figure.colorbar(image, label="share of the true class")
+    return figure
+
+
+def selection(groups: dict[str, list[Run]]) -> Figure:
+    """Accuracy with the purest features alone, and with random subsets of the same size."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
+        sizes = runs[0].arrays["selection/sizes"]
+        for key, style, label in (("purest", "-", name), ("random", ":", None)):
+            values = np.array([run.arrays[f"selection/{key}"] for run in runs])
+            axis.plot(sizes, values.mean(axis=0), style, color=colour, label=label, lw=1.4)
+            if len(values) > 1:
+                axis.fill_between(
+                    sizes, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, lw=0
+                )
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("features kept")
+    axis.set_ylabel("test accuracy of a ridge classifier")
+    axis.grid()
+    axis.legend(fontsize=8)
+    return figure

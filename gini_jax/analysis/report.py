@@ -1,0 +1,246 @@
+"""A report of a run or a sweep: one page that needs nothing else to be looked at."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from gini_jax.analysis import figures
+from gini_jax.analysis.figures import drawn
+from gini_jax.analysis.runs import Run, read_runs
+from gini_jax.analysis.statistics import METRICS, compare, number, seeds_needed
+
+MOST_GROUPS = 7  # that pictures show side by side
+
+
+class Section(NamedTuple):
+    """A part of the page.
+
+    Attributes:
+        title: its heading.
+        text: what the picture shows, in words.
+        picture: SVG, or an img element; "" for none.
+        table: rows of cells, the head first; empty for none.
+    """
+
+    title: str
+    text: str
+    picture: str = ""
+    table: list[list[str]] = []  # noqa: RUF012
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes report.html from the finished runs of a workdir.
+
+    Args:
+        workdir: of a run or of a sweep.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: there is no finished run.
+    """
+    groups = read_runs(workdir)
+    first = next(iter(groups.values()))[0]
+    shown = dict(list(groups.items())[:MOST_GROUPS])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("report.html").render(
+        title=f"{first.result['config_name']}: {', '.join(groups)}",
+        facts=_facts(groups),
+        findings=_findings(groups),
+        sections=[*_tables(groups), *_pictures(shown)],
+        left_out=list(groups)[MOST_GROUPS:],
+    )
+    path = workdir / "report.html"
+    path.write_text(page)
+    return path
+
+
+def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
+    """What was run."""
+    first = next(iter(groups.values()))[0]
+    result, config = first.result, first.config
+    seeds = sorted({run.result["seed"] for runs in groups.values() for run in runs})
+    sizes = " / ".join(f"{first.about['examples'][name]:,}" for name in ("train", "val", "test"))
+    data = config["dataset"]["name"]
+    model = f"{config['model']['name']}, {result['num_parameters']:,} parameters"
+    seconds = [run.result["train_seconds"] for runs in groups.values() for run in runs]
+    return [
+        (
+            "Data",
+            f"{data}: {sizes} training, validation and test images, {first.num_classes} classes",
+        ),
+        ("Network", f"{model}; terms on {', '.join(config['loss']['layers'])}"),
+        (
+            "Training",
+            f"{result['epochs']} epochs in batches of {config['batch_size']}; terms from epoch "
+            f"{config['loss']['start_epoch']}",
+        ),
+        ("Objectives", "; ".join(f"{name} ({len(runs)} runs)" for name, runs in groups.items())),
+        ("Seeds", ", ".join(map(str, seeds))),
+        (
+            "Hardware",
+            f"{result['device']}, jax {result['jax_version']}; {np.mean(seconds):,.0f} s of "
+            "training per run on average",
+        ),
+        ("Tested", "the checkpoint with the best validation accuracy, on the whole test split"),
+    ]
+
+
+def _frame(groups: dict[str, list[Run]]) -> pd.DataFrame:
+    rows = [{"group": name, **run.result} for name, runs in groups.items() for run in runs]
+    return pd.DataFrame(rows)
+
+
+def _findings(groups: dict[str, list[Run]]) -> list[str]:
+    """What the tables say, in sentences made from their numbers."""
+    frame = _frame(groups)
+    if "ce" not in groups or len(groups) < 2:
+        (name, runs), *_ = groups.items()
+        result = runs[0].result
+        return [
+            f"{name} reaches a test accuracy of {result['test_accuracy']:.4f} (tested epoch "
+            f"{result['best_epoch']}); the features' Gini impurity is "
+            f"{result['feature_gini']:.3f}, where {1 - 1 / runs[0].num_classes:.3f} is flat."
+        ]
+    sentences = []
+    accuracy = compare(frame, "test_accuracy")
+    gini = compare(frame, "feature_gini", larger_is_better=False)
+    for name in accuracy.index.drop("ce"):
+        row = accuracy.loc[name]
+        pairs, p = int(row["pairs"]), row["holm_t"]
+        change = f"{row['difference']:+.4f}"
+        if pairs < 2:
+            verdict = "with one seed nothing can be said about chance"
+        elif np.isnan(p):
+            verdict = "the seeds do not differ, so no test is defined"
+        elif p < 0.05:
+            better = "better" if row["difference"] > 0 else "worse"
+            verdict = f"{better} than ce beyond chance (Holm-corrected p = {p:.3f})"
+        else:
+            wide = f"95 % interval {row['t_low']:+.4f} to {row['t_high']:+.4f}"
+            verdict = f"no difference beyond chance ({wide}, Holm-corrected p = {p:.2f})"
+            wide_frame = frame.pivot_table(index="seed", columns="group", values="test_accuracy")
+            needed = seeds_needed((wide_frame[name] - wide_frame["ce"]).dropna())
+            if needed:
+                verdict += f"; a difference of this size would need about {needed} seeds"
+        gini_change = number(gini.loc[name, "difference"], 3, sign=True)
+        sentences.append(
+            f"{name}: test accuracy {change} against ce over {pairs} paired seeds: {verdict}. "
+            f"Gini impurity of the features {gini_change}."
+        )
+    return sentences
+
+
+def _tables(groups: dict[str, list[Run]]) -> list[Section]:
+    """One table over all metrics, and the paired comparison of accuracy."""
+    frame = _frame(groups)
+    titles = {k: t for k, (t, _) in METRICS.items() if k in frame and frame[k].notna().any()}
+    head = ["", *groups]
+    rows = [head]
+    for metric, title in titles.items():
+        table = compare(frame, metric, "ce")
+        cells = []
+        for name in groups:
+            known = name in table.index
+            mean = number(table.loc[name, "mean"]) if known else "-"
+            sd = table.loc[name, "sd"] if known else np.nan
+            cells.append(mean if np.isnan(sd) else f"{mean} ± {number(sd)}")
+        rows.append([title, *cells])
+    sections = [Section("Results", "Mean ± standard deviation over the seeds.", table=rows)]
+    if "ce" in groups and len(groups) > 1:
+        table = compare(frame, "test_accuracy")
+        rows = [["", "difference to ce", "95 % interval (t)", "p (t), Holm", "better in"]]
+        for name in table.index.drop("ce"):
+            row = table.loc[name]
+            interval = "-"
+            if not np.isnan(row["t_low"]):
+                interval = f"{row['t_low']:+.4f} to {row['t_high']:+.4f}"
+            better = f"{int(row['better'])} of {int(row['pairs'])}"
+            change = number(row["difference"], sign=True)
+            rows.append([str(name), change, interval, number(row["holm_t"], 3), better])
+        text = "Test accuracy, paired by seed. All metrics: sweep.md beside this page."
+        sections.append(Section("Against cross-entropy alone", text, table=rows))
+    return sections
+
+
+def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
+    sections = [
+        Section(
+            "Training",
+            "Solid: validation split; dotted: training batches; bands from the lowest to the "
+            "highest seed. Dashed: the epoch from which the terms act; short ticks: the tested "
+            "epochs. Impurity and KL are those of the whole validation split: of single batches "
+            "they differ, as a batch holds few examples per class.",
+            drawn(figures.curves, groups),
+        ),
+        Section(
+            "Impurity of the features",
+            "Each feature's Gini impurity on the test split. Left is pure; at the dashed line a "
+            "feature fires equally for all classes.",
+            drawn(figures.impurity, groups),
+        ),
+        Section(
+            "Features by class",
+            "Class profiles of the first layer that the terms act on. A bright dot is a feature "
+            "that fires for that class.",
+            drawn(figures.profiles, groups, pixels=True),
+        ),
+        Section(
+            "Which classes the features serve",
+            "The features' distribution over the classes (lines) beside that of the test images "
+            "(bars). The KL term pulls the first towards that of the training batches.",
+            drawn(figures.distribution, groups),
+        ),
+        Section(
+            "Test images in feature space",
+            "Pooled features of at most 1,000 test images, coloured by class, or by superclass "
+            "where there are some.",
+            drawn(figures.embedding, groups, pixels=True),
+        ),
+    ]
+    for name, runs in groups.items():
+        sections.append(
+            Section(
+                f"What fires the features: {name}",
+                "Each row is a feature, with its number and impurity, and the eight test images "
+                f"that fire it most. Seed {runs[0].result['seed']}.",
+                drawn(figures.fired, runs[0], pixels=True),
+            )
+        )
+    sections += [_confusion(name, runs[0]) for name, runs in groups.items()]
+    if all("selection/sizes" in run.arrays for runs in groups.values() for run in runs):
+        sections.append(
+            Section(
+                "Are pure features enough?",
+                "Solid: only the n features of the lowest impurity are kept; dotted: random "
+                "subsets of the same size.",
+                drawn(figures.selection, groups),
+            )
+        )
+    return sections
+
+
+def _confusion(name: str, run: Run) -> Section:
+    """Classes up to 20, else superclasses, else the 20 worst pairs."""
+    matrix, title = run.arrays["confusion"], f"Confusion: {name}"
+    if run.num_classes <= 20:
+        picture = drawn(figures.confusion, matrix, run.class_names)
+        return Section(title, f"Test images, seed {run.result['seed']}.", picture)
+    names = run.about["superclass_names"]
+    if names:
+        merged = np.zeros((len(names), len(names)), int)
+        np.add.at(merged, (run.groups[:, None], run.groups[None]), matrix)
+        picture = drawn(figures.confusion, merged, names)
+        return Section(title, f"By superclass, seed {run.result['seed']}.", picture)
+    wrong = matrix - np.diag(np.diag(matrix))
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
+    rows = [["true class", "taken for", "images"]]
+    for i, j in zip(*np.unravel_index(worst, wrong.shape), strict=True):
+        rows.append([run.class_names[i], run.class_names[j], str(wrong[i, j])])
+    return Section(title, f"The 20 most frequent errors, seed {run.result['seed']}.", table=rows)

@@ -1,0 +1,99 @@
+"""Finished runs, as they lie in their folders."""
+
+import dataclasses
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gini_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: its workdir.
+        group: what it is compared as: its objective, and what a sweep varied.
+        result: result.json.
+        config: config.json.
+        lines: metrics.jsonl.
+        about: dataset.json.
+    """
+
+    folder: Path
+    group: str
+    result: dict[str, Any]
+    config: dict[str, Any]
+    lines: list[dict[str, Any]]
+    about: dict[str, Any]
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What pictures are drawn from."""
+        with np.load(self.folder / "arrays.npz") as file:
+            return dict(file)
+
+    @property
+    def layer(self) -> str:
+        """The first layer that the terms act on."""
+        return str(self.config["loss"]["layers"][0])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the `K` classes."""
+        return list(self.about["class_names"])
+
+    @property
+    def num_classes(self) -> int:
+        """`K`."""
+        return len(self.about["class_names"])
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The superclass of each class; the class itself where there are none."""
+        return np.array(self.about["superclass_of"] or range(self.num_classes))
+
+
+def read_run(folder: Path, group: str = "") -> Run:
+    """A finished run.
+
+    Raises:
+        InputError: the folder holds none, or one without the arrays that pictures need.
+    """
+    for name in ("result.json", "config.json", "metrics.jsonl", "dataset.json", "arrays.npz"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{str(folder)!r} holds no finished run ({name} is missing); give the workdir of a "
+                "run or of a sweep, and let it finish"
+            )
+    result, config, about = (
+        json.loads((folder / f"{name}.json").read_text())
+        for name in ("result", "config", "dataset")
+    )
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return Run(folder, group or result["objective"], result, config, lines, about)
+
+
+def read_runs(workdir: Path) -> dict[str, list[Run]]:
+    """The finished runs of a workdir by group: one of a run, or all of a sweep.
+
+    Raises:
+        InputError: there is none.
+    """
+    if (workdir / "result.json").is_file():
+        run = read_run(workdir)
+        return {run.group: [run]}
+    groups: dict[str, list[Run]] = {}
+    for path in sorted(workdir.glob("*-seed*/result.json")):
+        run = read_run(path.parent, path.parent.name.rpartition("-seed")[0])
+        groups.setdefault(run.group, []).append(run)
+    if not groups:
+        raise InputError(
+            f"{str(workdir)!r} holds no finished run; give the workdir of a run or of a sweep"
+        )
+    order = sorted(groups, key=lambda name: (name != "ce", name))
+    return {name: sorted(groups[name], key=lambda run: run.result["seed"]) for name in order}

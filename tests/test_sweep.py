@@ -1,0 +1,198 @@
+"""Sweeps: their statistics against scipy, their members, kills, failures, and their report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from gini_jax.analysis.report import write_report
+from gini_jax.analysis.statistics import compare, markdown, paired, seeds_needed
+from gini_jax.errors import InputError
+from gini_jax.modes.sweep import members_of, seeds_of
+from tests import tiny
+from tests.conftest import QUICK, ROOT
+
+RNG = np.random.default_rng(0)
+BASE = RNG.normal(0.5, 0.02, 8)
+OTHERS = {"a": BASE + RNG.normal(0.01, 0.01, 8), "b": BASE + RNG.normal(0, 0.01, 8)}
+
+
+@pytest.fixture
+def results():
+    groups = {"ce": BASE, **OTHERS}
+    rows = [(g, seed, x) for g, values in groups.items() for seed, x in enumerate(values)]
+    return pd.DataFrame(rows, columns=["group", "seed", "x"])
+
+
+def test_the_comparison_equals_scipys_tests(results):
+    table = compare(results, "x")
+    for name, values in OTHERS.items():
+        row = table.loc[name]
+        assert row["n"] == 8
+        assert row["mean"] == pytest.approx(values.mean())
+        assert row["sd"] == pytest.approx(values.std(ddof=1))
+        assert row["p_t"] == pytest.approx(scipy.stats.ttest_rel(values, BASE).pvalue)
+        assert row["p_wilcoxon"] == pytest.approx(scipy.stats.wilcoxon(values, BASE).pvalue)
+        assert row["better"] == (values > BASE).sum()
+        difference = values - BASE
+        half = scipy.stats.t.ppf(0.975, 7) * difference.std(ddof=1) / np.sqrt(8)
+        assert row["t_low"] == pytest.approx(difference.mean() - half)
+        assert row["t_high"] == pytest.approx(difference.mean() + half)
+        assert row["boot_low"] < difference.mean() < row["boot_high"]
+        assert abs(row["boot_low"] - row["t_low"]) < half
+
+
+def test_holms_correction_is_that_of_its_definition(results):
+    table = compare(results, "x").loc[["a", "b"]]
+    p = sorted(table["p_t"])
+    expected = [min(1, 2 * p[0]), min(1, max(2 * p[0], p[1]))]
+    assert sorted(table["holm_t"]) == pytest.approx(expected)
+
+
+def test_with_one_seed_there_is_no_p_value(results):
+    table = compare(results[results["seed"] == 0], "x")
+    assert table[["p_t", "holm_t", "p_wilcoxon", "t_low", "boot_low"]].isna().all(axis=None)
+    row = next(line for line in markdown(table).splitlines() if line.startswith("| a"))
+    assert row.count("| - ") == 6
+
+
+def test_pairs_are_the_seeds_that_both_have(results):
+    table = compare(results[(results["group"] != "a") | (results["seed"] > 2)], "x")
+    difference = OTHERS["a"][3:] - BASE[3:]
+    assert table.loc["a", "pairs"] == 5
+    assert table.loc["a", "difference"] == pytest.approx(difference.mean())
+
+
+def test_smaller_may_be_better(results):
+    better = compare(results, "x", larger_is_better=False).loc["a", "better"]
+    assert better == (OTHERS["a"] < BASE).sum()
+
+
+def test_equal_runs_have_no_test():
+    found = paired([0.1, 0.1, 0.1])
+    assert found["difference"] == pytest.approx(0.1)
+    assert np.isnan(found["p_t"])
+
+
+def test_the_number_of_seeds_gives_the_power_that_it_promises():
+    effect = np.array([0.5, 1.5, -0.5, 0.5, 1.0, 0.0])
+    n = seeds_needed(effect)
+    d = effect.mean() / effect.std(ddof=1)
+    draws = RNG.normal(d, 1, (20_000, n))
+    p = scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue
+    assert abs((p < 0.05).mean() - 0.8) < 0.03
+
+
+# ------------------------------------------------------------- members
+
+
+def test_every_combination_is_a_member_and_a_weight_varies_where_its_term_is():
+    vary = ["loss.terms.gini=0.1,1", "loss.layers=('stage1',),('stage2',)"]
+    members = members_of(tiny.get_config(), ["ce", "gini_kl"], [0, 1], vary)
+    names = [member.name for member in members]
+    assert len(names) == len(set(names)) == 2 * (2 + 4)
+    assert "gini_kl-loss.terms.gini=0.1-loss.layers=stage2-seed1" in names
+    config = members[names.index("gini_kl-loss.terms.gini=0.1-loss.layers=stage2-seed1")].config
+    assert config.loss.terms.to_dict() == {"gini": 0.1, "kl": 0.5}
+    assert tuple(config.loss.layers) == ("stage2",)
+    assert (config.seed, config.objective) == (1, "gini_kl")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "vary", "text"),
+    [
+        (["ec"], [], "did you mean 'ce'"),
+        (["ce"], ["num_epoch=1,2"], "did you mean 'num_epochs'"),
+        (["ce"], ["num_epochs=1,two"], "is no int"),
+        (["ce"], ["num_epochs"], "unknown setting in --vary"),
+    ],
+)
+def test_wrong_members_are_refused_before_any_runs(objectives, vary, text):
+    with pytest.raises(InputError, match=text):
+        members_of(tiny.get_config(), objectives, [0], vary)
+    with pytest.raises(InputError, match="whole numbers"):
+        seeds_of("0,one")
+
+
+def start(workdir, *arguments):
+    command = [sys.executable, "launch.py", "--mode=sweep", "--config=tests/tiny.py"]
+    environment = os.environ | {"XLA_FLAGS": QUICK}
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def without_times(workdir):
+    table = pd.read_csv(workdir / "sweep.csv")
+    return table.drop(columns=["train_seconds", "images_per_second"])
+
+
+TWO_BY_TWO = ("--objectives=ce,gini_kl", "--seeds=0,1", "--config.num_epochs=3")
+
+
+def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_whole(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    out, err = start(whole, *TWO_BY_TWO).communicate(timeout=300)
+    assert "4 of 4 members done" in err, err[-2000:]
+    process = start(cut, *TWO_BY_TWO)
+    while not (cut / "gini_kl-seed0" / "metrics.jsonl").exists():
+        time.sleep(0.1)
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    first = (cut / "ce-seed0" / "result.json").stat().st_mtime_ns
+    out, err = start(cut, *TWO_BY_TWO).communicate(timeout=300)
+    assert "4 of 4 members done" in err, err[-2000:]
+    assert (cut / "ce-seed0" / "result.json").stat().st_mtime_ns == first  # not run again
+    pd.testing.assert_frame_equal(without_times(cut), without_times(whole))
+    assert "Test accuracy" in (whole / "sweep.md").read_text()
+    page = (whole / "report.html").read_text()
+    for part in (
+        "What the numbers say",
+        "Against cross-entropy alone",
+        "Training",
+        "Impurity of the features",
+        "Features by class",
+        "Which classes the features serve",
+        "Test images in feature space",
+        "What fires the features: gini_kl",
+        "Confusion: ce",
+    ):
+        assert f"<h2>{part}</h2>" in page
+    for outside in ('src="http', "<script", "@import", 'href="http'):
+        assert outside not in page
+    assert page.count("<svg") + page.count("<img") >= 8
+
+
+def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
+    vary = "--vary=model.width=8,0"
+    arguments = ("--objectives=ce", "--seeds=0", "--config.num_epochs=1", vary)
+    process = start(tmp_path, *arguments)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "1 of 2 members failed" in err
+    assert "ce-model.width=0-seed0: InputError: model.width=0 must lie in [1, inf)" in err
+    assert list(pd.read_csv(tmp_path / "sweep.csv")["member"]) == ["ce-model.width=8-seed0"]
+    shown, _ = start(tmp_path, *arguments, "--dry_run").communicate(timeout=100)
+    commands = shown.strip().splitlines()
+    assert len(commands) == 2
+    assert "--config=tests/tiny.py:ce" in commands[0]
+    assert "--config.model.width=8" in commands[0]
+    assert json.loads((tmp_path / "ce-model.width=8-seed0" / "result.json").read_text())
+
+
+def test_a_folder_without_a_finished_run_has_no_report(tmp_path):
+    with pytest.raises(InputError, match="holds no finished run"):
+        write_report(tmp_path)
