@@ -21,16 +21,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from gini_jax.data import load_dataset
-from gini_jax.feed import DeviceFeed, StreamFeed
-from gini_jax.parallel import AXIS, map_over_devices, num_devices, replicate
-from gini_jax.step import (
-    augmented_batch,
-    create_step,
-    init_state,
-    resident_batch,
-    streamed_batch,
-)
-from gini_jax.train import build_experiment
+from gini_jax.data.loader import DeviceFeed, StreamFeed, as_images, resident_batch
+from gini_jax.devices import AXIS, map_over_devices, num_devices, replicate
+from gini_jax.training.experiment import build_experiment
+from gini_jax.training.step import augmented_batch, create_step, init_state
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar100_resnet18.py")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each way.")
@@ -45,11 +39,13 @@ def alone(experiment: Any, train: Any, name: str) -> Iterator[None]:
 
     def look(state, *arguments):
         if name == "device":
-            batch = resident_batch(state, *arguments, experiment)
+            batch = resident_batch(*arguments, state.step, experiment.stored_shape)
         else:
-            batch = streamed_batch(jax.tree.map(lambda x: x[0], arguments[0]), experiment)
-        images, labels, _ = augmented_batch(state, batch, experiment, AXIS)
-        return state.replace(step=state.step + 1), jax.lax.all_gather((images, labels), AXIS)
+            rows = jax.tree.map(lambda x: x[0], arguments[0])
+            batch = as_images(rows, experiment.stored_shape)
+        seen = augmented_batch(state, batch, experiment, AXIS)
+        seen = jax.lax.all_gather((seen.images, seen.labels), AXIS)
+        return state.replace(step=state.step + 1), seen
 
     mapped = map_over_devices(look, in_axes=(None, None, 0) if name == "device" else (None, 0))
     feed = _FEEDS[name](train, experiment.config)

@@ -10,6 +10,7 @@ results/running_sums.json and docs/running_sums.png.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl import app, flags
 
-from gini_jax.augment import centre_crop
+import gini_jax
 from gini_jax.data import load_dataset
-from gini_jax.losses import RunningSums, class_sums
-from gini_jax.run import Run
-from gini_jax.train import build_experiment
-from gini_jax.workdir import saved_config
+from gini_jax.losses import RunningSums, class_sums, gini_loss, kl_loss
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/r18", "A finished run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS keeps the data.")
@@ -32,29 +30,25 @@ ROOT = Path(__file__).resolve().parent.parent
 BATCHES, DECAYS = (32, 64, 128, 256, 512), (0.0, 0.9, 0.99)
 
 
-def features_of(run: Run, images: np.ndarray, layer: str) -> np.ndarray:
+def features_of(trained: Any, images: np.ndarray, layer: str) -> np.ndarray:
     """Spatial means of a layer's activations, `[N, C]`."""
-    state, _ = run.checkpoints.restore(run.progress["best_step"], run.state)
-
-    @jax.jit
-    def features(images):
-        x = centre_crop(images, run.experiment.image_size)
-        x = run.experiment.model.apply(state.variables, x, train=False)[1][layer]
-        return jnp.abs(x).mean(axis=tuple(range(1, x.ndim - 1)))
-
-    return np.concatenate([features(part) for part in np.array_split(images, 92)])
+    parts = []
+    for part in np.array_split(images, 92):
+        x = np.abs(trained.features(part)[layer])
+        parts.append(x.mean(axis=tuple(range(1, x.ndim - 1))))
+    return np.concatenate(parts)
 
 
 def errors(z: np.ndarray, labels: np.ndarray, num_classes: int, batch: int, decay: float):
     """Absolute errors of Gini and KL over 300 batches, after as many to warm up."""
     whole = class_sums(jnp.asarray(z), jnp.asarray(labels), num_classes=num_classes)
-    target = np.array([whole.gini(), whole.kl()])
+    target = np.array([gini_loss(whole), kl_loss(whole)])
 
     @jax.jit
     def step(state, z, labels):
         sums = class_sums(z, labels, num_classes=num_classes)
         sums, state = state.update(sums, decay)
-        return state, jnp.array([sums.gini(), sums.kl()])
+        return state, jnp.array([gini_loss(sums), kl_loss(sums)])
 
     rng, state, seen = np.random.default_rng(0), RunningSums.zeros_like(whole), []
     for _ in range(600):
@@ -69,14 +63,12 @@ def main(argv: list[str]) -> None:
     """Measures, writes the figures, draws them."""
     del argv
     workdir = Path(_WORKDIR.value)
-    config = saved_config(workdir)
+    trained = gini_jax.load(workdir)
+    config = trained.config
     config.dataset.data_dir = _DATA_DIR.value
     dataset = load_dataset(config.dataset)
-    devices = jax.devices()[:1]
-    run = Run(build_experiment(config, dataset, devices), dataset, workdir, devices)
-    run.restore_newest()
     train = dataset.splits["train"]
-    z, labels = features_of(run, train.images, _LAYER.value), np.asarray(train.labels)
+    z, labels = features_of(trained, train.images, _LAYER.value), np.asarray(train.labels)
     rows = []
     for decay in DECAYS:
         for batch in BATCHES:

@@ -19,10 +19,12 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
+from gini_jax.config import set_objective
 from gini_jax.data import Dataset, Split
-from gini_jax.parallel import num_devices, replicate, shard
-from gini_jax.step import create_step, init_state, resident
-from gini_jax.train import build_experiment
+from gini_jax.data.loader import resident
+from gini_jax.devices import num_devices, replicate, shard
+from gini_jax.training.experiment import build_experiment
+from gini_jax.training.step import create_step, init_state
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar100_resnet18.py:ce")
 _CHANGE = flags.DEFINE_string("change", "objective=gini_kl", "KEY=VALUE of the other step.")
@@ -48,7 +50,10 @@ def main(argv: list[str]) -> None:
     changed = config.copy_and_resolve_references()
     with contextlib.suppress(ValueError):  # a name is no literal
         value = ast.literal_eval(value)
-    changed.update_from_flattened_dict({key: value})
+    if key == "objective":
+        set_objective(changed, value)
+    else:
+        changed.update_from_flattened_dict({key: value})
     steps, states = {}, {}
     for name, variant in (("as configured", config), (_CHANGE.value, changed)):
         experiment = build_experiment(variant, dataset)

@@ -1,4 +1,4 @@
-"""The benchmarked networks in PyTorch, and their training steps with the same terms and optimiser."""
+"""The benchmarked networks in PyTorch, and their training steps."""
 
 import shutil
 from collections.abc import Callable

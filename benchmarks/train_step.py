@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
 def jax_step(
     name: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray
 ) -> Callable[[], None]:
-    """This project's step, without augmentation: PyTorch's has none."""
+    """The step of gini_jax, without augmentation: PyTorch's has none."""
     config = default_config("gini_kl")
     set_model(config, name, **settings)
     config.batch_size = config.eval_batch_size = len(labels)

@@ -9,12 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
+import gini_jax
 from configs import digits
-from gini_jax.augment import centre_crop
 from gini_jax.data import load_dataset
-from gini_jax.losses import class_profile, class_sums
-from gini_jax.run import Run
-from gini_jax.train import build_experiment, train
+from gini_jax.losses import class_profile, class_sums, gini_loss, kl_loss
+from gini_jax.modes.train import main as train
 
 DOCS = Path(__file__).resolve().parent
 
@@ -23,14 +22,10 @@ def profiles_of(objective: str) -> np.ndarray:
     """Class profiles of stage 4 on the digits' test split, after training."""
     config = digits.get_config(objective)
     with tempfile.TemporaryDirectory() as workdir:
-        devices = jax.devices()[:1]
-        train(config, Path(workdir), devices)
-        dataset = load_dataset(config.dataset)
-        run = Run(build_experiment(config, dataset, devices), dataset, Path(workdir), devices)
-        run.restore_newest()
-        state, _ = run.checkpoints.restore(run.progress["best_step"], run.state)
-    images, labels = dataset.splits["test"]
-    _, features = run.experiment.model.apply(state.variables, centre_crop(images, 8))
+        train(config, Path(workdir), devices=jax.devices()[:1])
+        trained = gini_jax.load(workdir)
+    images, labels = load_dataset(config.dataset).splits["test"]
+    features = trained.features(images)
     return np.asarray(class_profile(features["stage4"], labels, num_classes=10))
 
 
@@ -62,7 +57,7 @@ def draw_terms() -> None:
     def profile_after(gini_weight: float, kl_weight: float, steps: int = 400) -> np.ndarray:
         def loss(x):
             sums = class_sums(jax.nn.softplus(x), labels, num_classes=5)
-            return gini_weight * sums.gini() + kl_weight * sums.kl()
+            return gini_weight * gini_loss(sums) + kl_weight * kl_loss(sums)
 
         optimizer = optax.adam(0.05)
 
@@ -103,11 +98,11 @@ def draw_kl_gradient() -> None:
 
     def kl(scale, features):
         scaled = features.at[0].multiply(scale)
-        return class_sums(scaled, jnp.arange(10), num_classes=10).kl()
+        return kl_loss(scaled, jnp.arange(10), num_classes=10)
 
     def gradient_norm(scale):
         scaled = features.at[0].multiply(scale)
-        gradient = jax.grad(lambda x: class_sums(x, jnp.arange(10), num_classes=10).kl())(scaled)
+        gradient = jax.grad(lambda x: kl_loss(x, jnp.arange(10), num_classes=10))(scaled)
         return jnp.linalg.norm(gradient[0])
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")

@@ -235,7 +235,11 @@ def _define_flags(module: Any, argv: list[str]) -> None:
     flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0,")
     flags.DEFINE_integer("num_processes", None, "... how many there are,")
     flags.DEFINE_integer("process_id", None, "... and which one this is, from 0.")
-    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+    define: dict[Any, Any] = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        bool: flags.DEFINE_bool,
+    }
     for name, (default, kind, text) in module.FLAGS.items():
         if not text:
             continue

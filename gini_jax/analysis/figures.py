@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from gini_jax.analysis.runs import Run
 
 # Greys and colours that stand out from white and from near-black alike.
-STYLE = {
+STYLE: Any = {
     "text.color": "#7d8590",
     "axes.labelcolor": "#7d8590",
     "axes.edgecolor": "#7d8590",
@@ -108,7 +108,9 @@ def impurity(groups: dict[str, list[Run]]) -> Figure:
     for colour, (name, v) in zip(COLOURS, values.items(), strict=False):
         label = f"{name}, mean {v.mean():.3f}"
         weights = np.full(len(v), 1 / len(v))
-        axis.hist(v, bins, weights=weights, histtype="step", color=colour, label=label, lw=1.5)
+        axis.hist(
+            v, list(bins), weights=weights, histtype="step", color=colour, label=label, lw=1.5
+        )
     flat = 1 - 1 / first.num_classes
     axis.axvline(flat, color="#7d8590", ls="--", lw=1)
     axis.text(flat, axis.get_ylim()[1], "1 - 1/K ", ha="right", va="top", fontsize=8)
@@ -192,7 +194,7 @@ def fired(run: Run) -> Figure:
     impurities = run.arrays[f"impurity/{run.layer}"][features]
     half = len(features) // 2
     figure = Figure(figsize=(10, 0.62 * half + 0.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, wspace=0.03)
+    left, right = np.ravel(figure.subfigures(1, 2, wspace=0.03))
     for part, title, rows in (
         (left, "Lowest impurity", range(half)),
         (right, "Highest impurity", range(half, len(features))),

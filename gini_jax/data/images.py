@@ -97,8 +97,8 @@ def fit(image: RGB, image_size: int) -> RGB:
     if max(size) > 8 * side:
         top, left = (height - kept_h) / 2, (width - kept_w) / 2
         box = (left, top, left + kept_w, top + kept_h)
-        resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(resized)
+        centre = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(centre)
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     top, left = (resized.shape[0] - side) // 2, (resized.shape[1] - side) // 2
     return resized[top : top + side, left : left + side]

@@ -35,7 +35,7 @@ class Source(Protocol):
     """
 
     name: str
-    splits: Mapping[str, Sequence[Example]]
+    splits: Mapping[str, Any]  # of Sequence[Example]
     class_names: tuple[str, ...]
     superclass_names: tuple[str, ...]
     image_shape: tuple[int | None, int | None]

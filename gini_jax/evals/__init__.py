@@ -7,6 +7,7 @@ the table's; the others are in `gini_jax.training.result`.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from gini_jax.evals import accuracy, calibration, clusters, features, knn, probe, selection
@@ -67,7 +68,7 @@ def _features(inputs: Inputs) -> dict[str, Any]:
     for layer, activations in inputs.test.layers.items():
         profile = features.profile_of(activations, inputs.test.labels, inputs.num_classes)
         arrays[f"profile/{layer}"] = profile
-        arrays[f"impurity/{layer}"] = np.asarray(gini_impurity(profile))
+        arrays[f"impurity/{layer}"] = np.asarray(gini_impurity(jnp.asarray(profile)))
     dead = np.mean([(a.max(axis=0) == 0).mean() for a in inputs.test.layers.values()])
     return {
         "feature_gini": terms["gini"],
@@ -81,7 +82,7 @@ def _features(inputs: Inputs) -> dict[str, Any]:
 def _selection(inputs: Inputs) -> dict[str, Any]:
     train = _at_most(inputs.train, 4000)
     profile = features.profile_of(np.abs(train.pooled), train.labels, inputs.num_classes)
-    impurity = np.asarray(gini_impurity(profile))
+    impurity = np.asarray(gini_impurity(jnp.asarray(profile)))
     test = _at_most(inputs.test, 4000)
     curve = selection.selection_curve(
         train.pooled, train.labels, test.pooled, test.labels, impurity
@@ -89,7 +90,7 @@ def _selection(inputs: Inputs) -> dict[str, Any]:
     return {f"selection/{key}": value for key, value in curve._asdict().items()}
 
 
-def _probe_inputs(inputs: Inputs) -> tuple[np.ndarray, ...]:
+def _probe_inputs(inputs: Inputs) -> Any:
     train, test = _at_most(inputs.train), _at_most(inputs.test)
     return train.pooled, train.labels, test.pooled, test.labels
 

@@ -33,7 +33,7 @@ def feature_terms(
         >>> terms["gini"], terms["kl"]
         (0.0, 0.0)
     """
-    uniform = np.full(num_classes, 1 / num_classes, np.float32)
+    uniform = jnp.full(num_classes, 1 / num_classes)
     by_layer = [sums_of(activations, labels, num_classes) for activations in layers.values()]
     return {
         "gini": float(np.mean([gini_loss(sums) for sums in by_layer])),

@@ -113,6 +113,7 @@ def local_sums(
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     axis = _check_features(features, axis)
     _check_labels(labels, features, num_classes)
+    classes = num_classes or 0  # of integer labels, which have come with it
     weights = _check_where(where, labels)
 
     def sums(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> ClassSums:
@@ -135,9 +136,9 @@ def local_sums(
             labels,
             weights,
             tpu=lambda z, labels, weights: _sums_by_product(
-                z, jax.nn.one_hot(labels, num_classes, dtype=z.dtype), weights
+                z, jax.nn.one_hot(labels, classes, dtype=z.dtype), weights
             ),
-            default=lambda z, labels, weights: _sums_by_segment(z, labels, weights, num_classes),
+            default=lambda z, labels, weights: _sums_by_segment(z, labels, weights, classes),
         )
 
     return _on_any_mesh(sums, features, labels, weights)
@@ -173,7 +174,7 @@ def _sums_by_product(z: jax.Array, onehot: jax.Array, weights: jax.Array | None)
 
 
 def _sums_by_segment(
-    z: jax.Array, labels: jax.Array, weights: jax.Array | None, num_classes: int | None
+    z: jax.Array, labels: jax.Array, weights: jax.Array | None, num_classes: int
 ) -> ClassSums:
     index = jnp.where(labels < 0, jnp.full_like(labels, num_classes), labels)  # outside: dropped
     if weights is None:

@@ -73,9 +73,10 @@ def conv_general_dilated(
         pads = padding
         if isinstance(padding, str):
             pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-        geometry = Geometry(
-            tuple(window_strides), tuple(map(tuple, pads)), feature_group_count, precision
-        )
+        (top, bottom), (left, right) = pads
+        down, across = window_strides
+        pads = ((top, bottom), (left, right))
+        geometry = Geometry((down, across), pads, feature_group_count, precision)
         if np.min(pads) >= 0 and _pays(lhs.shape, rhs.shape, geometry):
             return _convolve(geometry, lhs, rhs)
     rest = (dimension_numbers, feature_group_count, batch_group_count, precision)

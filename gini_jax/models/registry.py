@@ -56,7 +56,7 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
             raise unknown_name(f"model.{key}", value, known)
         if rows[key].bounds and not in_bounds(value, rows[key].bounds):
             raise InputError(f"model.{key}={value!r} must lie in {rows[key].bounds}")
-    values = MODELS[name].settings | overrides
+    values = dict(MODELS[name].settings) | overrides
     if "dtype" in values:
         values["dtype"] = jnp.dtype(values["dtype"])
     return MODELS[name].module(num_classes=num_classes, **values)

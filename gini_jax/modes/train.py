@@ -66,7 +66,7 @@ def main(
         if first:
             write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
             with writing(workdir):
-                np.savez_compressed(workdir / "arrays.npz", **arrays)
+                np.savez_compressed(workdir / "arrays.npz", **arrays)  # type: ignore[arg-type]
                 draw_curves(workdir, workdir / "curves.png")
                 draw_impurity(arrays, title_of(result), workdir / "impurity.png")
                 write_report(workdir)

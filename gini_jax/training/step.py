@@ -81,13 +81,13 @@ class Forward(NamedTuple):
         ce: cross-entropy, the mean over this device's examples.
         accuracy: likewise.
         batch_stats: the model's next running statistics.
-        values: the terms of the global batch.
+        values: the terms of the global batch; None between two micro-batches.
     """
 
     ce: Float[Array, ""]
     accuracy: Float[Array, ""]
     batch_stats: Any
-    values: Values
+    values: Any  # Values
 
 
 def train_step(
@@ -194,10 +194,10 @@ def accumulated_gradients(
         forward = forward._replace(
             ce=before.ce + forward.ce, accuracy=before.accuracy + forward.accuracy
         )
-        return (gradients, forward._replace(values=())), forward.values
+        return (gradients, forward._replace(values=None)), forward.values
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, ())  # type: ignore[arg-type]
+    none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, None)
     (gradients, forward), values = lax.scan(add_part, (zeros, none), parts)
     # Functions of the total, hence the same in each part.
     return gradients, forward._replace(values=jax.tree.map(lambda x: x[-1], values))
