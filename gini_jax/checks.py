@@ -145,7 +145,7 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
         )
     known = row.known()
     for one in value if isinstance(value, (tuple, list)) else (value,):
-        if known and one not in known and one != row.default:
+        if known and one not in known and one != row.default and (one,) != row.default:
             raise unknown_name(path, one, known)
     if wanted is int and not float(value).is_integer():
         raise InputError(f"{path}={value!r} must be a whole number")

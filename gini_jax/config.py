@@ -33,7 +33,7 @@ SETTINGS: dict[str, Setting] = {
         0.0, "also checkpoint every this many minutes; 0 disables", bounds=NOT_NEGATIVE
     ),
     "evals": Setting(
-        ("accuracy", "features", "calibration", "probe", "knn", "clusters", "selection"),
+        ("all",),
         "evaluations of the tested checkpoint; accuracy and features always run",
         choices="gini_jax.evals:EVALS",
     ),

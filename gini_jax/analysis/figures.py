@@ -194,7 +194,8 @@ def fired(run: Run) -> Figure:
     impurities = run.arrays[f"impurity/{run.layer}"][features]
     half = len(features) // 2
     figure = Figure(figsize=(10, 0.62 * half + 0.6), layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2, wspace=0.03))
+    halves: Any = figure.subfigures(1, 2, wspace=0.03)
+    left, right = halves
     for part, title, rows in (
         (left, "Lowest impurity", range(half)),
         (right, "Highest impurity", range(half, len(features))),

@@ -1,6 +1,7 @@
 """Data sets by name, as uint8 arrays: opened by a source, decoded once, mapped from the cache."""
 
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,15 @@ import jax
 import numpy as np
 
 from gini_jax.data import cache
-from gini_jax.data.digits import Digits
 from gini_jax.data.images import stored_size
 from gini_jax.data.source import Arrays, Dataset, Rows, Source, Split
-from gini_jax.data.tfds import Tfds
 from gini_jax.errors import InputError
 
 __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
 
 # The name of a set, or what stands before its first colon; any other name is one of TFDS.
-SOURCES: dict[str, Callable[[Any], Any]] = {
-    "digits": Digits,
+SOURCES = {
+    "digits": "gini_jax.data.digits:Digits",
 }
 
 
@@ -34,7 +33,9 @@ def open_source(config: Any) -> Source:
         >>> len(open_source(default_config().dataset).splits["test"])
         400
     """
-    return SOURCES.get(config.name.partition(":")[0], Tfds)(config)
+    place = SOURCES.get(config.name.partition(":")[0], "gini_jax.data.tfds:Tfds")
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)(config)
 
 
 def load_dataset(

@@ -1,10 +1,44 @@
 """Accuracy and loss of a split, from its logits."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.special
 from jaxtyping import Float, Int
+
+from gini_jax.evals.inputs import Inputs
+
+KEYS = {
+    "test_accuracy": "share of the test split that is classified correctly",
+    "test_class_accuracy": "mean over the classes of the accuracy within each",
+    "test_top5": "share whose class is among the five largest logits",
+    "test_loss": "cross-entropy, nats",
+    "test_superclass_accuracy": "share predicted within its group of classes; null without groups",
+}
+
+
+def evaluate(inputs: Inputs) -> dict[str, Any]:
+    """The numbers of `KEYS`, and the `confusion` matrix, `[K, K]`, true class by predicted."""
+    logits, labels = inputs.test.logits, inputs.test.labels
+    numbers: dict[str, Any] = {f"test_{key}": x for key, x in metrics(logits, labels).items()}
+    if inputs.superclass_of:
+        numbers["test_superclass_accuracy"] = superclass_accuracy(
+            logits, labels, inputs.superclass_of
+        )
+    confusion = np.zeros((inputs.num_classes, inputs.num_classes), np.int32)
+    np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+    return numbers | {"confusion": confusion}
+
+
+def metrics(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> dict[str, float]:
+    """Accuracy, top-5 accuracy, mean accuracy over the classes, and loss of a split."""
+    return {
+        "accuracy": accuracy(logits, labels),
+        "top5": accuracy(logits, labels, top=5),
+        "class_accuracy": class_accuracy(logits, labels),
+        "loss": cross_entropy(logits, labels),
+    }
 
 
 def accuracy(

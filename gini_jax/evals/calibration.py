@@ -4,6 +4,15 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float, Int
 
+from gini_jax.evals.inputs import Inputs
+
+KEYS = {"test_ece": "expected calibration error, 15 bins"}
+
+
+def evaluate(inputs: Inputs) -> dict[str, float]:
+    """The number of `KEYS`."""
+    return {"test_ece": expected_calibration_error(inputs.test.logits, inputs.test.labels)}
+
 
 def expected_calibration_error(
     logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], bins: int = 15

@@ -3,6 +3,22 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from gini_jax.evals.inputs import Inputs, probe_inputs
+
+KEYS = {
+    "nmi": "normalised mutual information of k-means clusters and classes, pooled test features",
+    "scatter_ratio": "between- over within-class scatter of pooled test features",
+}
+
+
+def evaluate(inputs: Inputs) -> dict[str, float]:
+    """The numbers of `KEYS`."""
+    _, _, features, labels = probe_inputs(inputs)
+    return {
+        "nmi": cluster_nmi(features, labels),
+        "scatter_ratio": scatter_ratio(features, labels),
+    }
+
 
 def cluster_nmi(
     features: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], seed: int = 0

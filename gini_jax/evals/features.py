@@ -1,10 +1,40 @@
 """How discriminative single features are: Gini impurity and KL over a whole split."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from gini_jax.losses import ClassSums, class_profile, class_sums, gini_loss, kl_loss
+from gini_jax.evals.inputs import Inputs
+from gini_jax.losses import (
+    ClassSums,
+    class_profile,
+    class_sums,
+    gini_impurity,
+    gini_loss,
+    kl_loss,
+)
+
+KEYS = {
+    "feature_gini": "mean Gini impurity over the whole test split",
+    "feature_kl": "KL of the features' class distribution from the split's own",
+    "feature_kl_uniform": "KL of the features' class distribution from the balanced one",
+    "dead_features": "share of the features that never fire on the test split",
+}
+
+
+def evaluate(inputs: Inputs) -> dict[str, Any]:
+    """The numbers of `KEYS`; and by layer `profile/LAYER [C, K]` and `impurity/LAYER [C]`."""
+    layers, labels = inputs.test.layers, inputs.test.labels
+    terms = feature_terms(layers, labels, inputs.num_classes)
+    found: dict[str, Any] = {f"feature_{name}": value for name, value in terms.items()}
+    found["dead_features"] = float(np.mean([(a.max(axis=0) == 0).mean() for a in layers.values()]))
+    for layer, activations in layers.items():
+        profile = profile_of(activations, labels, inputs.num_classes)
+        found[f"profile/{layer}"] = profile
+        found[f"impurity/{layer}"] = np.asarray(gini_impurity(jnp.asarray(profile)))
+    return found
 
 
 def sums_of(

@@ -3,6 +3,15 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from gini_jax.evals.inputs import Inputs, probe_inputs
+
+KEYS = {"knn_accuracy": "test accuracy of the 20 nearest neighbours by cosine, pooled features"}
+
+
+def evaluate(inputs: Inputs) -> dict[str, float]:
+    """The number of `KEYS`."""
+    return {"knn_accuracy": knn_accuracy(*probe_inputs(inputs))}
+
 
 def knn_accuracy(
     train_features: Float[np.ndarray, "N C"],

@@ -5,6 +5,15 @@ import warnings
 import numpy as np
 from jaxtyping import Float, Int
 
+from gini_jax.evals.inputs import Inputs, probe_inputs
+
+KEYS = {"probe_accuracy": "test accuracy of a logistic regression on pooled features"}
+
+
+def evaluate(inputs: Inputs) -> dict[str, float]:
+    """The number of `KEYS`."""
+    return {"probe_accuracy": linear_probe(*probe_inputs(inputs))}
+
 
 def linear_probe(
     train_features: Float[np.ndarray, "N C"],

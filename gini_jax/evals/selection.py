@@ -2,8 +2,24 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+
+from gini_jax.evals.features import profile_of
+from gini_jax.evals.inputs import Inputs, probe_inputs
+from gini_jax.losses import gini_impurity
+
+KEYS: dict[str, str] = {}
+
+
+def evaluate(inputs: Inputs) -> dict[str, np.ndarray]:
+    """The curve as `selection/sizes`, `selection/purest` and `selection/random`, `[S]` each."""
+    train, train_labels, test, test_labels = probe_inputs(inputs, most=4000)
+    profile = profile_of(np.abs(train), train_labels, inputs.num_classes)
+    impurity = np.asarray(gini_impurity(jnp.asarray(profile)))
+    curve = selection_curve(train, train_labels, test, test_labels, impurity)
+    return {f"selection/{key}": value for key, value in curve._asdict().items()}
 
 
 class SelectionCurve(NamedTuple):

@@ -3,6 +3,7 @@
 A new term is one new file and one line in `TERMS`.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -93,6 +94,16 @@ class ClassSumTerm(NamedTuple):
     @property
     def _name(self) -> str:
         return "signed_class_sums" if self.signed else "class_sums"
+
+
+def imported(place: str) -> Callable[[], Any]:
+    """A term in a file of its own, `module:Class`, which is imported when it is first used."""
+
+    def create() -> Any:
+        module, _, name = place.partition(":")
+        return getattr(importlib.import_module(module), name)()
+
+    return create
 
 
 TERMS: dict[str, Callable[[], Term | SumTerm]] = {

@@ -1,23 +1,27 @@
 """The networks by name.
 
-A new network is one new file with its own `NETWORKS`, and one line in `MODELS`.
+A new network is one new file with its own `NETWORKS`, and one line in `FILES`.
 """
 
 import dataclasses
+import importlib
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.models import cvt, resnet
 from gini_jax.models.layers import Network
 from gini_jax.settings import Setting, in_bounds
 
-MODELS: dict[str, Network] = {
-    **resnet.NETWORKS,
-    **cvt.NETWORKS,
-}
+FILES = (
+    "resnet",
+    "cvt",
+)
+
+MODELS: dict[str, Network] = {}
+for _file in FILES:
+    MODELS |= importlib.import_module(f"gini_jax.models.{_file}").NETWORKS
 
 
 def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:

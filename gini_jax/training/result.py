@@ -9,7 +9,7 @@ import numpy as np
 from gini_jax.checks import notes_on
 from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import num_devices
-from gini_jax.evals import Extractor, Inputs, SplitOutputs, evaluate, subsample
+from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample
 from gini_jax.training.progress import Progress, num_parameters
 from gini_jax.training.step import Experiment
 
@@ -36,11 +36,7 @@ def measure(
     config = experiment.config
     extract = Extractor(experiment.model, config, dataset.image_size, devices)
     train, test = dataset.splits["train"], dataset.splits["test"]
-    names = [
-        "accuracy",
-        "features",
-        *(n for n in config.evals if n not in ("accuracy", "features")),
-    ]
+    names = chosen(config.evals)
     rows = subsample(len(train.labels)) if len(names) > 2 else np.arange(1)
     inputs = Inputs(
         extract(variables, Split(train.images[rows], train.labels[rows])),

@@ -1,0 +1,45 @@
+"""What an evaluation may look at."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gini_jax.evals.extract import SplitOutputs
+
+MOST_EXAMPLES = 10_000  # that probes are fitted or measured on; more are subsampled
+
+
+class Inputs(NamedTuple):
+    """A network's outputs for the splits.
+
+    Attributes:
+        train: outputs for the training split, at most `MOST_EXAMPLES` of it.
+        test: outputs for the test split.
+        num_classes: `K`.
+        superclass_of: the group of each class; empty where there are none.
+    """
+
+    train: SplitOutputs
+    test: SplitOutputs
+    num_classes: int
+    superclass_of: tuple[int, ...] = ()
+
+
+def subsample(size: int, most: int = MOST_EXAMPLES, seed: int = 0) -> np.ndarray:
+    """At most `most` of `size` examples, in order, drawn by a fixed seed."""
+    if size <= most:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).permutation(size)[:most])
+
+
+def at_most(outputs: SplitOutputs, most: int = MOST_EXAMPLES) -> SplitOutputs:
+    """A subsample of a split's outputs."""
+    rows = subsample(len(outputs.labels), most)
+    layers = {layer: values[rows] for layer, values in outputs.layers.items()}
+    return SplitOutputs(outputs.logits[rows], outputs.pooled[rows], layers, outputs.labels[rows])
+
+
+def probe_inputs(inputs: Inputs, most: int = MOST_EXAMPLES) -> Any:
+    """Pooled features and labels of the training split, and of the test split."""
+    train, test = at_most(inputs.train, most), at_most(inputs.test, most)
+    return train.pooled, train.labels, test.pooled, test.labels
