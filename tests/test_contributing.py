@@ -1,0 +1,106 @@
+"""The five recipes of CONTRIBUTING.md, followed literally: one new file and one line each."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import QUICK, ROOT
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+SHORT = ("--config=tests/tiny.py:ce", "--config.num_epochs=1")
+# section -> new file, table, its line (None: the file's name), arguments
+RECIPES = {
+    "Loss": ("losses/center.py", "losses/terms.py", '    "collision": lambda'),
+    "Network": ("models/tiny_vit.py", "models/registry.py", '    "cvt",'),
+    "Data source": ("data/images_folder.py", "data/__init__.py", '    "digits": "gini'),
+    "Evaluation": ("evals/nearest.py", "evals/__init__.py", '    "selection",'),
+    "Mode": ("modes/settings.py", "cli.py", '    "plan": "'),
+}
+
+
+def recipe(section):
+    """The Python file of a recipe, and the line that goes into the table."""
+    part = TEXT.split(f"### {section}\n")[1].split("\n### ")[0]
+    code = re.search(r"```python\n(.*?)```", part, re.S).group(1)
+    line = re.search(r'```\n(    ".*?)\n```', part)
+    return code, line.group(1) if line else None
+
+
+def follow(section, root):
+    """Adds the file and the line to a copy of the project."""
+    file, table, after = RECIPES[section]
+    code, line = recipe(section)
+    new = root / "gini_jax" / file
+    assert not new.exists()
+    new.write_text(code)
+    line = line or f'    "{new.stem}",'
+    path = root / "gini_jax" / table
+    lines = path.read_text().splitlines()
+    place = next(i for i, text in enumerate(lines) if text.startswith(after))
+    path.write_text("\n".join([*lines[: place + 1], line, *lines[place + 1 :]]) + "\n")
+
+
+def launch(root, *arguments):
+    environment = os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "launch.py", *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project in which all five recipes were followed."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("gini_jax", "configs", "tests"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "launch.py", root)
+    for section in RECIPES:
+        follow(section, root)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("test", 4)):
+        for label, name in enumerate(("dark", "light")):
+            folder = root / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(128 * label, 128 * label + 100, (12, 9 + i, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def test_a_loss_an_evaluation_and_a_mode(project):
+    out = launch(project, *SHORT, "--config.loss.terms.center=0.01", "--config.loss.start_epoch=1",
+                 "--config.evals=('nearest',)", "--workdir=run")  # fmt: skip
+    assert "tiny:center" in out
+    assert "nearest_accuracy" in (project / "run" / "result.json").read_text()
+    assert "train_center" in (project / "run" / "metrics.jsonl").read_text()
+    shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
+    assert "center: 0.01" in shown
+
+
+def test_a_network_and_a_data_source(project):
+    out = launch(
+        project,
+        *SHORT,
+        "--config.model.name=tiny_vit",
+        "--config.loss.layers=('tokens',)",
+        "--config.dataset.name=images",
+        "--config.dataset.num_classes=0",
+        "--config.dataset.image_size=8",
+        f"--config.dataset.data_dir={project / 'images'}",
+        "--config.batch_size=8",
+        "--config.augment.crop_padding=0",
+        "--workdir=folder",
+    )
+    assert "4 steps of 8 images" in out
