@@ -10,9 +10,12 @@ donated, as in a training step; before five timed calls come two untimed ones, a
 which the other library's threads stop to spin.
 """
 
+import json
+import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,7 @@ from absl import app, flags
 
 from gini_jax.losses import discriminability_loss
 
+_OUT = flags.DEFINE_string("out", "", "JSON file for the figures.")
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed rounds of each kind.")
 CASES = {"[256, 4, 4, 512] K=100": ((256, 4, 4, 512), 100)}
 CASES["[128, 7, 7, 2048] K=102"] = ((128, 7, 7, 2048), 102)
@@ -89,6 +93,7 @@ def main(argv: list[str]) -> None:
     copies = [seconds_of(lambda: np.copyto(target, source)) for _ in range(10)]
     bandwidth = 2 * source.nbytes / statistics.median(copies)
     print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s; {torch.get_num_threads()} torch threads")
+    cases: dict[str, dict[str, dict[str, float]]] = {name: {} for name in CASES}
     for name, (shape, num_classes) in CASES.items():
         features = np.maximum(rng.normal(size=shape), 0).astype(np.float32)
         labels = rng.integers(0, num_classes, shape[0])
@@ -111,10 +116,26 @@ def main(argv: list[str]) -> None:
             size = features.nbytes // (2 if "bfloat16" in kind else 1)
             median = statistics.median(values)
             share = 2 * size / median / bandwidth
+            cases[name][kind] = {
+                "milliseconds": round(median * 1e3, 3),
+                "torch_over_this": round(ratio, 3),
+                "share_of_copy_bandwidth": round(share, 3),
+            }
             print(
                 f"  {kind:20} {median * 1e3:8.2f} ms   torch eager / this {ratio:6.2f}   "
                 f"{100 * share:4.0f} % of copy bandwidth"
             )
+    if _OUT.value:
+        report = {
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "cores": os.cpu_count(),
+            "jax": jax.__version__,
+            "torch": torch.__version__,
+            "rounds": _ROUNDS.value,
+            "copy_gigabytes_per_second": round(bandwidth / 1e9, 2),
+            "cases": cases,
+        }
+        Path(_OUT.value).write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def conv_general_dilated(
 ) -> Float[Array, "N P Q K"]:
     """`lax.conv_general_dilated`, with a CPU's own way where it is faster.
 
-    First derivatives only: a second derivative through the CPU's own way raises a TypeError of
-    `jax.custom_vjp`, and so does forward mode (`jax.jvp`).
+    Derivatives of any order work in reverse mode. Forward mode (`jax.jvp`, `jax.hessian`) raises
+    the TypeError of `jax.custom_vjp`.
 
     Args:
         lhs: activations, channels last.
