@@ -1,0 +1,116 @@
+"""Writes the tables of README and docs from results/: `PYTHONPATH=. python docs/tables.py`.
+
+A table stands between `<!-- NAME -->` and `<!-- end -->`; NAME is one of `TABLES`.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from gini_jax.analysis.statistics import METRICS, compare, markdown, number
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+
+def losses() -> str:
+    """Time of the losses against PyTorch."""
+    report = json.loads((RESULTS / "losses.json").read_text())
+    lines = [
+        "| activations | PyTorch | gini_jax | ratio | share of copy bandwidth |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, kinds in report["cases"].items():
+        shape, _, classes = name.partition(" K=")
+        ours = kinds["float32, integers"]
+        lines.append(
+            f"| `{shape}`, K = {classes} | {kinds['torch eager']['milliseconds']:.1f} ms | "
+            f"{ours['milliseconds']:.1f} ms | {ours['torch_over_this']:.1f} | "
+            f"{ours['share_of_copy_bandwidth']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def train_step() -> str:
+    """Images per second of a training step against PyTorch."""
+    report = json.loads((RESULTS / "train_step.json").read_text())
+    ways = ("gini_jax, XLA's convolutions", "torch eager", "torch.compile")
+    lines = [
+        "| network, batch, image size | gini_jax, images/s | " + " | ".join(ways) + " |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, case in report["cases"].items():
+        rate = case["gini_jax"]["images_per_second"][1]
+        cells = [f"`{name}`, {case['batch']}, {case['image_size']}", f"{rate:.0f}"]
+        for way in ways:
+            if way not in case:
+                cells.append("-")
+                continue
+            low, middle, high = case[way]["their_time_over_ours"]
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        lines.append("| " + " | ".join(cells) + " |")
+    where = f"{report['device']}, {report['cores']} cores, jax {report['jax']}, torch"
+    rounds = next(iter(report["cases"].values()))["rounds"]
+    note = f"{where} {report['torch']}; medians and quartiles of {rounds} alternating rounds."
+    return "\n".join([*lines, "", note])
+
+
+def sweep(name: str, metrics: tuple[str, ...]) -> str:
+    """A sweep's means, and its paired comparison of accuracy."""
+    table = pd.read_csv(RESULTS / "sweeps" / f"{name}.csv")
+    groups = list(dict.fromkeys(table["group"]))
+    lines = ["| | " + " | ".join(f"`{group}`" for group in groups) + " |"]
+    lines.append("| --- " * (len(groups) + 1) + "|")
+    for metric in metrics:
+        compared = compare(table, metric)
+        cells = [
+            f"{number(compared.loc[group, 'mean'])} ± {number(compared.loc[group, 'sd'])}"
+            for group in groups
+        ]
+        lines.append(f"| {METRICS[metric][0]} | " + " | ".join(cells) + " |")
+    first, n = table.iloc[0], table.groupby("group")["seed"].nunique()
+    note = (
+        f"n = {n.min()} to {n.max()} seeds, {first['epochs']} epochs, {first['device']}, jax "
+        f"{first['jax_version']}. Test accuracy, paired by seed:"
+    )
+    note = note.replace(f"{n.min()} to {n.min()} ", f"{n.min()} ")
+    return "\n".join([*lines, "", note, "", markdown(compare(table, "test_accuracy"))])
+
+
+SHOWN = (
+    "test_accuracy",
+    "test_class_accuracy",
+    "test_loss",
+    "test_ece",
+    "feature_gini",
+    "feature_kl_uniform",
+    "probe_accuracy",
+    "knn_accuracy",
+    "nmi",
+    "scatter_ratio",
+)
+TABLES: dict[str, Callable[[], str]] = {
+    "losses": losses,
+    "train_step": train_step,
+    "digits": lambda: sweep("digits", SHOWN),
+    "caltech101_64": lambda: sweep("caltech101_64", SHOWN),
+}
+
+
+def main() -> None:
+    """Fills the tables of every page."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text()
+
+        def fill(match: re.Match[str]) -> str:
+            name = match.group(1)
+            return f"<!-- {name} -->\n{TABLES[name]()}\n<!-- end -->"
+
+        page.write_text(re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.S))
+
+
+if __name__ == "__main__":
+    main()
