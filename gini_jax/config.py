@@ -93,6 +93,9 @@ SETTINGS: dict[str, Setting] = {
     "loss.start_epoch": Setting(
         1, "the terms are off before it; epochs count from 1", bounds=COUNT
     ),
+    "loss.ramp_epochs": Setting(
+        0.0, "the weights rise from 0 over this many epochs from there", bounds=NOT_NEGATIVE
+    ),
     "loss.label_smoothing": Setting(0.0, "share of the label spread evenly", bounds=BELOW_1),
     "loss.running_decay": Setting(
         0.0, "of the class sums' moving average; 0 takes the batch alone", bounds=BELOW_1

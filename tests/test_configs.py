@@ -44,7 +44,8 @@ def test_a_config_builds_its_training_step(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl", "gradient_norm"}
+    shares = {"share_gini", "share_kl"}
+    assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl", "gradient_norm"} | shares
     count = parameter_overview.count_parameters(new.params)
     millions = millions or BODIES[model_name]
     if millions:

@@ -16,7 +16,7 @@ from gini_jax.errors import InputError
 
 __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
 
-# The name of a set, or what stands before its first colon; any other name is one of TFDS.
+# By the part of a set's name before its first colon, if any; all other names are those of TFDS.
 SOURCES = {
     "digits": "gini_jax.data.digits:Digits",
 }
@@ -26,7 +26,7 @@ def open_source(config: Any) -> Source:
     """The source that `config.dataset` names; nothing is decoded.
 
     Raises:
-        InputError: the set is unknown or not there.
+        InputError: the set is unknown or missing.
 
     Example:
         >>> from gini_jax.config import default_config
@@ -46,15 +46,15 @@ def load_dataset(
     Args:
         config: `config.dataset`.
         cache_dir: where decoded sets are kept; `$XDG_CACHE_HOME/gini_jax` by default.
-        only: the splits that are needed; of the others the shapes stand in their place.
+        only: the splits that are needed; the others hold only the shapes of their arrays.
 
     Returns:
-        The data set. Where the source has no validation split, `val_size` training images, drawn by
-        `val_seed`, become one.
+        The data set. If the source has no validation split, `val_size` training images, drawn with
+        `val_seed`, form one.
 
     Raises:
-        InputError: the set is unknown or not there, a split is too small, or the set has another
-            number of classes than `num_classes`.
+        InputError: the set is unknown or missing, a split is too small, or the number of classes
+            is not `num_classes`.
 
     Example:
         >>> from gini_jax.config import default_config
@@ -93,7 +93,7 @@ def load_dataset(
 
 
 def dataset_shapes(config: Any) -> Dataset:
-    """A data set with the shapes of its arrays in their place; nothing is decoded.
+    """A data set that holds the shapes of its arrays instead of the arrays; nothing is decoded.
 
     Args:
         config: `config.dataset`.
@@ -151,7 +151,7 @@ def _shapes(config: Any, source: Source) -> Dataset:
 
 
 def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str) -> None:
-    """Some sets keep the labels of their test split back."""
+    """Refuses labels that are no classes: some sets do not publish those of their test split."""
     if labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(
             f"split {split} of {config.name} has labels from {labels.min()} to {labels.max()}, "
@@ -161,7 +161,7 @@ def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str)
 
 
 def _check_classes(config: Any, labels: np.ndarray) -> None:
-    """The training images must show as many classes as the config tells, if it does."""
+    """Checks that the training images have as many classes as the config states, if it does."""
     if config.num_classes not in (0, found := len(np.unique(labels))):
         raise _other_classes(config, f"shows {found} classes in its training images")
 

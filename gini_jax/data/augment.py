@@ -1,4 +1,4 @@
-"""Augmentation on the device, with one key per image: it does not depend on the device count."""
+"""Augmentation on the device, with one key per image, so the device count does not matter."""
 
 import math
 from functools import partial
@@ -12,8 +12,8 @@ from jax import lax
 from gini_jax.data.policies import apply_policy
 
 ERASED_AREA = (0.02, 1 / 3)  # shares of the image, and ...
-ERASED_ASPECT = 0.3  # ... the least aspect ratio of random erasing, as in its paper
-CROP_ASPECT = 3 / 4  # the least aspect ratio of random resized crops, as in Inception's
+ERASED_ASPECT = 0.3  # ... the smallest aspect ratio of random erasing, as in its paper
+CROP_ASPECT = 3 / 4  # the smallest aspect ratio of random resized crops, as in Inception
 
 
 def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: int) -> jax.Array:
@@ -62,9 +62,9 @@ def mix_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Mixup and CutMix: each image and its label row, mixed with those of a partner.
 
-    The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on
-    however many devices it lies. One share for the batch, drawn from Beta(a, a), as in the papers
-    (arXiv 1710.09412 and 1905.04899); where both are on, one of them is drawn for each batch.
+    The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on any
+    number of devices. The whole batch has one share, drawn from Beta(a, a), as in the papers (arXiv
+    1710.09412 and 1905.04899). If both are on, one of them is drawn for each batch.
 
     Args:
         config: `config.augment`: `mixup` and `cutmix`, each the `a` of its distribution or 0.
@@ -97,15 +97,15 @@ def mix_batch(
     centre = jax.random.uniform(box_key, (2,), maxval=jnp.array(size))
     half = jnp.array(size) * side / 2
     box = _rectangle(centre - half, centre + half, size)
-    own = jnp.where(cut, 1.0 - box, share)  # by pixel
-    share = own.mean()  # the box may leave the image
+    own = jnp.where(cut, 1.0 - box, share)  # per pixel
+    share = own.mean()  # the box may extend beyond the image
     other_images, other_labels = _mirrored((images, labels), axis_name)
     own = own[..., None]
     return own * images + (1 - own) * other_images, share * labels + (1 - share) * other_labels
 
 
 def _mirrored(tree: Any, axis_name: str | None) -> Any:
-    """What lies at the mirrored place of the global batch."""
+    """For each example, the one at the mirrored place of the global batch."""
     if axis_name is not None:
         devices = lax.axis_size(axis_name)
         pairs = [(i, devices - 1 - i) for i in range(devices)]
@@ -115,8 +115,8 @@ def _mirrored(tree: Any, axis_name: str | None) -> Any:
 
 # ---------------------------------------------------------------------------- crops
 #
-# Crops are products with selection matrices. A TPU would take slices that differ from image to
-# image one after the other, which costs a fifth of a ResNet-18's training step.
+# Crops are products with selection matrices. Slices whose place differs from image to image would
+# run one at a time on a TPU, which costs a fifth of a ResNet-18's training step.
 
 
 def _padded_crop(
@@ -135,7 +135,7 @@ def _padded_crop(
 def _resized_crop(
     key: jax.Array, image: jax.Array, size: int, least_share: float, flip: bool
 ) -> jax.Array:
-    """A rectangle of at least `least_share` of the image's area, resized to a square of `size`."""
+    """A rectangle with at least `least_share` of the image's area, resized to a square of `size`."""
     area_key, aspect_key, corner_key, flip_key = jax.random.split(key, 4)
     whole = jnp.array(image.shape[:2], jnp.float32)
     area = whole.prod() * jax.random.uniform(area_key, minval=least_share)
@@ -230,7 +230,7 @@ def _cut_out(key: jax.Array, image: jax.Array, side: int) -> jax.Array:
 
 
 def _rectangle(start: jax.Array, stop: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """`[H, W]`: 1 where a pixel's indices, rows and columns, lie in `[start, stop)` rounded."""
+    """`[H, W]`: 1 where a pixel's row and column both lie in the rounded `[start, stop)`."""
     start, stop = jnp.round(start), jnp.round(stop)
     rows, columns = (
         (jnp.arange(size[i]) >= start[i]) & (jnp.arange(size[i]) < stop[i]) for i in (0, 1)

@@ -1,4 +1,4 @@
-"""Decoded splits on disk: made once, in a folder that is renamed when complete, then mapped."""
+"""Decoded splits on disk: written once, to a folder renamed when complete, then memory-mapped."""
 
 import contextlib
 import hashlib
@@ -31,19 +31,19 @@ def default_folder() -> Path:
 
 
 def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decoded:
-    """A split, mapped from the cache, which is made first where it is missing or damaged.
+    """A split, mapped from the cache; if it is missing there or damaged, it is decoded first.
 
-    Several processes of a machine share the cache: one decodes, the others wait for it.
+    Processes on one machine share the cache: one decodes, the others wait for it.
 
     Args:
         source: the data set.
         split: one of its splits.
-        image_size: images are stored as squares with room for crops of this size; 0: as they are.
-        folder: of the cache.
+        image_size: images are stored as squares with room for crops of this size; 0: unchanged.
+        folder: the folder of the cache.
 
     Returns:
         Images `[N, H, W, 3]` uint8 and labels `[N]` int32, both mapped from files; and the
-        superclass of each class, empty where the set has none.
+        superclass of each class, empty if the set has none.
 
     Raises:
         InputError: an image cannot be read, or the cache cannot be written.
@@ -61,7 +61,7 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, f"fills {entry}"):
-            found, wrong = _read(entry)  # by another process meanwhile
+            found, wrong = _read(entry)  # another process may have decoded it meanwhile
             if not found:
                 if wrong:
                     print(f"the cache {entry} cannot be used ({wrong}); decoding again")
@@ -79,7 +79,7 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
 
 @contextlib.contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
-    """Held by one process of a machine at a time; others wait, and say for what."""
+    """A lock that one process of a machine holds at a time; the others say what they wait for."""
     lock = FileLock(folder / f".gini_jax-{zlib.crc32(what.encode()):08x}.lock")
     try:
         lock.acquire(timeout=0)
@@ -93,7 +93,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
 
 
 def _read(entry: Path) -> tuple[Decoded | None, str]:
-    """What a cache entry holds; or None and what is wrong with it, "" where it is not there."""
+    """What a cache entry holds; or None and what is wrong with it ("" if it does not exist)."""
     if not entry.exists():
         return None, ""
     try:
@@ -108,7 +108,7 @@ def _read(entry: Path) -> tuple[Decoded | None, str]:
 
 
 def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
-    """Decodes a split into a folder beside the entry, which becomes the entry when complete."""
+    """Decodes a split into a temporary folder, which becomes the entry when it is complete."""
     examples = source.splits[split]
     total = len(examples)
     partial = entry.with_name(f"{entry.name}.partial")
@@ -151,7 +151,7 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
 
 
 def _example(source: Source, examples: Any, index: int) -> Example:
-    """An example; whatever reading it raises becomes one error that names it."""
+    """An example; any exception from reading it becomes one error that names the example."""
     try:
         return examples[index]
     except Exception as error:

@@ -27,7 +27,7 @@ class Digits:
         self.splits = _load_splits()
 
     def fingerprint(self, split: str) -> Any:
-        """Never asked for: the arrays need no cache."""
+        """Never called, because the arrays need no cache."""
         return ["digits", split]
 
 

@@ -1,4 +1,4 @@
-"""Image files as a person sees them: 8-bit RGB, whatever their mode."""
+"""Image files decoded to what a person sees: 8-bit RGB, whatever their mode."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-DECODING = 2  # raised by each change of what follows: decoded images of before are made again
+DECODING = 2  # increase this when the code below changes, so that images are decoded again
 
 RGB = UInt8[np.ndarray, "H W 3"]
 
@@ -16,7 +16,7 @@ RGB = UInt8[np.ndarray, "H W 3"]
 def decode(image: bytes | Path | np.ndarray) -> RGB:
     """An image's pixels.
 
-    Palettes are resolved, transparency lies on white, EXIF orientation is applied, 16-bit and
+    Palettes are resolved, transparent pixels become white, EXIF orientation is applied, 16-bit and
     floating-point values are scaled to 8 bits, and grey becomes three equal channels.
 
     Args:
@@ -80,7 +80,7 @@ def stored_size(image_size: int) -> int:
 
 
 def fit(image: RGB, image_size: int) -> RGB:
-    """The centre square of an image, with room for crops of `image_size`; as it is if that is 0.
+    """The centre square of an image, with room for crops of `image_size`; 0: the image unchanged.
 
     Example:
         >>> fit(np.zeros((300, 400, 3), np.uint8), 224).shape
@@ -91,7 +91,7 @@ def fit(image: RGB, image_size: int) -> RGB:
     side = stored_size(image_size)
     height, width = image.shape[:2]
     scale = side / min(height, width)
-    # Only what will be kept is resized: the sides of a very long image would not fit into memory.
+    # Only the part that is kept is resized: all of a very long image would not fit into memory.
     kept_h, kept_w = min(height, side / scale), min(width, side / scale)
     size = max(side, round(width * scale)), max(side, round(height * scale))
     if max(size) > 8 * side:

@@ -1,7 +1,7 @@
-"""From arrays on the host to batches on the devices: the one place that knows how images lie there.
+"""From arrays on the host to batches on the devices; only this file knows the layout there.
 
-Two ways to feed the training step, with the same batches: the whole set on each device, or a
-stream from the host.
+There are two ways to feed the training step with the same batches: the whole set on each device, or
+a stream from the host.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from gini_jax.data.source import Split
 from gini_jax.devices import num_devices, order_by_device, replicate, sharding_over_devices
 
 FEEDS = ("auto", "device", "stream")
-_BUFFER = 2  # calls whose batches wait on the host, and as many on the devices
+_BUFFER = 2  # number of calls whose batches wait on the host, and likewise on the devices
 
 
 def epoch_order(
@@ -47,10 +47,10 @@ def epoch_order(
 
 
 def choose_feed(name: str, train: Split, devices: Sequence[jax.Device] | None = None) -> str:
-    """`device` or `stream`: what `config.dataset.feed` says, or for `auto` what fits.
+    """`device` or `stream`: as `config.dataset.feed` says, or for `auto` by what fits.
 
-    A set goes to the devices if it takes at most half of what is free on each, and half of what is
-    free on the host, which reads it whole; in all processes.
+    A set goes to the devices if, in all processes, it takes at most half of the free memory of each
+    device and of the host, which reads the whole set.
 
     Args:
         name: `auto`, `device` or `stream`.
@@ -82,8 +82,8 @@ def _free_bytes(device: jax.Device) -> int:
 def row_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
     """How an image `[H, W, 3]` lies on a device: `[H, W * 3]`, or `[H * W * 3]`.
 
-    The first where rows fill the tiles of a TPU's memory, 32 by 128 bytes. In any other layout it
-    would copy the whole set, in every step, to take one batch out of it.
+    The first is used if rows fill the tiles of a TPU's memory, 32 by 128 bytes. In any other layout
+    a TPU would copy the whole set in every step to take one batch out of it.
 
     Example:
         >>> row_shape((256, 256, 3)), row_shape((32, 32, 3))
@@ -111,27 +111,27 @@ def resident_batch(
     Args:
         data: the whole training split; see `resident`.
         order: this device's examples in each step of the epoch.
-        step: of the run.
-        image_shape: of a stored image, `(H, W, 3)`.
+        step: the run's step.
+        image_shape: the shape of a stored image, `(H, W, 3)`.
     """
     index = order[step % order.shape[0]]
     return as_images(Split(data.images[index], data.labels[index]), image_shape)
 
 
 def as_images(batch: Split, image_shape: tuple[int, ...]) -> Split:
-    """A batch of rows as one of images `[n, H, W, 3]`; see `row_shape`."""
+    """Converts a batch of rows to a batch of images `[n, H, W, 3]`; see `row_shape`."""
     return Split(batch.images.reshape(-1, *image_shape), batch.labels)
 
 
 def feed_shapes(
     train: Split, feed: str, batch_size: int, devices: int
 ) -> tuple[Split, Any] | tuple[Split]:
-    """Shapes of what a feed gives to a call of one step besides the state.
+    """Shapes of the arguments, besides the state, that a feed gives to a call of one step.
 
     Args:
         train: the training split, or its shapes.
         feed: `device` or `stream`.
-        batch_size: of the global batch.
+        batch_size: size of the global batch.
         devices: all devices.
     """
     num_examples, *image_shape = train.images.shape
@@ -170,13 +170,13 @@ class DeviceFeed:
         )
 
     def arguments(self, step: int, count: int) -> tuple[Any, ...]:
-        """What a call of `count` steps from `step` on takes besides the state."""
+        """The arguments, besides the state, of a call of `count` steps starting at `step`."""
         del count
         return self._data, self._order(step // self._steps)
 
 
 class StreamFeed:
-    """Batches from the host, read ahead by Grain; each process reads its own part of each.
+    """Batches from the host, read ahead by Grain; each process reads only its part of each batch.
 
     Args:
         train: the training split, mapped from a file or in memory.
@@ -190,7 +190,7 @@ class StreamFeed:
         self._batches: Any = None
 
     def arguments(self, step: int, count: int) -> tuple[Any, ...]:
-        """What a call of `count` steps from `step` on takes besides the state."""
+        """The arguments, besides the state, of a call of `count` steps starting at `step`."""
         if self._next != (step, count):
             source = HostBatches(self._train, self._config, num_devices(self._devices), step)
             threads = grain.ReadOptions(num_threads=_BUFFER, prefetch_buffer_size=_BUFFER)
@@ -209,7 +209,7 @@ class StreamFeed:
 
 
 class HostBatches:
-    """The batches of a run's calls, this process's part of each: a source for Grain.
+    """This process's part of the batch of each of a run's calls: a source for Grain.
 
     Args:
         train: the training split.
@@ -218,7 +218,7 @@ class HostBatches:
         start: the first step.
 
     Attributes:
-        calls: the first step of each call, and how many it has; none goes beyond an epoch.
+        calls: the first step of each call and its number of steps; no call crosses an epoch's end.
 
     Example:
         >>> from gini_jax.config import default_config

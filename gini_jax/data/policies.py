@@ -12,13 +12,13 @@ class Policy(NamedTuple):
     """How an augmentation policy draws its operations.
 
     Attributes:
-        num_operations: how many follow one another.
+        num_operations: how many are applied in sequence.
         strength: of all operations, in `[0, 1]`; None: drawn for each operation.
-        shear: the steepest, pixels per pixel.
-        translate: the longest shift, a share of the image's side.
-        rotate: the widest angle, degrees.
+        shear: the largest shear, in pixels per pixel.
+        translate: the largest shift, as a share of the image's side.
+        rotate: the largest angle, in degrees.
         enhance: the largest change of brightness, colour, contrast and sharpness.
-        bits: the fewest that posterizing leaves.
+        bits: the smallest number of bits that posterizing leaves.
     """
 
     num_operations: int
@@ -30,8 +30,9 @@ class Policy(NamedTuple):
     bits: int
 
 
-# Operations and ranges after torchvision's RandAugment (arXiv 1909.13719; 2 operations of strength
-# 9 of 30) and TrivialAugmentWide (arXiv 2103.10158; for images of any size, its 32 pixels of 224).
+# Operations and ranges follow torchvision's RandAugment (arXiv 1909.13719; 2 operations of strength
+# 9 of 30) and TrivialAugmentWide (arXiv 2103.10158; its shift of 32 pixels is taken as 32 / 224 of
+# the side, for images of any size).
 POLICIES = {
     "randaugment": Policy(2, 9 / 30, 0.3, 150 / 331, 30.0, 0.9, 4),
     "trivialaugment": Policy(1, None, 0.99, 32 / 224, 135.0, 0.99, 2),
@@ -87,14 +88,14 @@ def apply_operation(
 ) -> jax.Array:
     """One operation on an image.
 
-    Under vmap all kinds are computed and one is kept; so the geometric ones share their
-    resampling, and the enhancing ones their blend.
+    Under vmap all kinds are computed and one is kept. To save work, the geometric operations share
+    one resampling, and the enhancing ones share one blend.
 
     Args:
         image: `[H, W, 3]` in `[0, 1]`.
         kind: which one, an index into `OPERATIONS`.
-        strength: in `[0, 1]`, from nothing to the most of the policy's range.
-        sign: 1 or -1, for those that have a direction.
+        strength: in `[0, 1]`, from no effect to the end of the policy's range.
+        sign: 1 or -1, for operations that have a direction.
         policy: the ranges.
 
     Returns:
@@ -112,7 +113,7 @@ def apply_operation(
     result = jnp.where(among("identity"), image, warped)
     result = jnp.where(among("brightness", "color", "contrast", "sharpness"), enhanced, result)
     result = jnp.where(among("posterize"), (levels >> dropped << dropped) / 255, result)
-    # A quarter of a level keeps thresholds that are whole levels clear of rounding.
+    # Adding a quarter of a level keeps rounding away from thresholds at whole levels.
     kept = levels + 0.25 < 255 * (1.0 - strength)
     result = jnp.where(among("solarize"), jnp.where(kept, levels, 255 - levels) / 255, result)
     result = jnp.where(among("autocontrast"), _autocontrast(image), result)
@@ -120,7 +121,7 @@ def apply_operation(
 
 
 def _warp(image: jax.Array, among: Any, signed: jax.Array, policy: Policy) -> jax.Array:
-    """Shears, shifts and rotations about the centre; zero where nothing comes from the image."""
+    """Shears, shifts and rotations about the centre; zero where the result has no source pixel."""
     height, width = image.shape[:2]
     angle = jnp.where(among("rotate"), jnp.deg2rad(signed * policy.rotate), 0.0)
     shear = jnp.array([among("shear_y"), among("shear_x")]) * signed * policy.shear
@@ -148,21 +149,21 @@ def _enhance(image: jax.Array, among: Any, factor: jax.Array) -> jax.Array:
 
 
 def _smooth(image: jax.Array) -> jax.Array:
-    """The mean of a pixel, five times, and its eight neighbours; the border as it is."""
+    """The mean of a pixel, weighted by five, and its eight neighbours; the border is unchanged."""
     window = lax.reduce_window(image, 0.0, lax.add, (3, 3, 1), (1, 1, 1), "VALID")
     inner = (window + 4 * image[1:-1, 1:-1]) / 13
     return image.at[1:-1, 1:-1].set(inner)
 
 
 def _autocontrast(image: jax.Array) -> jax.Array:
-    """Each channel stretched to the whole range."""
+    """Stretches each channel to the whole range."""
     low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
     stretched = (image - low) / jnp.maximum(high - low, 1e-6)
     return jnp.where(high > low, stretched, image)
 
 
 def _equalize(levels: jax.Array) -> jax.Array:
-    """Each channel with a histogram as flat as may be, as Pillow's ImageOps.equalize does it.
+    """Makes each channel's histogram as flat as possible, as Pillow's ImageOps.equalize does.
 
     Args:
         levels: `[H, W, 3]` integers in `[0, 255]`.

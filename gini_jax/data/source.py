@@ -14,7 +14,7 @@ class Example(NamedTuple):
     Attributes:
         image: an encoded file, its path, or pixels `[H, W, 1 or 3]`.
         label: the class.
-        superclass: the group of classes, where the source has groups.
+        superclass: the group of classes, if the source has groups.
     """
 
     image: bytes | Path | np.ndarray
@@ -23,15 +23,15 @@ class Example(NamedTuple):
 
 
 class Source(Protocol):
-    """A data set as it lies somewhere. A new kind is one new file and one line in `SOURCES`.
+    """A data set where it is stored. A new kind takes one new file and one line in `SOURCES`.
 
     Attributes:
-        name: of the set, for messages and the cache.
-        splits: by name, random-access examples: `train`, and what the run tests on; `val` where
-            the set has one. Their lengths are known before anything is decoded.
-        class_names: of the `K` classes.
-        superclass_names: of groups of classes; empty where there are none.
-        image_shape: height and width of all images; None where they differ.
+        name: the set's name, for messages and the cache.
+        splits: random-access examples by split: `train`, the split that the run tests on, and `val`
+            if the set has one. Their lengths are known before anything is decoded.
+        class_names: names of the `K` classes.
+        superclass_names: names of groups of classes; empty if there are none.
+        image_shape: height and width of all images; None for each that differs.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Source(Protocol):
     image_shape: tuple[int | None, int | None]
 
     def fingerprint(self, split: str) -> Any:
-        """JSON that changes with whatever decides a pixel or a label of a split.
+        """JSON that changes with everything that determines a pixel or a label of a split.
 
         For files: their paths, sizes and times.
         """
@@ -55,7 +55,7 @@ class Split(NamedTuple):
 
 
 class Arrays(Sequence[Example]):
-    """Examples that are arrays in memory already; they need no cache."""
+    """Examples that are already arrays in memory; they need no cache."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
         self.split = Split(images, labels)
@@ -68,7 +68,7 @@ class Arrays(Sequence[Example]):
 
 
 class Rows:
-    """Some rows of an array that is mapped from a file, read when they are asked for.
+    """Some rows of an array that is mapped from a file; each is read when it is indexed.
 
     Example:
         >>> rows = Rows(np.array([[0], [10], [20]]), np.array([2, 0]))
@@ -98,8 +98,8 @@ class Dataset:
         splits: `train`, `val` (may be empty) and `test`.
         class_names: names of the `K` classes.
         image_size: height and width that the network sees; stored images may be larger.
-        superclass_names: names of groups of classes, where the set has them.
-        superclass_of: `K` numbers: the group of each class.
+        superclass_names: names of groups of classes, if the set has them.
+        superclass_of: the group of each of the `K` classes.
     """
 
     splits: dict[str, Split]

@@ -1,4 +1,4 @@
-"""Image classification sets of TFDS, read as they are prepared."""
+"""Image classification sets of TFDS, read in the format in which they were prepared."""
 
 import os
 import tempfile
@@ -15,14 +15,14 @@ _RANDOM_ACCESS = {"array_record", "parquet"}  # TFDS reads these without TensorF
 
 
 class Tfds:
-    """A set of TFDS; see `source.Source`.
+    """A TFDS data set; see `source.Source`.
 
     Args:
-        config: `config.dataset`: `name`, `data_dir` and `test_split`. Where no folder is given,
-            TFDS may download the set.
+        config: `config.dataset`: `name`, `data_dir` and `test_split`. If no folder is given, TFDS
+            may download the set.
 
     Raises:
-        InputError: the set is unknown, is not there, or does not classify images.
+        InputError: the set is unknown or missing, or is not one for image classification.
     """
 
     def __init__(self, config: Any):
@@ -37,7 +37,7 @@ class Tfds:
         self.splits = {name: _Examples(self.builder, name) for name in splits}
 
     def fingerprint(self, split: str) -> Any:
-        """Names and versions, and path, size and time of each of the split's files."""
+        """Names and versions, and the path, size and time of each of the split's files."""
         files = []
         for path in self.builder.info.splits[split].filepaths:
             status = os.stat(path) if os.path.exists(path) else None
@@ -47,7 +47,7 @@ class Tfds:
 
 
 class _Examples(Sequence[Example]):
-    """Examples of a split, with their images still encoded; opened at the first access."""
+    """Examples of a split, with images still encoded; the files are opened at the first access."""
 
     def __init__(self, builder: Any, split: str):
         self._builder, self._split = builder, split
@@ -68,7 +68,7 @@ class _Examples(Sequence[Example]):
 
 
 class _InOrder:
-    """Examples of a format without random access, which are asked for roughly in order."""
+    """Examples of a format without random access; they must be requested roughly in order."""
 
     def __init__(self, examples: Iterator[Any]):
         self._examples, self._next = examples, 0

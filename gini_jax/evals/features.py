@@ -28,8 +28,8 @@ def evaluate(inputs: Inputs) -> dict[str, Any]:
     """The numbers of `KEYS`; and by layer `profile/LAYER [C, K]` and `impurity/LAYER [C]`."""
     layers, labels = inputs.test.layers, inputs.test.labels
     terms = feature_terms(layers, labels, inputs.num_classes)
-    found: dict[str, Any] = {f"feature_{name}": value for name, value in terms.items()}
-    found["dead_features"] = float(np.mean([(a.max(axis=0) == 0).mean() for a in layers.values()]))
+    found: dict[str, Any] = {"dead_features": terms.pop("dead")}
+    found |= {f"feature_{name}": value for name, value in terms.items()}
     for layer, activations in layers.items():
         profile = profile_of(activations, labels, inputs.num_classes)
         found[f"profile/{layer}"] = profile
@@ -56,7 +56,8 @@ def feature_terms(
 
     Returns:
         `gini`; `kl`, against the split's own class distribution; `kl_uniform`, against the balanced
-        one: on an unbalanced split the first measures the imbalance.
+        one: on an unbalanced split the first measures the imbalance; and `dead`, the share of the
+        features that never fire.
 
     Example:
         >>> terms = feature_terms({"pooled": np.eye(4)}, np.arange(4), 4)
@@ -69,6 +70,7 @@ def feature_terms(
         "gini": float(np.mean([gini_loss(sums) for sums in by_layer])),
         "kl": float(np.mean([kl_loss(sums) for sums in by_layer])),
         "kl_uniform": float(np.mean([kl_loss(sums, target=uniform) for sums in by_layer])),
+        "dead": float(np.mean([(a.max(axis=0) == 0).mean() for a in layers.values()])),
     }
 
 

@@ -5,6 +5,7 @@ A new term is one new file and one line in `TERMS`.
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -232,6 +233,56 @@ class Objective:
     def _weighted(self, values: Mapping[str, jax.Array], scale: Any) -> jax.Array:
         parts = [self.weights[name] * scale * value for name, value in values.items()]
         return sum(parts, start=jnp.zeros(()))
+
+
+def gradient_squares(
+    objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any = None
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """How strongly each weighted term pulls at the features, apart from where it is switched on.
+
+    Args:
+        objective: the terms.
+        outputs: as in `shared_value`.
+        state: the terms' state.
+        total: as in `shared_value`.
+
+    Returns:
+        By term, the squared norm of its gradient by this device's features, in all layers
+        together; and by layer, the sum of the gradients, in the features' shapes.
+    """
+    axis_name = outputs.axis_name
+    if total is None:
+        total = objective.sums(outputs)
+        total = total if axis_name is None else lax.psum(total, axis_name)
+    total = lax.stop_gradient(total)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+
+    def value(name: str, features: Mapping[str, Any]) -> jax.Array:
+        there = outputs._replace(features=features)
+        if name not in objective.sum_terms:
+            return objective.other_terms[name](there, state.terms[name])[0]
+        term = objective.sum_terms[name]
+
+        def of_sums(sums: Any) -> jax.Array:
+            if state.running is not None:
+                sums, _ = state.running.update(sums, objective.running_decay)
+            return term.of_sums(sums)
+
+        return linearize_at(of_sums, total)[1](objective.sums(there)) * devices
+
+    squares, summed = {}, jax.tree.map(jnp.zeros_like, dict(outputs.features))
+    for name, weight in objective.weights.items():
+        gradient = jax.grad(partial(value, name))(dict(outputs.features))
+        gradient = jax.tree.map(lambda g, w=weight: g * w, gradient)
+        squares[name] = squared_norm(gradient)
+        summed = jax.tree.map(jnp.add, summed, gradient)
+    return squares, summed
+
+
+def squared_norm(tree: Any) -> jax.Array:
+    """Sum of the squares of all numbers of a tree, in float32."""
+    squares = [jnp.square(x.astype(jnp.float32)).sum() for x in jax.tree.leaves(tree)]
+    return sum(squares, start=jnp.zeros(()))
 
 
 def shared_value(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.models.convolution import conv_general_dilated
-from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Dropout, Network
+from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Dropout, Network, with_added
 from gini_jax.settings import BELOW_1, setting
 
 _init = nn.initializers.truncated_normal(0.02)
@@ -117,13 +117,18 @@ class CvT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool = False, places: jax.Array | None = None
+        self,
+        images: jax.Array,
+        train: bool = False,
+        places: jax.Array | None = None,
+        added: Mapping[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float, `H, W >= 32`.
 
         The features are `stage1` to `stage3`, `[N, tokens, C]` without the class token, and
         `pooled`, `[N, C]`, the normalised class token that the classifier sees. `places` are the
-        images' places in the global batch, which stochastic depth and dropout go by.
+        images' places in the global batch, which stochastic depth and dropout go by; `added`
+        arrays are added to the activations of their layers.
         """
         x = images.astype(self.dtype)
         features = {}
@@ -164,10 +169,12 @@ class CvT(nn.Module):
                     )(x, places, height, width, train)
                 if last:
                     cls, x = x[:, 0], x[:, 1:]
+            x = with_added(x, f"stage{stage}", added)
             features[f"stage{stage}"] = x
             x = x.reshape((n, height, width, channels))
         with jax.named_scope("head"):
-            features["pooled"] = nn.LayerNorm(epsilon=1e-5, name="norm")(cls.astype(jnp.float32))
+            pooled = nn.LayerNorm(epsilon=1e-5, name="norm")(cls.astype(jnp.float32))
+            features["pooled"] = with_added(pooled, "pooled", added)
             classifier = Classifier(self.num_classes, self.dropout, name="head")
             logits = classifier(features["pooled"], train=train, places=places)
         return logits, features

@@ -34,6 +34,14 @@ class Network(NamedTuple):
     infer: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda weights: {}
 
 
+def with_added(x: jax.Array, layer: str, added: Mapping[str, jax.Array] | None) -> jax.Array:
+    """A layer's activations with what is added to them, if anything.
+
+    The gradient by an added array of zeros is the gradient by the layer's activations.
+    """
+    return x if added is None or layer not in added else x + added[layer]
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all devices, with the running variance that PyTorch keeps.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.models.convolution import conv_general_dilated
-from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Network
+from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Network, with_added
 from gini_jax.settings import BELOW_1, COUNT, setting
 
 # PyTorch's default; after an epoch of CIFAR-100 it is ahead of He's initialisation.
@@ -131,13 +131,18 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool = False, places: jax.Array | None = None
+        self,
+        images: jax.Array,
+        train: bool = False,
+        places: jax.Array | None = None,
+        added: Mapping[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
         The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last activation,
         and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees. `places` are
-        the images' places in the global batch, which dropout goes by.
+        the images' places in the global batch, which dropout goes by; `added` arrays are added to
+        the activations of their layers.
         """
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
@@ -147,6 +152,7 @@ class ResNet(nn.Module):
             pool = self.stem == "imagenet"
             conv = ConvNorm(self.width, kernel, stride, max_pool=pool, **shared, name="stem")
             x = ACTIVATIONS[self.activation](conv(x, train=train))
+        x = with_added(x, "stem", added)
         features = {"stem": x}
         block_class: Any = BLOCKS[self.block]
         if self.remat:
@@ -161,9 +167,11 @@ class ResNet(nn.Module):
                         **shared,
                         name=f"stage{stage}_block{i + 1}",
                     )(x, train)
+            x = with_added(x, f"stage{stage}", added)
             features[f"stage{stage}"] = x
         with jax.named_scope("head"):
-            features["pooled"] = x.astype(jnp.float32).mean(axis=(1, 2))
+            pooled = x.astype(jnp.float32).mean(axis=(1, 2))
+            features["pooled"] = with_added(pooled, "pooled", added)
             classifier = Classifier(self.num_classes, self.dropout, name="head")
             logits = classifier(features["pooled"], train=train, places=places)
         return logits, features

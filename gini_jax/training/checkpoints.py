@@ -20,12 +20,12 @@ from gini_jax.training.workdir import not_written
 class Checkpoints:
     """The checkpoints in a folder.
 
-    Keeps the latest three and, for each, the best one known when it was saved. So whichever of them
-    a run resumes from, its best one so far is there. States are kept as host arrays, so that they
-    restore on any number of devices.
+    Keeps the latest three and, for each, the best one known when it was saved. So whichever
+    checkpoint a run resumes from, the best one up to then still exists. States are stored as host
+    arrays, so they can be restored on any number of devices.
 
     Args:
-        folder: where they lie; made if missing.
+        folder: where they are stored; created if missing.
     """
 
     def __init__(self, folder: Path):
@@ -33,7 +33,7 @@ class Checkpoints:
         self._best_of: dict[int, int] = {}  # step -> the best step when it was saved
         self._open()
         for step in self.steps():
-            with contextlib.suppress(Exception):  # a damaged one is noticed when it is restored
+            with contextlib.suppress(Exception):  # a damaged checkpoint is detected when it is restored
                 args = ocp.args.Composite(progress=ocp.args.JsonRestore())
                 progress = self._manager.restore(step, args=args).progress
                 self._best_of[step] = progress["best_step"]
@@ -43,7 +43,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Which checkpoints stay; orbax asks."""
+        """Which checkpoints stay; orbax calls this."""
         del context
         latest = [info.step for info in checkpoints][-3:]
         kept = {*latest, *(self._best_of.get(step, step) for step in latest)}
@@ -54,15 +54,15 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
-        """Starts to write a checkpoint.
+        """Starts writing a checkpoint.
 
         Args:
             step: the state's step.
             state: a pytree of arrays.
-            progress: JSON values that go with it; `best_step` is that of the best so far.
+            progress: JSON values saved with it; `best_step` is the step of the best one so far.
 
         Raises:
-            RunError: this one, or the one before, could not be written.
+            RunError: this checkpoint or the previous one could not be written.
         """
         self._best_of[step] = progress["best_step"]
         with self._written():
@@ -70,7 +70,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(jax.device_get(state)),
-                    # a copy: it is written while the run goes on
+                    # a copy, because it is written while the run continues
                     progress=ocp.args.JsonSave(copy.deepcopy(progress)),
                 ),
                 force=True,
@@ -80,7 +80,7 @@ class Checkpoints:
         """The state, on the host, and the progress of a checkpoint.
 
         Args:
-            step: which one.
+            step: the checkpoint's step.
             like: a state of the same structure and shapes.
         """
         restored = self._manager.restore(
@@ -93,7 +93,7 @@ class Checkpoints:
         return restored.state, restored.progress
 
     def best_step(self) -> int:
-        """The best step, as the newest checkpoint knows it.
+        """The best step, as the newest checkpoint records it.
 
         Raises:
             RunError: there is no checkpoint, or the newest cannot be read.
@@ -128,11 +128,12 @@ class Checkpoints:
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read; None if there is none at all.
 
-        One that cannot is named in a warning, and put aside once an older one has been read.
+        A checkpoint that cannot be read is named in a warning, and moved aside once an older one
+        has been read.
 
         Raises:
-            RunError: there are some, and none can be read; or the processes of the run do not all
-                find the same one.
+            RunError: there are checkpoints, but none can be read; or the processes of the run do
+                not all find the same one.
         """
         failed: dict[int, str] = {}
         found = None
@@ -140,7 +141,7 @@ class Checkpoints:
             try:
                 found = step, self.restore(step, like)
                 break
-            except Exception as error:  # whatever a damaged file leads to
+            except Exception as error:  # a damaged file can raise anything
                 failed[step] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
                 warnings.warn(f"checkpoint {step} is damaged ({failed[step]})", stacklevel=2)
         steps = np.unique(multihost_utils.process_allgather(np.array(found[0] if found else -1)))
@@ -189,7 +190,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
-        """Turns whatever goes wrong in writing into one error that tells path and space."""
+        """Turns any write failure into one error that names the path and the free space."""
         try:
             yield
         except Exception as error:

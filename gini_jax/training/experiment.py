@@ -1,4 +1,4 @@
-"""From a config to what is fixed in a run, checked before anything is built."""
+"""From a config to the fixed parts of a run, checked before anything is built."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from gini_jax.training.step import Experiment, feature_shapes
 def build_experiment(
     config: Any, dataset: Dataset, devices: Sequence[jax.Device] | None = None
 ) -> Experiment:
-    """Model, optimiser, schedule and objective of a config for a data set.
+    """The model, optimiser, schedule and objective that a config gives for a data set.
 
     Raises:
         InputError: a value breaks a rule; see `check_config`.
@@ -48,7 +48,7 @@ def build_experiment(
 
 
 def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) -> None:
-    """Refuses a config that is wrong with any data, before a data set is opened.
+    """Rejects a config that is wrong for every data set, before any data set is opened.
 
     Raises:
         InputError: a value breaks a rule, or a name is unknown.

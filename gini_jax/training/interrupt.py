@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, noticed between two steps."""
+"""SIGTERM and SIGINT, handled between two steps."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from jax.experimental import multihost_utils
 
 
 class Interrupts:
-    """While it is entered, a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
+    """A context in which a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
 
-    With several processes SIGTERM is left to jax, which makes all of them stop after the same step,
-    and SIGINT is passed on to it as SIGTERM.
+    With several processes, jax handles SIGTERM and makes all of them stop after the same step;
+    SIGINT is passed on to jax as SIGTERM.
 
     Example:
         >>> with Interrupts() as interrupts:
@@ -44,10 +44,10 @@ class Interrupts:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def status(self, step: int) -> int:
-        """Exit status that the run should end with now, 128 + signal; 0 to go on.
+        """Exit status with which the run should end now, 128 + signal; 0 to continue.
 
         Args:
-            step: steps done; the same for all processes.
+            step: number of steps done; the same for all processes.
         """
         number = self._signal
         if jax.process_count() > 1:

@@ -1,4 +1,4 @@
-"""Where the lines of a run's metrics go. A new place is one class and one line in `LOGGERS`."""
+"""Where a run's metrics are written. A new place takes one class and one line in `LOGGERS`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ class Logger(Protocol):
         """Writes a line of metrics; `line["step"]` is the step."""
 
     def close(self) -> None:
-        """Writes whatever is still held back."""
+        """Writes everything that is still buffered."""
 
 
 class Jsonl:
@@ -29,7 +29,7 @@ class Jsonl:
         add_line(self._path, line)
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: no line is buffered."""
 
 
 class TensorBoard:

@@ -1,4 +1,4 @@
-"""The loop over epochs: trains, validates, logs, saves, resumes, and stops when it is told to."""
+"""The loop over epochs: trains, validates, logs, saves, resumes, and stops on a signal."""
 
 import contextlib
 import dataclasses
@@ -35,17 +35,17 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     after_validation: Callable[[], object] = lambda: None,
 ) -> Progress:
-    """Trains to the last epoch, from the newest checkpoint of the workdir if there is one.
+    """Trains up to the last epoch, starting from the workdir's newest checkpoint if there is one.
 
     Args:
-        experiment: what is fixed in the run.
+        experiment: the fixed parts of the run.
         dataset: the data.
         workdir: where metrics and checkpoints go.
         devices: to train on; all by default.
-        after_validation: called by the process that writes, once its metrics are logged.
+        after_validation: called in the process that writes, after each validation is logged.
 
     Returns:
-        Where the run stands at its end.
+        The run's progress at its end.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint could not be written.
@@ -94,7 +94,7 @@ def fit(
 
 
 class Hooks(NamedTuple):
-    """What goes along with the steps of a run."""
+    """The objects that accompany the steps of a run."""
 
     stepper: Stepper
     bar: ProgressBar
@@ -104,7 +104,7 @@ class Hooks(NamedTuple):
 
 
 def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks, last: bool) -> None:
-    """What follows an epoch: a checkpoint where one is due, and the end after a signal."""
+    """Ends an epoch: saves a checkpoint if one is due, and stops the run after a signal."""
     experiment = hooks.stepper.experiment
     step = progress.epochs * experiment.steps_per_epoch
     status = hooks.interrupts.status(step)
@@ -116,7 +116,7 @@ def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks, last: bool
 
 
 def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks) -> TrainState:
-    """Takes a state, on the devices, through the rest of an epoch.
+    """Trains a state, which is on the devices, through the rest of an epoch.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint could not be written.
@@ -132,7 +132,7 @@ def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks)
         take_in(pending, progress, hooks)
         pending, step = metrics, step + count
         if step == end:
-            break  # the end of an epoch is saved with its validation
+            break  # the end of an epoch is saved together with its validation
         status = hooks.interrupts.status(step)
         if status or hooks.saver.is_due():
             take_in(pending, progress, hooks)
@@ -174,7 +174,7 @@ def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
 def validator(
     experiment: Experiment, dataset: Dataset, devices: Sequence[jax.Device] | None
 ) -> Any:
-    """From a state on the devices to the metrics of the validation split; empty if it is."""
+    """A function from a state on the devices to validation metrics; {} if the split is empty."""
     config, split = experiment.config, dataset.splits["val"]
     extract = Extractor(experiment.model, config, dataset.image_size, devices)
 
@@ -187,7 +187,7 @@ def validator(
 
 
 def calls_of_epoch(step: int, end: int, config: Any) -> Iterator[tuple[int, int]]:
-    """The first step of each call from `step` to `end`, and how many steps it takes."""
+    """The first step and the number of steps of each call from `step` to `end`."""
     while step < end:
         count = min(config.steps_per_call, end - step)
         yield step, count
@@ -198,7 +198,7 @@ def take_in(metrics: Any, progress: Progress, hooks: Hooks) -> None:
     """Fetches the metrics of a call and adds them to the epoch's.
 
     Raises:
-        RunError: one of the steps has a loss or a gradient that is not finite.
+        RunError: the loss or the gradient of one of the steps is not finite.
     """
     if metrics is None:
         return
@@ -235,24 +235,24 @@ class Saver:
         if not self._every:
             return False
         due = np.array((time.monotonic() - self._saved_at) / 60 >= self._every)
-        # Clocks differ: all processes follow that of process 0.
+        # Clocks differ, so all processes follow the clock of process 0.
         return bool(multihost_utils.broadcast_one_to_all(due))
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
-        """Starts to write a checkpoint."""
+        """Starts writing a checkpoint."""
         self.checkpoints.save(step, state, dataclasses.asdict(progress))
         self._saved_at = time.monotonic()
 
 
 class Profile(contextlib.ExitStack):
-    """Traces ten steps, from the second call on: the first one compiles."""
+    """Traces ten steps, starting with the second call, because the first one compiles."""
 
     def __init__(self, folder: Path, on: bool):
         super().__init__()
         self._folder, self._first, self._until = str(folder), -1 if on else None, 0
 
     def before_call(self, step: int) -> None:
-        """Starts or stops the trace where it is time."""
+        """Starts or stops the trace when it is time."""
         if self._first is None:
             return
         if self._first < 0:

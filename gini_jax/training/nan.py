@@ -1,4 +1,4 @@
-"""Where a NaN came from: the step that made it, once more, one module at a time."""
+"""Finds where a NaN came from: repeats the step that made it, one module at a time."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from gini_jax.training.stepper import Stepper
 
 
 def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
-    """Runs from a state to before a step, then the step's forward pass, unmapped.
+    """Trains from a state up to a step, then runs the step's forward pass unmapped.
 
     The whole batch goes through in one part, whatever `config.grad_accumulation` says.
 
     Args:
-        stepper: of the run whose loss became NaN or infinite.
-        state: an earlier one of the run, on the host.
+        stepper: the stepper of the run whose loss became NaN or infinite.
+        state: an earlier state of the run, on the host.
         step: the step that gave the NaN, counted from 1.
 
     Returns:

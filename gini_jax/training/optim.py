@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by config, all of optax."""
+"""Optimisers and learning-rate schedules by config, all from optax."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ import optax
 
 from gini_jax.errors import InputError, unknown_name
 
-# From `config.schedule`, the steps of the warm-up, of an epoch and of the run to the schedule after
-# the warm-up.
+# Each function takes `config.schedule` and the number of steps in the warm-up, in an epoch and in the
+# run. It returns the schedule after the warm-up.
 SCHEDULES: dict[str, Callable[[Any, int, int, int], optax.Schedule]] = {
     "constant": lambda config, warmup, epoch, total: optax.constant_schedule(config.learning_rate),
     "step": lambda config, warmup, epoch, total: optax.piecewise_constant_schedule(
@@ -44,9 +44,9 @@ def create_schedule(config: Any, steps_per_epoch: int, num_epochs: int) -> optax
 
     Args:
         config: `config.schedule`: `name` (`constant`, `step`, `cosine`, `onecycle`),
-            `learning_rate` (the highest), `warmup_epochs` (linear from 0), and by name
-            `boundaries` and `factor` (step: after these epochs, times this), `final` (cosine: the
-            last value), `onecycle_peak` (share of the steps at which the peak stands).
+            `learning_rate` (the highest), `warmup_epochs` (linear from 0), and depending on the
+            name `boundaries` and `factor` (step: after each of these epochs, multiply by this),
+            `final` (cosine: the last value), `onecycle_peak` (share of the steps before the peak).
         steps_per_epoch: optimiser steps in an epoch.
         num_epochs: epochs of the run.
 

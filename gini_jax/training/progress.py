@@ -1,4 +1,4 @@
-"""Where a run stands, and how it tells a person."""
+"""The progress of a run, and how it is shown."""
 
 import dataclasses
 import sys
@@ -21,10 +21,10 @@ class Progress:
 
     Attributes:
         epochs: epochs done.
-        epoch_sums: sums of the metrics over the steps of the epoch that is under way.
+        epoch_sums: sums of the metrics over the steps of the current epoch so far.
         best_step: step of the best checkpoint so far.
-        best_epoch: its epoch.
-        val_accuracy: its validation accuracy; -1 without a validation split.
+        best_epoch: epoch of that checkpoint.
+        val_accuracy: validation accuracy of that checkpoint; -1 without a validation split.
         train_seconds: time spent in training, without evaluation.
         images: training images seen.
     """
@@ -44,7 +44,7 @@ class Progress:
             self.epoch_sums[name] = self.epoch_sums.get(name, 0.0) + value
 
     def add_time(self, start: float) -> float:
-        """Adds the seconds since `start` (of `time.perf_counter`); returns the present time."""
+        """Adds the seconds since `start` (of `time.perf_counter`); returns the current time."""
         now = time.perf_counter()
         self.train_seconds += now - start
         return now
@@ -60,9 +60,9 @@ class Progress:
         return line
 
     def add_validation(self, values: dict[str, float], step: int) -> dict[str, Any]:
-        """Notes a validation, and whether it is the best so far; returns what to log."""
+        """Records a validation, and whether it is the best so far; returns what to log."""
         accuracy = values.get("accuracy", -1.0)
-        # Without a validation split every epoch counts as the best, so the last one is tested.
+        # Without a validation split, every epoch counts as the best so far, so the last is tested.
         if accuracy > self.val_accuracy or not values:
             self.best_epoch, self.best_step, self.val_accuracy = self.epochs, step, accuracy
         return {f"val_{name}": value for name, value in values.items()} | {
@@ -76,8 +76,8 @@ class ProgressBar:
 
     Args:
         experiment: the run.
-        step: steps done before.
-        show: whether this process says anything.
+        step: number of steps already done.
+        show: whether this process prints anything.
     """
 
     def __init__(self, experiment: Experiment, step: int, show: bool):
@@ -134,7 +134,7 @@ def start_text(
     feed_name: str,
     devices: Sequence[jax.Device] | None,
 ) -> str:
-    """What a run says before its first step."""
+    """What a run prints before its first step."""
     config = experiment.config
     text = (
         f"{config.name}:{config.objective} seed {config.seed}, "
@@ -143,4 +143,25 @@ def start_text(
         f"{experiment.steps_per_epoch} steps of {config.batch_size} images, "
         + ("held on each device" if feed_name == "device" else "streamed by the host")
     )
-    return "\n".join([text, *(f"note: {note}" for note in notes_on(config))])
+    lines = [text]
+    if experiment.objective.weights:
+        lines.append(examples_per_class(config.batch_size, experiment.num_classes))
+    return "\n".join([*lines, *(f"note: {note}" for note in notes_on(config))])
+
+
+def examples_per_class(batch_size: int, num_classes: int) -> str:
+    """How many examples of a class the terms see at a time; a warning where they are too few.
+
+    Example:
+        >>> examples_per_class(64, 10)
+        'a batch holds 6.4 examples per class on average'
+    """
+    average = batch_size / num_classes
+    text = f"a batch holds {average:.1f} examples per class on average"
+    if average >= 2:
+        return text
+    return (
+        f"warning: {text}; below 2 almost every feature looks pure in a batch, and the terms do "
+        f"little: set --config.batch_size={2 * num_classes} or more, or "
+        "--config.loss.running_decay=0.9"
+    )

@@ -1,4 +1,4 @@
-"""Testing a checkpoint: the numbers of result.json, and the arrays that pictures are drawn from."""
+"""Tests a checkpoint: the numbers in result.json, and the arrays for the pictures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,14 +24,14 @@ def measure(
     """Evaluates a network on the test split.
 
     Args:
-        experiment: the run's.
-        dataset: with its training and test splits.
-        variables: of the network.
-        initial: those before training, whose features' impurity is wanted too; or None.
+        experiment: the fixed parts of the run.
+        dataset: the data, with its training and test splits.
+        variables: the network's variables.
+        initial: the variables before training, to measure their features' impurity too; or None.
         devices: to compute on; all by default.
 
     Returns:
-        The numbers that `gini_jax.evals.EVALS` tells, and arrays for pictures.
+        The numbers that `gini_jax.evals.EVALS` lists, and arrays for pictures.
     """
     config = experiment.config
     extract = Extractor(experiment.model, config, dataset.image_size, devices)
@@ -56,10 +56,10 @@ def measure(
 def _for_pictures(
     outputs: SplitOutputs, test: Split, arrays: Mapping[str, np.ndarray], most: int = 2000
 ) -> dict[str, np.ndarray]:
-    """A subsample of the pooled features; and the images that fire the purest and flattest most.
+    """A subsample of the pooled features, and the images that fire the purest and flattest most.
 
-    Of the first layer, eight features of the lowest and eight of the highest impurity, with the
-    eight test images that fire each most: `fired_features [16]`, `fired_images [16, 8, h, w, 3]`
+    For the first layer: the eight features of lowest and the eight of highest impurity, and the
+    eight test images that fire each of them most: `fired_features [16]`, `fired_images [16, 8, h, w, 3]`
     and `fired_labels [16, 8]`.
     """
     rows = subsample(len(outputs.labels), most)
@@ -84,7 +84,7 @@ def training_record(
     params: Any,
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
-    """What result.json tells of the training: config, epochs, time, device."""
+    """What result.json records about the training: config, epochs, time, device."""
     config = experiment.config
     return {
         "config_name": config.name,

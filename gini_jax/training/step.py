@@ -1,6 +1,7 @@
-"""The training step: from a state and a batch to the next state, mapped over the devices once."""
+"""The training step: from a state and a batch to the next state, mapped over the devices."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import flax
@@ -15,7 +16,14 @@ from gini_jax.data.augment import augment_batch, mix_batch, standardize
 from gini_jax.data.loader import as_images, resident_batch
 from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices
-from gini_jax.losses.terms import Objective, ObjectiveState, Outputs, Values, shared_value
+from gini_jax.losses.terms import (
+    Objective,
+    ObjectiveState,
+    Outputs,
+    gradient_squares,
+    shared_value,
+    squared_norm,
+)
 
 
 @flax.struct.dataclass
@@ -23,11 +31,11 @@ class TrainState:
     """What a step changes; the same on all devices.
 
     Attributes:
-        step: steps done.
+        step: number of steps done.
         params: the model's parameters.
         batch_stats: the model's running statistics.
         opt_state: the optimiser's state.
-        rng: key data, from which and from the step each step's randomness follows.
+        rng: key data; each step derives its random numbers from this and the step number.
         terms: the state of the loss's terms.
     """
 
@@ -45,7 +53,7 @@ class TrainState:
 
 
 class Experiment(NamedTuple):
-    """What is fixed in a run: everything that a step closes over."""
+    """The fixed parts of a run: everything that a step closes over."""
 
     config: Any
     model: nn.Module
@@ -79,15 +87,18 @@ class Forward(NamedTuple):
 
     Attributes:
         ce: cross-entropy, the mean over this device's examples.
-        accuracy: likewise.
+        accuracy: the mean over this device's examples.
         batch_stats: the model's next running statistics.
-        values: the terms of the global batch; None between two micro-batches.
+        values: the terms' values on the global batch; None between two micro-batches.
+        squares: squared norms of gradients by the features that the terms act on: of
+            cross-entropy as `ce`, and of each weighted term. Empty if the network takes no `added`.
     """
 
     ce: Float[Array, ""]
     accuracy: Float[Array, ""]
     batch_stats: Any
     values: Any  # Values
+    squares: dict[str, Float[Array, ""]]
 
 
 def train_step(
@@ -98,7 +109,7 @@ def train_step(
     Args:
         state: replicated.
         batch: this device's share: images `[n, H, W, 3]` uint8 and labels `[n]` int32.
-        experiment: what is fixed.
+        experiment: the fixed parts of the run.
 
     Returns:
         The next state and the global batch's metrics, both the same on all devices.
@@ -115,6 +126,7 @@ def train_step(
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
     metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **forward.values.terms}
+    metrics |= gradient_shares(forward.squares)
     new_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -124,6 +136,15 @@ def train_step(
         terms=forward.values.state,
     )
     return new_state, metrics | {"gradient_norm": norm}
+
+
+def gradient_shares(squares: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """By term, the norm of its gradient at its layers over that of cross-entropy."""
+    if len(squares) < 2:
+        return {}
+    squares = lax.psum(squares, AXIS)
+    ce = jnp.maximum(squares["ce"], 1e-30)
+    return {f"share_{k}": jnp.sqrt(v / ce) for k, v in squares.items() if k != "ce"}
 
 
 def batch_gradients(
@@ -138,27 +159,57 @@ def batch_gradients(
     Args:
         state: before the step.
         batch: the share, or a micro-batch of it.
-        experiment: what is fixed.
-        total: the sums that the terms are functions of, where they were gathered before.
-        share: of the micro-batch in the batch, which cross-entropy is scaled by.
+        experiment: the fixed parts of the run.
+        total: the sums that the terms are functions of, if they have already been gathered.
+        share: the micro-batch's share of the batch, by which cross-entropy is scaled.
 
     Returns:
-        Gradients to be averaged over the devices and added over the micro-batches, and the rest.
+        Gradients, to be averaged over devices and summed over micro-batches; and the forward pass.
     """
     config, objective = experiment.config, experiment.objective
     start = (config.loss.start_epoch - 1) * experiment.steps_per_epoch
+    ramp = config.loss.ramp_epochs * experiment.steps_per_epoch
     scale = jnp.where(state.step >= start, 1.0, 0.0)
+    if ramp:
+        scale = jnp.clip((state.step + 1 - start) / ramp, 0.0, 1.0)
+    added = zeros_to_add(batch, experiment)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Forward]:
-        outputs, batch_stats = apply_model(params, state.batch_stats, batch, experiment)
+    def loss_fn(params: Any, added: Any) -> tuple[jax.Array, Forward]:
+        outputs, batch_stats = apply_model(params, state.batch_stats, batch, experiment, added)
         logits, labels = outputs.logits, outputs.labels
         ce = optax.softmax_cross_entropy(logits, labels).mean() * share
         accuracy = (logits.argmax(axis=-1) == labels.argmax(axis=-1)).mean() * share
         with jax.named_scope("terms"):
-            added, values = shared_value(objective, outputs, state.terms, scale, total)
-        return config.loss.ce_weight * ce + added, Forward(ce, accuracy, batch_stats, values)
+            of_terms, values = shared_value(objective, outputs, state.terms, scale, total)
+            pulls = ({}, {})
+            if added:
+                pulls = lax.stop_gradient(gradient_squares(objective, outputs, state.terms, total))
+        forward = Forward(ce, accuracy, batch_stats, values, pulls)
+        return config.loss.ce_weight * ce + of_terms, forward
 
-    return jax.grad(loss_fn, has_aux=True)(state.params)
+    (gradients, at_layers), forward = jax.grad(loss_fn, (0, 1), has_aux=True)(state.params, added)
+    squares, of_terms = forward.squares
+    if added:
+        of_ce = jax.tree.map(lambda whole, part: whole - scale * part, at_layers, of_terms)
+        squares = {"ce": squared_norm(of_ce), **squares}
+    return gradients, forward._replace(squares=squares)
+
+
+def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, jax.Array]:
+    """Zeros by layer, whose gradient is that by the features of the layers with terms.
+
+    Empty where there is no term, or where the network takes no `added`.
+    """
+    if (
+        not experiment.objective.weights
+        or "added" not in signature(type(experiment.model).__call__).parameters
+    ):
+        return {}
+    shapes = feature_shapes(experiment.model, experiment.image_size)
+    return {
+        layer: jnp.zeros((len(batch.images), *shapes[layer].shape[1:]), shapes[layer].dtype)
+        for layer in experiment.config.loss.layers
+    }
 
 
 def accumulated_gradients(
@@ -166,9 +217,9 @@ def accumulated_gradients(
 ) -> tuple[Any, Forward]:
     """Gradients of this device's share of a batch, taken in `config.grad_accumulation` parts.
 
-    Two passes over the parts: the first gathers the sums of all parts, the second the gradients.
-    So the terms are exactly those of the whole batch. Batch normalisation sees one part at a time,
-    over all devices.
+    There are two passes over the parts: the first gathers the sums of all parts, the second the
+    gradients. So the terms are exactly those of the whole batch. Batch normalisation sees one part
+    at a time, over all devices.
     """
     num_parts = experiment.config.grad_accumulation
     parts = batch._replace(
@@ -186,27 +237,33 @@ def accumulated_gradients(
 
     total = lax.psum(jax.tree.map(lambda x: x.sum(axis=0), lax.map(sums_of, parts)), AXIS)
 
-    def add_part(carry: tuple[Any, Forward], part: Batch) -> tuple[Any, Values]:
+    def add_part(carry: tuple[Any, Forward], part: Batch) -> tuple[Any, Any]:
         gradients, before = carry
         there = state.replace(batch_stats=before.batch_stats)  # type: ignore[attr-defined]
         more, forward = batch_gradients(there, part, experiment, total, 1 / num_parts)
         gradients = jax.tree.map(jnp.add, gradients, more)
         forward = forward._replace(
-            ce=before.ce + forward.ce, accuracy=before.accuracy + forward.accuracy
+            ce=before.ce + forward.ce,
+            accuracy=before.accuracy + forward.accuracy,
+            squares=jax.tree.map(jnp.add, before.squares, forward.squares),
         )
         return (gradients, forward._replace(values=None)), forward.values
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, None)
+    first = jax.tree.map(lambda x: x[0], parts)
+    names = ("ce", *experiment.objective.weights) if zeros_to_add(first, experiment) else ()
+    squares = {name: jnp.zeros(()) for name in names}
+    none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, None, squares)
     (gradients, forward), values = lax.scan(add_part, (zeros, none), parts)
-    # Functions of the total, hence the same in each part.
+    # They are functions of the total, so they are the same in each part.
     return gradients, forward._replace(values=jax.tree.map(lambda x: x[-1], values))
 
 
 def apply_model(
-    params: Any, batch_stats: Any, batch: Batch, experiment: Experiment
+    params: Any, batch_stats: Any, batch: Batch, experiment: Experiment, added: Any = None
 ) -> tuple[Outputs, Any]:
-    """The forward pass in training mode: what the terms may see, and the next statistics."""
+    """The forward pass in training mode: the outputs that terms may use, and the next statistics."""
+    options = {"added": added} if added else {}
     (logits, features), updates = experiment.model.apply(
         {"params": params, "batch_stats": batch_stats},
         standardize(batch.images, experiment.config.dataset),
@@ -214,6 +271,7 @@ def apply_model(
         places=batch.places,
         mutable=["batch_stats"],
         rngs={"dropout": batch.key},
+        **options,
     )
     tapped = {layer: features[layer] for layer in experiment.config.loss.layers}
     outputs = Outputs(tapped, logits, batch.labels, axis_name=AXIS)
@@ -226,9 +284,9 @@ def augmented_batch(
     """A batch as the network sees it in a step.
 
     Args:
-        state: for its key and step.
+        state: provides the key and the step.
         batch: images and labels, as in `train_step`.
-        experiment: what is fixed.
+        experiment: the fixed parts of the run.
         axis_name: the mapped axis that the batch is divided over, if there is one.
     """
     config, size = experiment.config.augment, experiment.image_size
@@ -252,19 +310,20 @@ def create_step(
     num_steps: int = 1,
     feed: str = "device",
 ) -> Any:
-    """The mapped, compiled-on-first-call step of a run, or several of them in one call.
+    """The mapped step of a run, or several in one call; compiled when first called.
 
     Args:
-        experiment: what is fixed.
-        devices: to map over, those of a topology that is not there included; all by default.
-        num_steps: steps in a call, so that a small network does not wait for the host.
+        experiment: the fixed parts of the run.
+        devices: to map over; they need not be present on this machine; all by default.
+        num_steps: steps per call; more than one saves a small network from waiting for the host.
         feed: `device` or `stream`.
 
     Returns:
-        From a replicated state (donated) and what the feed gives to the next state and metrics
-        `[num_steps]`. `device` gives the replicated training split (see `loader.resident`) and the
-        epoch's order `[local devices, steps, n]`; `stream` the batches of the call, images
-        `[local devices, num_steps, n, ...]` and labels `[local devices, num_steps, n]`.
+        A function from a replicated state (donated) and the feed's arguments to the next state and
+        metrics `[num_steps]`. The feed `device` gives the replicated training split (see
+        `loader.resident`) and the epoch's order `[local devices, steps, n]`. The feed `stream`
+        gives the batches of the call: images `[local devices, num_steps, n, ...]` and labels
+        `[local devices, num_steps, n]`.
     """
     shape = experiment.stored_shape
 
@@ -287,7 +346,7 @@ def create_step(
 
 
 def _in_turn(one: Callable[..., Any], state: TrainState, batches: Any, num_steps: int) -> Any:
-    """Steps one after the other; their metrics have a leading axis."""
+    """Runs steps in sequence; their metrics get a leading axis."""
     if num_steps > 1:
         return lax.scan(one, state, batches, length=num_steps)
     state, metrics = one(state, jax.tree.map(lambda x: x[0], batches))
@@ -315,7 +374,7 @@ def init_state(experiment: Experiment) -> TrainState:
 
 
 def output_shapes(experiment: Experiment) -> Outputs:
-    """Shapes of what the terms see of one example."""
+    """Shapes of the outputs that the terms see, for one example."""
     shapes = feature_shapes(experiment.model, experiment.image_size)
     tapped = {layer: shapes[layer] for layer in experiment.config.loss.layers}
     rows = jax.ShapeDtypeStruct((1, experiment.num_classes), jnp.float32)

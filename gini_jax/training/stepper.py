@@ -1,4 +1,4 @@
-"""A run's compiled step and its feed: takes a state some steps on."""
+"""A run's compiled step and its feed: advances a state by some steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from gini_jax.training.step import Experiment, TrainState, create_step
 
 
 class Stepper:
-    """Takes a state, which is on the devices, some steps on.
+    """Advances a state, which is on the devices, by some steps.
 
     Args:
-        experiment: what is fixed in the run.
-        dataset: the data; its training split is put on the devices, or streamed, at the first call.
+        experiment: the fixed parts of the run.
+        dataset: the data; the first call puts its training split on the devices or streams it.
         devices: to train on; all by default.
 
     Attributes:
@@ -32,12 +32,12 @@ class Stepper:
         train = dataset.splits["train"]
         self.feed_name = choose_feed(experiment.config.dataset.feed, train, devices)
         self._feed: DeviceFeed | StreamFeed | None = None
-        self._compiled: dict[int, Any] = {}  # by steps in a call
+        self._compiled: dict[int, Any] = {}  # by number of steps per call
 
     def __call__(
         self, state: TrainState, step: int, count: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Takes the state, at `step`, `count` steps on, none of them beyond the epoch.
+        """Advances the state at `step` by `count` steps, which must not cross the epoch's end.
 
         Returns:
             The next state, and the steps' metrics, `[count]` each.

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, who writes to it, and the lines of its metrics."""
+"""The folder of a run: which run owns it, which process writes to it, and its metrics file."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from gini_jax.config import default_config, flattened, set_model
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError, RunError
 
-# What may change within a run: where the data lies, and how the run is saved and looked at.
+# Settings that may change within a run: where the data is, and how the run is saved and observed.
 FREE = (
     "dataset.data_dir",
     "dataset.feed",
@@ -38,7 +38,7 @@ def config_json(config: ConfigDict) -> str:
 
 
 def saved_config(workdir: Path) -> ConfigDict:
-    """The config of a workdir's run; settings that are newer than the run have their defaults.
+    """The config of a workdir's run; settings added after the run get their defaults.
 
     Raises:
         InputError: the config cannot be read, or an earlier version of gini_jax wrote it.
@@ -62,7 +62,7 @@ def saved_config(workdir: Path) -> ConfigDict:
 
 
 def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Writes what a run is: config.json, and the names that its outputs stand for, dataset.json."""
+    """Writes config.json, and dataset.json with the names that the run's outputs stand for."""
     about = {
         "class_names": dataset.class_names,
         "superclass_names": dataset.superclass_names,
@@ -75,9 +75,9 @@ def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir, or checks that it can be written and holds no run of another config.
+    """Creates the workdir, or checks that it is writable and holds no run of another config.
 
-    A run that has no checkpoint yet, for example because its loss became NaN, may begin again with
+    A run that has no checkpoint yet, for example because its loss became NaN, may start again with
     other settings.
 
     Raises:
@@ -104,7 +104,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
 
 
 def make_workdir(workdir: Path) -> None:
-    """Makes the workdir, or checks that it can be written.
+    """Creates the workdir, or checks that it can be written.
 
     Raises:
         InputError: it cannot.
@@ -123,12 +123,12 @@ def make_workdir(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Holds a workdir for this process; the system lets go of it when the process ends.
+    """Locks a workdir for this process; the system releases the lock when the process ends.
 
-    Where no run began, because its input was refused, nothing is left behind.
+    If no run began, because its input was rejected, nothing is left behind.
 
     Raises:
-        InputError: another process holds it; its host and number are named.
+        InputError: another process holds the lock; the error names its host and number.
     """
     holder = workdir / ".lock_holder"
     held = FileLock(workdir / ".lock")
@@ -151,7 +151,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file atomically: all of it or nothing.
 
     Raises:
         RunError: it could not be written.
@@ -173,7 +173,7 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 
 
 def keep_lines_until(path: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl that lie after the checkpoint that is resumed."""
+    """Drops the lines of metrics.jsonl that are newer than the checkpoint being resumed."""
     if path.exists():
         kept = []
         for line in path.read_text().splitlines():
@@ -181,13 +181,13 @@ def keep_lines_until(path: Path, step: int) -> None:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
             except json.JSONDecodeError:
-                break  # half a line, of a process that was killed
+                break  # an incomplete line, from a process that was killed
         write(path, "".join(kept))
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong in writing to a path into one error that tells path and space.
+    """Turns any failure to write to a path into one error that names the path and the free space.
 
     Raises:
         RunError: it could not be written.
