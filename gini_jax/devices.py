@@ -1,7 +1,8 @@
-"""The one place that maps over devices: one axis, the batch's.
+"""The only file that maps over devices, along one axis: the batch's.
 
-What is the same on all devices (state, data set) is held as one replicated array and passed with
-`in_axes=None`; what differs (a batch, the order of examples) has a leading axis of local devices.
+Arrays that are the same on all devices (state, data set) are replicated and passed with
+`in_axes=None`. Arrays that differ (a batch, the order of examples) have a leading axis of local
+devices.
 """
 
 import os
@@ -19,10 +20,11 @@ AXIS = "batch"
 
 
 def prepare_cpu() -> None:
-    """Settings that simulated devices need; called by the command line before jax starts.
+    """Applies the settings that simulated devices need; to be called before jax starts.
 
     A collective blocks one thread per simulated device until all devices have arrived. With few
-    cores the last device would find no thread left: so one step at a time, and enough threads.
+    cores, no thread would be left for the last device. So only one step runs at a time, and there
+    are enough threads.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -32,17 +34,17 @@ def prepare_cpu() -> None:
 def connect(
     address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the processes of one run; to be called before anything else of jax.
+    """Connects the processes of one run; call it before anything else in jax.
 
     If a process dies, the others end within a minute instead of waiting for it.
 
     Args:
-        address: `HOST:PORT` of process 0; None where the platform tells all three.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
+        address: `HOST:PORT` of process 0; None if the platform provides all three.
+        num_processes: the number of processes.
+        process_id: the number of this process, from 0.
 
     Raises:
-        InputError: one of the three is missing, or the others could not be reached.
+        InputError: one of the three is missing, or the other processes could not be reached.
     """
     given = {"coordinator_address": address, "num_processes": num_processes}
     given["process_id"] = process_id
@@ -68,7 +70,7 @@ def connect(
 
 
 def num_devices(devices: Sequence[jax.Device] | None = None) -> int:
-    """How many devices a global batch is divided over: those given, or all there are."""
+    """The number of devices that a global batch is divided over: those given, or all."""
     return len(devices) if devices is not None else jax.device_count()
 
 
@@ -82,9 +84,9 @@ def map_over_devices(
     """Maps a step over the devices along the axis "batch".
 
     Args:
-        step: its results are the same on all devices.
-        devices: the devices, those of a topology that is not there included; all by default.
-        in_axes: an argument's mapped axis, or None where all devices get the same.
+        step: the function; its results are the same on all devices.
+        devices: the devices, which need not be present on this machine; all by default.
+        in_axes: the mapped axis of each argument, or None if all devices get the same value.
         donate: whether the first argument's memory may be used for the result.
 
     Returns:
@@ -101,10 +103,10 @@ def map_over_devices(
 
 
 def wait_for_all(what: str) -> None:
-    """Waits until all processes have come here, however long each of them takes.
+    """Waits until all processes have reached this call, however long each of them takes.
 
-    A collective would give up after half a minute, but one machine may have to decode a set that
-    another already has.
+    A collective would time out after half a minute, but one machine may have to decode a set that
+    another has already decoded.
     """
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=24 * 3600 * 1000)
 
@@ -117,14 +119,14 @@ def replicate(
     Args:
         tree: arrays.
         devices: all by default.
-        donated: to a step, which must leave the original alone: it is copied first.
+        donated: whether the result is donated to a step. Then the tree is copied, to protect it.
     """
     sharding = NamedSharding(_local_mesh(devices), PartitionSpec())
     return jax.device_put(jax.tree.map(np.array, tree) if donated else tree, sharding)
 
 
 def sharding_over_devices(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
-    """Where the parts of an array with a leading axis of this process's devices lie."""
+    """The sharding of an array whose leading axis is this process's devices."""
     return NamedSharding(_local_mesh(devices), PartitionSpec(AXIS))
 
 
@@ -138,7 +140,7 @@ def shard(batch: Any, devices: int) -> Any:
 
     Args:
         batch: a pytree of `[N, ...]` arrays.
-        devices: all devices, those of other processes included; `N` must divide.
+        devices: all devices, those of other processes included; their number must divide `N`.
 
     Returns:
         The same pytree of `[local devices, N / devices, ...]`.

@@ -1,4 +1,4 @@
-"""What a compiled program says of itself: memory, operations, collectives, cycles."""
+"""Figures of a compiled program: memory, operations, collectives, cycles."""
 
 import math
 import re
@@ -6,12 +6,12 @@ from collections import defaultdict
 from typing import Any
 
 _ITEM_BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
-# Named scopes of the step, by the part that they are reported as.
+# Named scopes of the step that are reported as its parts.
 _PARTS = ("augment", "stem", r"stage\d+", "head", "terms", "optimizer")
 
 
 def figures(compiled: Any) -> dict[str, Any]:
-    """What the compiled program says of itself: memory, operations, collectives, cycles.
+    """Figures of a compiled program: memory, operations, collectives, cycles.
 
     Args:
         compiled: a compiled training step.
@@ -19,7 +19,7 @@ def figures(compiled: Any) -> dict[str, Any]:
     Returns:
         `argument_bytes`, `temporary_bytes` and `flops` of one device in one step; `all_reduces`;
         `all_reduce_bytes` and `terms_all_reduce_bytes`, which a device contributes in one step;
-        `estimated_cycles`, the compiler's guess by part, empty where it makes none.
+        `estimated_cycles`, the compiler's estimate by part, empty if it makes none.
     """
     memory = compiled.memory_analysis()
     program = counted_lines(compiled.as_text())
@@ -65,7 +65,7 @@ def all_reduces(program: list[tuple[int, str]]) -> list[list[tuple[str, int]]]:
 
 
 def estimated_cycles(program: list[tuple[int, str]]) -> dict[str, dict[str, int]]:
-    """The compiler's estimates, summed by part of the step, forward and backward.
+    """The compiler's cycle estimates, summed by part of the step, forward and backward.
 
     Collectives have no estimate.
 
@@ -94,7 +94,7 @@ def part_of(scope: str) -> tuple[str, str]:
         ('terms', 'forward')
     """
     direction = "backward" if "transpose(" in scope else "forward"
-    if "/norm/" in scope:  # what is fused into a convolution counts as the convolution's
+    if "/norm/" in scope:  # operations fused into a convolution count as the convolution's
         return "batch norm", direction
     for name in _PARTS:
         match = re.search(rf"(?:^|[/(])({name})(?:[/)]|$)", scope)
@@ -111,7 +111,7 @@ def _scope(line: str) -> str:
 def counted_lines(program: str) -> list[tuple[int, str]]:
     """The lines of a compiled program, each with how often a step runs it.
 
-    More than once only in the bodies of counted loops, loops within loops included.
+    Only the bodies of counted loops, including nested ones, run more than once.
 
     Example:
         >>> program = '''
@@ -129,7 +129,7 @@ def counted_lines(program: str) -> list[tuple[int, str]]:
     """
     lines, computation = [], ""
     counts: dict[str, int] = {}
-    loops: dict[str, tuple[str, str]] = {}  # body -> where the loop stands, its condition
+    loops: dict[str, tuple[str, str]] = {}  # body -> what contains the loop, its condition
     for line in program.splitlines():
         if match := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             computation = match.group(1)

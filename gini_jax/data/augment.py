@@ -62,9 +62,9 @@ def mix_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Mixup and CutMix: each image and its label row, mixed with those of a partner.
 
-    The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on any
-    number of devices. The whole batch has one share, drawn from Beta(a, a), as in the papers (arXiv
-    1710.09412 and 1905.04899). If both are on, one of them is drawn for each batch.
+    The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on
+    any number of devices. The whole batch has one share, drawn from Beta(a, a), as in the papers
+    (arXiv 1710.09412 and 1905.04899). If both are on, one of them is drawn for each batch.
 
     Args:
         config: `config.augment`: `mixup` and `cutmix`, each the `a` of its distribution or 0.
@@ -135,7 +135,7 @@ def _padded_crop(
 def _resized_crop(
     key: jax.Array, image: jax.Array, size: int, least_share: float, flip: bool
 ) -> jax.Array:
-    """A rectangle with at least `least_share` of the image's area, resized to a square of `size`."""
+    """A rectangle of at least `least_share` of the image's area, resized to a square of `size`."""
     area_key, aspect_key, corner_key, flip_key = jax.random.split(key, 4)
     whole = jnp.array(image.shape[:2], jnp.float32)
     area = whole.prod() * jax.random.uniform(area_key, minval=least_share)

@@ -209,7 +209,7 @@ class StreamFeed:
 
 
 class HostBatches:
-    """This process's part of the batch of each of a run's calls: a source for Grain.
+    """The batches of a run's calls, reduced to this process's part: a source for Grain.
 
     Args:
         train: the training split.

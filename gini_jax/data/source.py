@@ -31,7 +31,7 @@ class Source(Protocol):
             if the set has one. Their lengths are known before anything is decoded.
         class_names: names of the `K` classes.
         superclass_names: names of groups of classes; empty if there are none.
-        image_shape: height and width of all images; None for each that differs.
+        image_shape: height and width of all images; None if they differ.
     """
 
     name: str

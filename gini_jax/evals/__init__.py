@@ -1,8 +1,7 @@
 """Evaluations of a trained network: from its outputs for the splits to numbers and arrays.
 
-A new one is one new file, with `KEYS` and `evaluate`, and one line in `NAMES`. The keys of
-result.json that evaluations fill are those of the files; the others are in
-`gini_jax.training.result`.
+A new evaluation takes one new file, with `KEYS` and `evaluate`, and one line in `NAMES`. Each file
+lists the keys of result.json that it fills; the other keys are in `gini_jax.training.result`.
 """
 
 import importlib
@@ -37,13 +36,13 @@ NAMES = (
 )
 ALWAYS = ("accuracy", "features")
 
-# name -> module, with `KEYS`, the numbers for result.json and their meanings, and
-# `evaluate(inputs)`, which gives them and arrays for pictures.
+# name -> module. Each has `KEYS`, the numbers for result.json and their meanings, and
+# `evaluate(inputs)`, which returns these numbers and arrays for pictures.
 EVALS: dict[str, Any] = {name: importlib.import_module(f"gini_jax.evals.{name}") for name in NAMES}
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The evaluations that `config.evals` names, with those that always run.
+    """The evaluations that `config.evals` names, and those that always run.
 
     Example:
         >>> chosen(["knn"]), len(chosen(["all"])) == len(EVALS)
@@ -57,7 +56,7 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
 
     Args:
         inputs: the network's outputs.
-        names: which of `EVALS`.
+        names: which of `EVALS` to run.
 
     Returns:
         Numbers for result.json, None where an evaluation did not run; and arrays for pictures.
@@ -83,7 +82,7 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
 
 
 def validation_metrics(outputs: SplitOutputs, num_classes: int) -> dict[str, float]:
-    """The quick metrics of a split, as of the validation split during training."""
+    """The quick metrics of a split, used on the validation split during training."""
     return accuracy.metrics(outputs.logits, outputs.labels) | features.feature_terms(
         outputs.layers, outputs.labels, num_classes
     )

@@ -46,7 +46,7 @@ def accuracy(
 ) -> float:
     """Share of the examples whose class is among the `top` largest logits.
 
-    Among equal logits the lower class comes first, as in `argmax`.
+    If logits are equal, the lower class comes first, as in `argmax`.
 
     Example:
         >>> logits = np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
@@ -54,13 +54,13 @@ def accuracy(
         (0.5, 1.0)
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
-    above = (~(logits <= own)).sum(axis=1)  # and NaN is above everything
+    above = (~(logits <= own)).sum(axis=1)  # NaN counts as above everything
     ties_before = ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None])).sum(axis=1)
     return float((above + ties_before < top).mean())
 
 
 def class_accuracy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
-    """Mean over the classes of the accuracy within each; classes without an example are left out.
+    """Mean of the accuracies within each class; classes without examples are left out.
 
     Example:
         >>> logits = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
@@ -86,7 +86,7 @@ def cross_entropy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"
 def superclass_accuracy(
     logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], superclass_of: Sequence[int]
 ) -> float:
-    """Share of the examples whose predicted class lies in the group of their own.
+    """Share of the examples whose predicted class is in the same group as their true class.
 
     Example:
         >>> superclass_accuracy(np.eye(3)[[1, 2]], np.array([0, 0]), (0, 0, 1))

@@ -1,4 +1,4 @@
-"""How far a network's confidence is from its accuracy."""
+"""Calibration: how far a network's confidence is from its accuracy."""
 
 import numpy as np
 import scipy.special

@@ -42,7 +42,7 @@ def scatter_ratio(features: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " 
     `S_w = sum_n (x_n - mean of its class)^2`, `S_b = sum_n (mean of its class - overall mean)^2`.
 
     Returns:
-        A number from 0 on; infinite where all examples of a class coincide, and 0 where all do.
+        At least 0; infinite if the examples within each class coincide, 0 if all examples coincide.
 
     Example:
         >>> scatter_ratio(np.array([[0.0], [2.0], [4.0], [6.0]]), np.array([0, 0, 1, 1]))

@@ -1,4 +1,4 @@
-"""What a network gives for every example of a split: the input of all evaluations."""
+"""A network's outputs for every example of a split: the input of all evaluations."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class SplitOutputs(NamedTuple):
     Attributes:
         logits: before the softmax.
         pooled: the features that the classifier sees.
-        layers: by layer, each feature's mean absolute activation over space or tokens.
+        layers: for each layer, each feature's mean absolute activation over space or tokens.
         labels: the classes.
     """
 
@@ -63,10 +63,10 @@ class Extractor:
         self._step = map_over_devices(step, devices, in_axes=(None, 0), donate=False)
 
     def __call__(self, variables: Any, split: Split) -> SplitOutputs:
-        """The outputs for a split, in its order.
+        """The outputs for a split, in the order of its examples.
 
         Args:
-            variables: the model's, on the devices or on the host.
+            variables: the model's variables, on the devices or on the host.
             split: the examples.
         """
         variables = replicate(jax.device_get(variables), self.devices, donated=False)
@@ -94,16 +94,16 @@ def _fetched(outputs: Any, kept: int) -> Any:
 def padded_batches(
     split: Split, batch_size: int, devices: int = 1
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of a split's images in order; the last is filled up with copies of its first image.
+    """Batches of a split's images, in order; the last is padded with copies of its first image.
 
     Args:
-        split: the examples, of which this process's are read.
-        batch_size: of the global batch.
+        split: the examples; only this process's part is read.
+        batch_size: size of the global batch.
         devices: all devices, those of other processes included.
 
     Yields:
         Images `[local devices, batch_size / devices, H, W, 3]`, and how many images of the global
-        batch are no copies.
+        batch are not copies.
 
     Example:
         >>> split = Split(np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int32))

@@ -25,7 +25,7 @@ KEYS = {
 
 
 def evaluate(inputs: Inputs) -> dict[str, Any]:
-    """The numbers of `KEYS`; and by layer `profile/LAYER [C, K]` and `impurity/LAYER [C]`."""
+    """The numbers of `KEYS`; per layer, `profile/LAYER [C, K]` and `impurity/LAYER [C]`."""
     layers, labels = inputs.test.layers, inputs.test.labels
     terms = feature_terms(layers, labels, inputs.num_classes)
     found: dict[str, Any] = {"dead_features": terms.pop("dead")}
@@ -50,7 +50,7 @@ def feature_terms(
     """The paper's terms of a split, averaged over the layers.
 
     Args:
-        layers: by layer, mean absolute activations.
+        layers: mean absolute activations by layer.
         labels: the classes.
         num_classes: `K`.
 

@@ -1,4 +1,4 @@
-"""What an evaluation may look at."""
+"""The inputs of an evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from gini_jax.evals.extract import SplitOutputs
 
-MOST_EXAMPLES = 10_000  # that probes are fitted or measured on; more are subsampled
+MOST_EXAMPLES = 10_000  # limit for fitting and testing probes; larger splits are subsampled
 
 
 class Inputs(NamedTuple):
     """A network's outputs for the splits.
 
     Attributes:
-        train: outputs for the training split, at most `MOST_EXAMPLES` of it.
+        train: outputs for at most `MOST_EXAMPLES` of the training split.
         test: outputs for the test split.
         num_classes: `K`.
-        superclass_of: the group of each class; empty where there are none.
+        superclass_of: the group of each class; empty if there are none.
     """
 
     train: SplitOutputs
@@ -26,7 +26,7 @@ class Inputs(NamedTuple):
 
 
 def subsample(size: int, most: int = MOST_EXAMPLES, seed: int = 0) -> np.ndarray:
-    """At most `most` of `size` examples, in order, drawn by a fixed seed."""
+    """Indices of at most `most` of `size` examples, in order, drawn with a fixed seed."""
     if size <= most:
         return np.arange(size)
     return np.sort(np.random.default_rng(seed).permutation(size)[:most])

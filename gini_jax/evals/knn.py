@@ -20,12 +20,12 @@ def knn_accuracy(
     test_labels: Int[np.ndarray, " M"],
     neighbours: int = 20,
 ) -> float:
-    """Test accuracy of a vote of the nearest training examples by cosine similarity.
+    """Test accuracy of a vote among the nearest training examples, by cosine similarity.
 
     Args:
-        train_features, train_labels: what the neighbours are looked for among.
-        test_features, test_labels: what is classified.
-        neighbours: how many vote; all examples where there are fewer.
+        train_features, train_labels: the examples among which neighbours are sought.
+        test_features, test_labels: the examples to classify.
+        neighbours: how many vote; if there are fewer training examples, all of them vote.
 
     Example:
         >>> x, y = np.eye(2)[[0, 1] * 30], np.array([0, 1] * 30)

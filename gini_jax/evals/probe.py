@@ -1,4 +1,4 @@
-"""Linear probe: how well a linear classifier, fitted anew, does on fixed features."""
+"""Linear probe: how well a newly fitted linear classifier does on fixed features."""
 
 import warnings
 

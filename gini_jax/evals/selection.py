@@ -23,11 +23,11 @@ def evaluate(inputs: Inputs) -> dict[str, np.ndarray]:
 
 
 class SelectionCurve(NamedTuple):
-    """Accuracy by how many features are kept.
+    """Accuracy by the number of features kept.
 
     Attributes:
-        sizes: how many.
-        purest: accuracy with those of the lowest impurity.
+        sizes: numbers of features kept.
+        purest: accuracy with the features of lowest impurity.
         random: mean accuracy with random subsets of the same size.
     """
 
@@ -48,11 +48,11 @@ def selection_curve(
     """Test accuracy of a ridge classifier on subsets of the features.
 
     Args:
-        train_features, train_labels: what the classifiers are fitted on.
-        test_features, test_labels: what they are tested on.
-        impurity: of each feature, by which the purest are chosen; from the training split.
-        draws: random subsets of each size.
-        seed: of the draws.
+        train_features, train_labels: the examples that the classifiers are fitted on.
+        test_features, test_labels: the examples that they are tested on.
+        impurity: each feature's impurity on the training split, used to choose the purest.
+        draws: number of random subsets of each size.
+        seed: seed of the draws.
 
     Returns:
         The curve over sizes 1, 2, 4, ... and all features.

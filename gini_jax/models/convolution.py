@@ -1,8 +1,8 @@
-"""A convolution that is as fast on CPUs as elsewhere; for `flax.linen.Conv(conv_general_dilated=)`.
+"""A convolution that is also fast on CPUs; for `flax.linen.Conv(conv_general_dilated=)`.
 
-On CPUs XLA's convolutions are slow in four cases, which become products here: the gradient by the
-weights, the gradient by the input under a stride, 1x1 kernels, and depthwise kernels. On other
-platforms the program is XLA's own.
+On CPUs, XLA's convolutions are slow in four cases, which become products here: the gradient with
+respect to the weights, the gradient with respect to the input under a stride, 1x1 kernels, and
+depthwise kernels. On other platforms the program is XLA's own.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-# Numbers in the shifted copies that are made at a time: they should stay in the cores' caches.
+# How many numbers the shifted copies made at one time may hold: they should stay in CPU caches.
 _CHUNK = 1 << 20
 
 
 class Geometry(NamedTuple):
-    """What is fixed in a convolution; hashable."""
+    """The fixed parameters of a convolution; hashable."""
 
     strides: tuple[int, int]
     padding: tuple[tuple[int, int], tuple[int, int]]
@@ -41,10 +41,10 @@ def conv_general_dilated(
     precision: Any = None,
     **others: Any,
 ) -> Float[Array, "N P Q K"]:
-    """`lax.conv_general_dilated`, with a CPU's own way where it is faster.
+    """`lax.conv_general_dilated`, with a separate method on CPUs where that is faster.
 
-    Derivatives of any order work in reverse mode. Forward mode (`jax.jvp`, `jax.hessian`) raises
-    the TypeError of `jax.custom_vjp`.
+    Reverse-mode derivatives of any order work. Forward mode (`jax.jvp`, `jax.hessian`) raises the
+    TypeError of `jax.custom_vjp`.
 
     Args:
         lhs: activations, channels last.
@@ -86,7 +86,7 @@ def conv_general_dilated(
 
 
 def _pays(lhs: tuple[int, ...], rhs: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether the CPU's own way was measured to be faster; see benchmarks/convolution.py."""
+    """Whether measurements show the CPU method to be faster; see benchmarks/convolution.py."""
     height, width = rhs[:2]
     (top, bottom), _ = geometry.padding
     if geometry.groups > 1:
@@ -160,13 +160,13 @@ def _by_xla(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _pointwise(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    """A 1x1 convolution as a product."""
+    """A 1x1 convolution as a matrix product."""
     rows, columns = geometry.strides
     return jnp.einsum("nhwc,ck->nhwk", x[:, ::rows, ::columns], w[0, 0])
 
 
 def _stacked(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    """A convolution as one product with all shifts of the input, side by side."""
+    """A convolution as one matrix product with all shifts of the input, side by side."""
     shifts = _shifts(geometry, x, w.shape, _output_size(x.shape, w.shape, geometry))
     return jnp.concatenate(shifts, axis=-1) @ w.reshape(-1, w.shape[-1])
 
@@ -179,7 +179,7 @@ def _depthwise(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _weight_gradient(geometry: Geometry, x: jax.Array, dy: jax.Array, w: jax.Array) -> jax.Array:
-    """The gradient by the weights, as products of shifted copies, a few images at a time.
+    """The gradient with respect to the weights: products of shifted copies, few images at a time.
 
     `dw[i,j,c,k] = sum_n,p,q x[n, p s + i, q s + j, c] dy[n, p, q, k]`, for a padded `x`.
     """
@@ -199,7 +199,7 @@ def _weight_gradient(geometry: Geometry, x: jax.Array, dy: jax.Array, w: jax.Arr
 def _both_shifted(
     geometry: Geometry, x: jax.Array, dy: jax.Array, kernel: tuple[int, ...]
 ) -> jax.Array:
-    """For stride 1: `x` shifted along rows times `dy` shifted along columns, one product.
+    """For stride 1: one product of `x` shifted along rows and `dy` shifted along columns.
 
     `[pixels, w C]^T @ [pixels, h K]` needs a third of the copies that nine shifts of `x` would.
     """
@@ -208,7 +208,7 @@ def _both_shifted(
     rows, columns = x.shape[1], dy.shape[2]
     x = jnp.pad(x, ((0, 0), (0, 0), horizontal, (0, 0)))
     x = jnp.concatenate([x[:, :, j : j + columns] for j in range(width)], axis=-1)
-    # Row r of x meets row r - i + top of dy under tap i.
+    # Under tap i, row r of x is multiplied with row r - i + top of dy.
     dy = jnp.pad(dy, ((0, 0), (height - 1 - top, height - 1 - bottom), (0, 0), (0, 0)))
     taps = range(height - 1, -1, -1)
     dy = jnp.concatenate([dy[:, i : i + rows] for i in taps], axis=-1)
@@ -219,7 +219,7 @@ def _both_shifted(
 def _input_shifted(
     geometry: Geometry, x: jax.Array, dy: jax.Array, kernel: tuple[int, ...]
 ) -> jax.Array:
-    """For any stride: what each tap sees of `x`, side by side, times `dy`."""
+    """For any stride: the parts of `x` that each tap sees, side by side, times `dy`."""
     stacked = jnp.concatenate(_shifts(geometry, x, kernel, dy.shape[1:3]), axis=-1)
     product = _product(stacked.reshape(-1, stacked.shape[-1]), dy.reshape(-1, dy.shape[-1]))
     return product.reshape(kernel)
@@ -234,7 +234,7 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 def _shifts(
     geometry: Geometry, x: jax.Array, kernel: tuple[int, ...], size: tuple[int, ...]
 ) -> list[jax.Array]:
-    """What each tap of the kernel sees of a padded input, each `[N, *size, C]`."""
+    """The part of a padded input that each tap of the kernel sees, `[N, *size, C]` each."""
     (down, right), (vertical, horizontal) = geometry.strides, geometry.padding
     x = jnp.pad(x, ((0, 0), vertical, horizontal, (0, 0)))
     return [
@@ -245,5 +245,5 @@ def _shifts(
 
 
 def _divisor_below(number: int, limit: int) -> int:
-    """The largest divisor of a number that does not exceed a limit, at least 1."""
+    """The largest divisor of a number that does not exceed a limit; at least 1."""
     return next(d for d in range(max(1, min(number, limit)), 0, -1) if number % d == 0)

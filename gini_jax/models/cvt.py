@@ -19,7 +19,7 @@ _init = nn.initializers.truncated_normal(0.02)
 class ConvProjection(nn.Module):
     """Depthwise 3x3 convolution, batch norm and a linear map: queries, keys or values.
 
-    The class token, where there is one, skips the convolution.
+    The class token, if there is one, skips the convolution.
     """
 
     channels: int
@@ -66,7 +66,7 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, places: jax.Array | None, height: int, width: int, train: bool
     ) -> jax.Array:
-        """`[N, tokens, C]`, the class token first where there is one, to the same shape."""
+        """`[N, tokens, C]`, the class token first if there is one, to the same shape."""
         channels = x.shape[-1]
         dense = partial(nn.Dense, kernel_init=_init, dtype=self.dtype)
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
@@ -96,8 +96,8 @@ class CvT(nn.Module):
         num_classes: `K`.
         axis_name: mapped axis over which batch normalisation is synchronised.
 
-    The others are settings, each with its meaning and rule. Stochastic depth grows linearly from 0
-    to `drop_path` in the last stage. Parameters and logits are float32 whatever `dtype` says.
+    The other fields are settings, each with its meaning and rule. Stochastic depth grows linearly
+    from 0 to `drop_path` in the last stage. Parameters and logits are float32 whatever `dtype` says.
     """
 
     num_classes: int
@@ -180,8 +180,8 @@ class CvT(nn.Module):
         return logits, features
 
 
-# Rules from our paths, without their last part, to the names of two PyTorch implementations; see
-# `resnet` for their form.
+# Rules that turn our paths, without their last part, into the names of two PyTorch implementations;
+# see `resnet` for their form.
 _HF_LAYER = "cvt.encoder.stages.{0-1}.layers.{1-1}."
 _CVT_HUGGING_FACE = [
     (r"stage(\d+)_embed", "cvt.encoder.stages.{0-1}.embedding.convolution_embeddings.projection"),
@@ -227,7 +227,7 @@ _DIALECTS = {"Hugging Face": _CVT_HUGGING_FACE, "microsoft/CvT": _CVT_MICROSOFT}
 
 
 def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Widths, blocks and heads of 64 channels each, as the names and shapes of weights tell."""
+    """Widths, blocks and heads (64 channels each), from the names and shapes of the weights."""
     embed = r"(?:cvt\.encoder\.stages\.|stage)(\d)\..*(?:projection|patch_embed\.proj)\.weight"
     block = r"(?:cvt\.encoder\.stages\.|stage)(\d)\.(?:layers|blocks)\.(\d+)\."
     widths = {

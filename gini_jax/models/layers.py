@@ -1,4 +1,4 @@
-"""What all networks share: activations, batch normalisation, dropout, the classifier."""
+"""Parts that all networks share: activations, batch normalisation, dropout, the classifier."""
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -23,9 +23,9 @@ class Network(NamedTuple):
     Attributes:
         module: the class.
         settings: its attributes that differ from the class's defaults.
-        dialects: by name of a PyTorch naming, the rules from our paths to its names; see
+        dialects: for each PyTorch naming, the rules from our paths to its names; see
             `torch_weights`.
-        infer: from PyTorch weights by name to the settings that their shapes tell.
+        infer: a function from PyTorch weights by name to the settings that their shapes imply.
     """
 
     module: type[nn.Module]
@@ -50,7 +50,7 @@ class BatchNorm(nn.Module):
     torch.nn.BatchNorm2d; flax.linen.BatchNorm keeps the biased one.
 
     Attributes:
-        axis_name: name of the mapped axis to synchronise over; None for the local batch.
+        axis_name: the mapped axis to synchronise over; None to use the local batch only.
         momentum: share of the old running average that is kept (1 - PyTorch's momentum).
         epsilon: added to the variance.
         dtype: type of the result; the parameters stay in float32.
@@ -69,13 +69,14 @@ class BatchNorm(nn.Module):
         train: bool,
         max_pool: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
-        """Normalises `x`, `[..., C]`; in training by the batch's statistics, which it records.
+        """Normalises `x`, `[..., C]`; in training with the batch's statistics, which it records.
 
         Args:
             x: the activations.
             train: whether to use and record the batch's statistics.
-            max_pool: max pooling to apply to the result. It is done first, because normalisation
-                is monotone in each channel: the large normalised array is then never formed.
+            max_pool: max pooling to apply to the result. It runs first, which gives the same result
+                because normalisation is monotone in each channel, and never forms the large
+                normalised array.
         """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
@@ -109,12 +110,12 @@ class BatchNorm(nn.Module):
 class Dropout(nn.Module):
     """Dropout whose masks belong to the examples, not to the devices that hold them.
 
-    An example's mask follows from the step's key and the example's place in the global batch, so
-    that it is the same on any number of devices and in any number of micro-batches.
+    An example's mask depends only on the step's key and the example's place in the global batch.
+    So it is the same on any number of devices and in any number of micro-batches.
 
     Attributes:
         rate: probability of dropping.
-        broadcast: drop all of an example at once, as stochastic depth does (arXiv 1603.09382).
+        broadcast: whether to drop whole examples, as stochastic depth does (arXiv 1603.09382).
     """
 
     rate: float
@@ -144,7 +145,7 @@ class Classifier(nn.Module):
 
     Attributes:
         num_classes: `K`.
-        dropout: share of the features that training sets to zero.
+        dropout: share of the features set to zero in training.
     """
 
     num_classes: int

@@ -1,6 +1,6 @@
 """The networks by name.
 
-A new network is one new file with its own `NETWORKS`, and one line in `FILES`.
+A new network takes one new file with its own `NETWORKS`, and one line in `FILES`.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
 
 
 def model_rows(name: str) -> dict[str, Setting]:
-    """The rows of a network's own settings, read from the fields of its module.
+    """A network's own rows of settings, read from the fields of its module.
 
     Raises:
         InputError: the name is unknown.

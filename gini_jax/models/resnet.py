@@ -13,7 +13,7 @@ from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Network, with_added
 from gini_jax.settings import BELOW_1, COUNT, setting
 
-# PyTorch's default; after an epoch of CIFAR-100 it is ahead of He's initialisation.
+# PyTorch's default; after one epoch of CIFAR-100 it does better than He initialisation.
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -23,7 +23,7 @@ _max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((
 class ConvNorm(nn.Module):
     """A convolution without bias, padded as PyTorch pads it, and its batch normalisation.
 
-    With `max_pool` a 3x3 max pool with stride 2 follows.
+    With `max_pool`, a 3x3 max pool with stride 2 follows.
     """
 
     channels: int
@@ -109,9 +109,9 @@ class ResNet(nn.Module):
         num_classes: `K`.
         axis_name: mapped axis over which batch normalisation is synchronised.
 
-    The others are settings, each with its meaning and rule. The width doubles at each stage. With
-    a smooth activation such as `"silu"` rounding flips no gradient, so that a run ends alike on
-    any number of devices. Parameters and logits are float32 whatever `dtype` says.
+    The other fields are settings, each with its meaning and rule. The width doubles at each stage.
+    With a smooth activation such as `"silu"`, rounding flips no gradient, so a run ends nearly the
+    same on any number of devices. Parameters and logits are float32 whatever `dtype` says.
     """
 
     num_classes: int
@@ -148,7 +148,7 @@ class ResNet(nn.Module):
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         x = images.astype(self.dtype)
         with jax.named_scope("stem"):
-            # The pool before the activation: the same for ReLU, on a quarter of the values.
+            # The pool runs before the activation: same result for ReLU, on a quarter of the values.
             pool = self.stem == "imagenet"
             conv = ConvNorm(self.width, kernel, stride, max_pool=pool, **shared, name="stem")
             x = ACTIVATIONS[self.activation](conv(x, train=train))
@@ -177,8 +177,8 @@ class ResNet(nn.Module):
         return logits, features
 
 
-# Rules from our paths, without their last part, to torchvision's and timm's names. `{n}` is the
-# n-th group of the pattern, and `{n-1}` is one less: PyTorch counts from 0.
+# Rules that turn our paths, without their last part, into torchvision's and timm's names. `{n}` is
+# the n-th group of the pattern, and `{n-1}` is that number minus 1: PyTorch counts from 0.
 _TORCHVISION = [
     (r"stem/conv", "conv1"),
     (r"stem/norm", "bn1"),
@@ -191,7 +191,7 @@ _TORCHVISION = [
 
 
 def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Block, blocks, width and stem, as the names and shapes of PyTorch weights tell."""
+    """Block, blocks, width and stem, from the names and shapes of PyTorch weights."""
     places = {(int(m[1]), int(m[2])) for k in weights if (m := re.match(r"layer(\d+)\.(\d+)\.", k))}
     if "conv1.weight" not in weights or not places:
         return {}
@@ -209,7 +209,7 @@ def _network(**settings: Any) -> Network:
     return Network(ResNet, settings, {"torchvision or timm": _TORCHVISION}, _infer)
 
 
-# ResNet-17 is not defined in public text; this is our reading: 1 + (1 + 1 + 1 + 2) * 3 + 1 = 17
+# No public text defines ResNet-17; this is our interpretation: 1 + (1 + 1 + 1 + 2) * 3 + 1 = 17
 # layers.
 NETWORKS = {
     "resnet17": _network(block="bottleneck", blocks=(1, 1, 1, 2)),

@@ -1,4 +1,4 @@
-"""PyTorch weights to ours and back, by the rules that each network's file holds."""
+"""Converts PyTorch weights to ours and back, by the rules in each network's file."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -34,22 +34,22 @@ def from_torch(
     """PyTorch weights as variables of `create_model(name, ...)`.
 
     Dictionaries around the weights (`state_dict`, ...) and prefixes of wrapped or compiled networks
-    (`module.`, `_orig_mod.`, ...) are taken off, and a line says so.
+    (`module.`, `_orig_mod.`, ...) are removed, and a printed line says so.
 
     Args:
         name: the model's name.
         state_dict: NumPy arrays or tensors in the naming of torchvision's or timm's ResNets, of
             Hugging Face's `CvtForImageClassification`, or of the microsoft/CvT checkpoints.
-        num_classes: `K`; that of the weights by default. With another one, or without a head in
-            the weights, the head keeps its initial value, and a line says so.
-        **overrides: as in `create_model`; stem, width and blocks follow from the shapes.
+        num_classes: `K`; by default that of the weights. If it differs, or the weights have no
+            head, the head keeps its initial value, and a printed line says so.
+        **overrides: as in `create_model`; stem, width and blocks are inferred from the shapes.
 
     Returns:
         `{"params": ..., "batch_stats": ...}` of NumPy arrays, float32.
 
     Raises:
-        InputError: the names or shapes are those of no known naming; it lists the missing and the
-            unexpected ones. Or an override contradicts the shapes.
+        InputError: the names or shapes match no known naming (the error lists the missing and the
+            unexpected ones), or an override contradicts the shapes.
 
     Example:
         >>> model = create_model("resnet18", 10, width=8)
@@ -91,10 +91,10 @@ def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict
     Args:
         name: the model's name.
         variables: `{"params": ..., "batch_stats": ...}`.
-        dialect: the naming; the network's first by default: torchvision's, Hugging Face's.
+        dialect: the naming; by default the network's first: torchvision or Hugging Face.
 
     Returns:
-        By name, float32 arrays in PyTorch's layout: `load_state_dict` takes them as tensors.
+        Float32 arrays by name, in PyTorch's layout: `load_state_dict` takes them as tensors.
 
     Raises:
         InputError: the network has no PyTorch naming.
@@ -121,13 +121,13 @@ def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict
 
 
 def read_torch_file(path: str | Path) -> Mapping[str, Any]:
-    """The weights in a safetensors file, or in one of `torch.save`, which needs torch.
+    """The weights in a safetensors file, or in a `torch.save` file, which needs torch.
 
-    Nothing that a file says is executed: pickles that ask for it are refused. What a file is
-    follows from its contents, not from its ending.
+    No code in a file is executed: pickles that need it are rejected. The contents of a file, not
+    its extension, decide its type.
 
     Raises:
-        InputError: the file is missing, of another kind, cut, or would execute code.
+        InputError: the file is missing, of another type, truncated, or would execute code.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -167,7 +167,7 @@ def _filled(
     names: Mapping[str, str],
     weights: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """A network's variables with PyTorch's values; a head that does not fit starts anew."""
+    """A network's variables with PyTorch's values; a head that does not fit is reinitialised."""
     init = _initializer(name, classes, settings)
     variables: dict[str, Any] = {}
     initial: dict[str, Any] | None = None
@@ -198,7 +198,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights alone; whatever is around them is taken off, and a line says so."""
+    """The weights alone; anything around them is removed, and a printed line says so."""
     weights, done = dict(state_dict), []
     while True:
         inside = [key for key in _INSIDE if isinstance(weights.get(key), Mapping)]

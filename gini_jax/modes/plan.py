@@ -1,4 +1,4 @@
-"""Compiles the run's own step for devices that need not be there: memory, traffic, cycles."""
+"""Compiles the run's own step for devices that need not be present: memory, traffic, cycles."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ FLAGS: dict[str, Any] = {
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
-    """The devices of a TPU slice that is not there.
+    """The devices of a TPU slice that need not be present.
 
     Args:
         topology: generation and shape, such as `v5e:4x4`.
@@ -37,7 +37,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
     """
     from jax.experimental import topologies
 
-    # No look-up of a TPU machine's metadata; and no lock, for no TPU is touched.
+    # Do not look up a TPU machine's metadata, and take no lock, because no TPU is used.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     if importlib.util.find_spec("libtpu") is None:
@@ -56,9 +56,9 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
 
 def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str, Any]:
-    """Compiles the training step of a config, prints what it becomes and writes plan.json.
+    """Compiles the training step of a config, prints its figures and writes plan.json.
 
-    One step, whatever `config.steps_per_call` says, fed from the device unless
+    It compiles one step, whatever `config.steps_per_call` says, fed from the device unless
     `config.dataset.feed` is `stream`. Nothing runs, and the data set is not decoded: only its sizes
     are read.
 
@@ -68,14 +68,16 @@ def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str
         topology: a TPU slice, such as `v5e:4x4`; this machine's devices by default.
 
     Returns:
-        What plan.json holds.
+        The contents of plan.json.
 
     Raises:
-        InputError: bad input; or the step does not fit the devices' memory. Then plan.json is
-            written too, with the compiler's reason and the largest batch that does fit.
+        InputError: bad input, or the step does not fit into the devices' memory. In that case too,
+            plan.json is written, with the compiler's reason and the largest batch that fits.
     """
     if topology:
-        jax.config.update("jax_platforms", "cpu")  # the TPU's compiler alone: no TPU is looked for
+        jax.config.update(
+            "jax_platforms", "cpu"
+        )  # only the compiler is needed, not a TPU
     devices = topology_devices(topology) if topology else jax.devices()
     check_before_data(config, devices)
     make_workdir(workdir)
@@ -117,7 +119,7 @@ def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str
 def compile_step(
     config: Any, shapes: Dataset, devices: Sequence[jax.Device]
 ) -> tuple[Any | None, str]:
-    """The compiled training step; or None and the reason, where memory does not suffice."""
+    """The compiled training step; or None and the reason, if it does not fit into memory."""
     experiment = build_experiment(config, shapes, devices)
     state = jax.eval_shape(lambda: init_state(experiment))
     feed = "stream" if config.dataset.feed == "stream" else "device"
@@ -139,14 +141,14 @@ def compile_step(
 
 
 def _memory_of(device: jax.Device) -> int | None:
-    """Bytes of a device of this machine that jax may use, where it tells."""
+    """Bytes that jax may use on a device of this machine; None if unknown."""
     if device not in jax.local_devices():
-        return None  # a device that is not there: its compiler refuses what does not fit
+        return None  # not on this machine: its compiler rejects what does not fit
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def _memory_reason(text: str) -> str:
-    """The sentence of the compiler's error that tells the sizes."""
+    """The sentence of the compiler's error that states the sizes."""
     for line in text.splitlines():
         if re.search(r"exceeds? |[Uu]sed .* of ", line):
             return line.strip()
@@ -154,7 +156,7 @@ def _memory_reason(text: str) -> str:
 
 
 def _largest_batch(config: Any, shapes: Dataset, devices: Sequence[jax.Device]) -> int:
-    """Largest batch per device that fits, by bisection; a multiple of 8 where it is above 8."""
+    """Largest batch per device that fits, by bisection; a multiple of 8 if it is above 8."""
     too_large = config.batch_size // len(devices)
     parts = config.grad_accumulation
     unit = math.lcm(8 if too_large > 8 else 1, parts)
@@ -182,7 +184,7 @@ def _bisect(
 
 
 def table(result: dict[str, Any]) -> str:
-    """The plan in a few lines."""
+    """The plan as a few lines of text."""
     mib = 2**20
     unknown = "; memory not checked by a compiler" if "machine" in result["topology"] else ""
     lines = [

@@ -23,8 +23,8 @@ NUM_IMAGES, NUM_DRAWS = 8, 7
 def main(config: Any, workdir: Path) -> Path:
     """Draws preview.png, a contact sheet of raw and augmented training images.
 
-    Each row is an image of another class and what becomes of it in seven steps, by the function
-    that the training step itself calls; mixed images are mixed with those of the other rows.
+    Each row shows an image of a different class and its augmented versions in seven steps, made by
+    the function that the training step itself calls. Mixup and CutMix mix it with other rows.
 
     Args:
         config: the settings of a run.
@@ -69,7 +69,7 @@ def main(config: Any, workdir: Path) -> Path:
 
 
 def _of_different_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Examples in random order, each of another class."""
+    """Examples in random order, each of a different class."""
     order = np.random.default_rng(seed).permutation(len(labels))
     _, first = np.unique(labels[order], return_index=True)
     return order[np.sort(first)[:NUM_IMAGES]]
@@ -92,7 +92,7 @@ def _mixture(dataset: Dataset, row: np.ndarray, smoothing: float) -> str:
 
 
 def _title(config: Any) -> str:
-    """What of the augmentation is on."""
+    """The config's name and the augmentations that are on."""
     off = default_config().augment
     on = [f"{key}={value}" for key, value in config.augment.items() if value != off[key]]
     return f"{config.name}: " + (", ".join(on) or "no augmentation")

@@ -33,7 +33,7 @@ class Checkpoints:
         self._best_of: dict[int, int] = {}  # step -> the best step when it was saved
         self._open()
         for step in self.steps():
-            with contextlib.suppress(Exception):  # a damaged checkpoint is detected when it is restored
+            with contextlib.suppress(Exception):  # damage is reported when it is restored
                 args = ocp.args.Composite(progress=ocp.args.JsonRestore())
                 progress = self._manager.restore(step, args=args).progress
                 self._best_of[step] = progress["best_step"]

@@ -7,8 +7,8 @@ import optax
 
 from gini_jax.errors import InputError, unknown_name
 
-# Each function takes `config.schedule` and the number of steps in the warm-up, in an epoch and in the
-# run. It returns the schedule after the warm-up.
+# Each function takes `config.schedule` and the number of steps in the warm-up, in an epoch and in
+# the run. It returns the schedule after the warm-up.
 SCHEDULES: dict[str, Callable[[Any, int, int, int], optax.Schedule]] = {
     "constant": lambda config, warmup, epoch, total: optax.constant_schedule(config.learning_rate),
     "step": lambda config, warmup, epoch, total: optax.piecewise_constant_schedule(

@@ -59,8 +59,8 @@ def _for_pictures(
     """A subsample of the pooled features, and the images that fire the purest and flattest most.
 
     For the first layer: the eight features of lowest and the eight of highest impurity, and the
-    eight test images that fire each of them most: `fired_features [16]`, `fired_images [16, 8, h, w, 3]`
-    and `fired_labels [16, 8]`.
+    eight test images that fire each of them most: `fired_features [16]`,
+    `fired_images [16, 8, h, w, 3]` and `fired_labels [16, 8]`.
     """
     rows = subsample(len(outputs.labels), most)
     layer, activations = next(iter(outputs.layers.items()))

@@ -120,13 +120,15 @@ def train_step(
     else:
         gradients, forward = batch_gradients(state, seen, experiment)
     with jax.named_scope("optimizer"):
-        gradients, ce, accuracy = lax.pmean((gradients, forward.ce, forward.accuracy), AXIS)
+        gradients, ce, accuracy, squares = lax.pmean(
+            (gradients, forward.ce, forward.accuracy, forward.squares), AXIS
+        )
         updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
     metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **forward.values.terms}
-    metrics |= gradient_shares(forward.squares)
+    metrics |= gradient_shares(squares)
     new_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -139,10 +141,13 @@ def train_step(
 
 
 def gradient_shares(squares: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """By term, the norm of its gradient at its layers over that of cross-entropy."""
-    if len(squares) < 2:
+    """By term, the norm of its gradient at its layers over that of cross-entropy.
+
+    Args:
+        squares: of the norms, averaged over the devices; empty if they are not known.
+    """
+    if not squares:
         return {}
-    squares = lax.psum(squares, AXIS)
     ce = jnp.maximum(squares["ce"], 1e-30)
     return {f"share_{k}": jnp.sqrt(v / ce) for k, v in squares.items() if k != "ce"}
 
@@ -262,7 +267,7 @@ def accumulated_gradients(
 def apply_model(
     params: Any, batch_stats: Any, batch: Batch, experiment: Experiment, added: Any = None
 ) -> tuple[Outputs, Any]:
-    """The forward pass in training mode: the outputs that terms may use, and the next statistics."""
+    """The forward pass in training mode: outputs that the terms may see, and next statistics."""
     options = {"added": added} if added else {}
     (logits, features), updates = experiment.model.apply(
         {"params": params, "batch_stats": batch_stats},
