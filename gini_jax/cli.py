@@ -21,6 +21,8 @@ MODES = {
     "sweep": "trains every combination of objectives, seeds and settings, and compares them",
     "report": "writes a page about a run or a sweep, to be looked at in a browser",
     "eval": "tests a checkpoint of a run again",
+    "predict": "classifies image files with a trained network",
+    "export": "exports a trained network as safetensors, a torch file or StableHLO",
     "summary": "shows parameters, feature shapes and operations of a network",
     "preview": "draws images, raw and augmented",
     "plan": "compiles the step for a TPU slice that need not be there",

@@ -19,6 +19,7 @@ __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_data
 # By the part of a set's name before its first colon, if any; all other names are those of TFDS.
 SOURCES = {
     "digits": "gini_jax.data.digits:Digits",
+    "folder": "gini_jax.data.folder:Folder",
 }
 
 
@@ -131,6 +132,11 @@ def _shapes(config: Any, source: Source) -> Dataset:
             f"dataset.val_size={config.val_size} leaves none of the {train} training images of "
             f"{config.name}; set a smaller --config.dataset.val_size"
         )
+    if "val" in source.splits and config.name != "folder" and config.val_size:
+        raise InputError(
+            f"dataset.val_size={config.val_size}: {config.name} has its own validation split; "
+            "leave val_size out"
+        )
     if "val" in source.splits:
         val = len(source.splits["val"])
     else:
@@ -151,7 +157,7 @@ def _shapes(config: Any, source: Source) -> Dataset:
 
 
 def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str) -> None:
-    """Refuses labels that are no classes: some sets do not publish those of their test split."""
+    """Rejects labels that are not classes: some sets do not publish those of their test split."""
     if labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(
             f"split {split} of {config.name} has labels from {labels.min()} to {labels.max()}, "

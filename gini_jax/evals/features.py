@@ -55,9 +55,9 @@ def feature_terms(
         num_classes: `K`.
 
     Returns:
-        `gini`; `kl`, against the split's own class distribution; `kl_uniform`, against the balanced
-        one: on an unbalanced split the first measures the imbalance; and `dead`, the share of the
-        features that never fire.
+        `gini`; `kl`, against the split's own class distribution, so it also measures the imbalance
+        of an unbalanced split; `kl_uniform`, against the balanced distribution; and `dead`, the
+        share of the features that never fire.
 
     Example:
         >>> terms = feature_terms({"pooled": np.eye(4)}, np.arange(4), 4)

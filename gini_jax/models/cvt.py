@@ -97,7 +97,8 @@ class CvT(nn.Module):
         axis_name: mapped axis over which batch normalisation is synchronised.
 
     The other fields are settings, each with its meaning and rule. Stochastic depth grows linearly
-    from 0 to `drop_path` in the last stage. Parameters and logits are float32 whatever `dtype` says.
+    from 0 to `drop_path` in the last stage. Parameters and logits are float32, whatever `dtype`
+    says.
     """
 
     num_classes: int

@@ -75,9 +75,7 @@ def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str
             plan.json is written, with the compiler's reason and the largest batch that fits.
     """
     if topology:
-        jax.config.update(
-            "jax_platforms", "cpu"
-        )  # only the compiler is needed, not a TPU
+        jax.config.update("jax_platforms", "cpu")  # only the compiler is needed, not a TPU
     devices = topology_devices(topology) if topology else jax.devices()
     check_before_data(config, devices)
     make_workdir(workdir)

@@ -162,7 +162,7 @@ def batch_gradients(
     """Gradients of this device's share of a batch.
 
     Args:
-        state: before the step.
+        state: the state before the step.
         batch: the share, or a micro-batch of it.
         experiment: the fixed parts of the run.
         total: the sums that the terms are functions of, if they have already been gathered.
@@ -186,7 +186,7 @@ def batch_gradients(
         accuracy = (logits.argmax(axis=-1) == labels.argmax(axis=-1)).mean() * share
         with jax.named_scope("terms"):
             of_terms, values = shared_value(objective, outputs, state.terms, scale, total)
-            pulls = ({}, {})
+            pulls: Any = ({}, {})
             if added:
                 pulls = lax.stop_gradient(gradient_squares(objective, outputs, state.terms, total))
         forward = Forward(ce, accuracy, batch_stats, values, pulls)

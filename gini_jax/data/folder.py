@@ -1,0 +1,123 @@
+"""Folders of images, one per class: `--config.dataset.name=folder --config.dataset.data_dir=DIR`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gini_jax.data.images import decode
+from gini_jax.data.source import Example
+from gini_jax.errors import InputError
+
+
+class Folder:
+    """Images in class folders; see `source.Source`.
+
+    Either `train/` and `test/` (and `val/`, if there is one) with class folders below them; or class
+    folders alone, which are then split class by class, `test_size` and `val_size` images in all,
+    drawn by `val_seed`. Hidden files and endings that Pillow does not know are left alone.
+
+    Args:
+        config: `config.dataset`: `data_dir`, `test_split`, `test_size`, `val_size`, `val_seed`,
+            `image_size` and `skip_damaged`.
+
+    Raises:
+        InputError: the folder is missing or has no class folders, a class differs between splits,
+            or an image cannot be read and `skip_damaged` is off.
+    """
+
+    superclass_names: tuple[str, ...] = ()
+    image_shape = (None, None)
+    splits: dict[str, list[Example]]
+
+    def __init__(self, config: Any):
+        root = Path(config.data_dir).expanduser()
+        self.name = root.resolve().name
+        if not config.data_dir or not root.is_dir():
+            raise InputError(
+                f"dataset.data_dir={config.data_dir!r} is no folder; give one with a folder of "
+                "images per class, or with train/ and test/ that have them"
+            )
+        if (root / "train").is_dir():
+            self._read_splits(root, config.test_split)
+        else:
+            self._divide(root, config)
+        if config.skip_damaged:
+            self.splits = {split: _readable(e, split) for split, e in self.splits.items()}
+
+    def fingerprint(self, split: str) -> Any:
+        """Class, path, size and time of each file."""
+        stats = [(x, x.image.stat()) for x in self.splits[split]]  # type: ignore[union-attr]
+        return [[x.label, f"{x.image}", s.st_size, s.st_mtime_ns] for x, s in stats]
+
+    def _read_splits(self, root: Path, test_split: str) -> None:
+        self.class_names = _classes(root / "train")
+        found = [name for name in ("train", "val", test_split) if (root / name).is_dir()]
+        if test_split not in found:
+            raise InputError(
+                f"{root} has train/ and no {test_split}/; make one, name it by "
+                "--config.dataset.test_split, or put the class folders directly into the folder"
+            )
+        for name in found:
+            if stray := sorted(set(_classes(root / name)) - set(self.class_names)):
+                raise InputError(f"{root / name} has classes that train/ lacks: {stray[:5]}")
+        self.splits = {name: _examples(root / name, self.class_names) for name in found}
+
+    def _divide(self, root: Path, config: Any) -> None:
+        """Class by class, so that each split has every class in its share."""
+        self.class_names = _classes(root)
+        examples = _examples(root, self.class_names)
+        labels = np.array([example.label for example in examples])
+        sizes = {config.test_split: config.test_size, "val": config.val_size}
+        rng, taken = np.random.default_rng(config.val_seed), np.zeros(len(labels), bool)
+        self.splits = {}
+        for split, size in sizes.items():
+            share, rows = size / len(labels), []
+            for k in range(len(self.class_names)):
+                own = rng.permutation(np.flatnonzero((labels == k) & ~taken))
+                rows += own[: round(share * (labels == k).sum())].tolist()
+            taken[rows] = True
+            self.splits[split] = [examples[i] for i in sorted(rows)]
+        self.splits["train"] = [examples[i] for i in np.flatnonzero(~taken)]
+        if not self.splits[config.test_split] or not self.splits["train"]:
+            raise InputError(
+                f"{root} has {len(examples)} images and no test/; set --config.dataset.test_size to "
+                f"how many of them are tested on, such as {max(1, len(examples) // 5)}"
+            )
+        if not self.splits["val"]:
+            del self.splits["val"]
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."))
+    if len(names) < 2:
+        raise InputError(f"{folder} has {len(names)} class folders; it needs two or more")
+    return names
+
+
+def _examples(folder: Path, classes: tuple[str, ...]) -> list[Example]:
+    endings = set(Image.registered_extensions())
+    examples = [
+        Example(path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
+    ]
+    if not examples:
+        raise InputError(f"{folder} holds no image; known endings: .jpg, .png, .webp, .tiff, ...")
+    return examples
+
+
+def _readable(examples: list[Example], split: str) -> list[Example]:
+    """The examples that can be read; the others are named."""
+    kept, damaged = [], []
+    for example in examples:
+        try:
+            decode(example.image)
+            kept.append(example)
+        except Exception as error:
+            damaged.append(f"  {example.image!s} ({str(error).splitlines()[0][:100]})")
+    if damaged:
+        print(f"{split}: {len(damaged)} damaged images skipped:\n" + "\n".join(damaged[:20]))
+    return kept

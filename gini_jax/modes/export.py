@@ -1,0 +1,115 @@
+"""Exports a trained network: safetensors or a torch file under PyTorch's names, or StableHLO."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from gini_jax.data.augment import standardize
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.models import to_torch
+from gini_jax.trained import Trained, load
+
+FORMATS = ("safetensors", "torch", "stablehlo")
+FLAGS: dict[str, Any] = {
+    "format": ("safetensors", str, f"One of {', '.join(FORMATS)}."),
+    "step": (None, int, "Step of the checkpoint; the best by default."),
+}
+USES: tuple[str, ...] = ()
+
+
+def main(
+    config: Any, workdir: Path, *, format: str = "safetensors", step: int | None = None
+) -> Path:
+    """Writes `export/model.*` and a model card, `export/README.md`.
+
+    Args:
+        config: not used; the run brings its own.
+        workdir: of the run.
+        format: one of `FORMATS`.
+        step: of the checkpoint; the best by default.
+
+    Returns:
+        The path of the network's file.
+
+    Raises:
+        InputError: the format is unknown, or the workdir holds no run.
+    """
+    del config
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    trained = load(workdir, step)
+    folder = workdir / "export"
+    folder.mkdir(exist_ok=True)
+    if format == "stablehlo":
+        path = folder / "model.stablehlo"
+        path.write_bytes(to_stablehlo(trained))
+    else:
+        path = _write_torch(trained, folder, format)
+    result = workdir / "result.json"
+    metrics = json.loads(result.read_text()) if result.exists() else {}
+    (folder / "README.md").write_text(model_card(trained, path.name, metrics))
+    print(f"written to {path}, with a model card beside it")
+    return path
+
+
+def to_stablehlo(trained: Trained) -> bytes:
+    """The network as a portable program, from images `[N, H, W, 3]` in `[0, 1]` to logits.
+
+    The batch size is symbolic; `jax.export.deserialize(data).call(images)` runs it.
+    """
+
+    @jax.jit
+    def predict(images: jax.Array) -> jax.Array:
+        seen = standardize(images, trained.config.dataset)
+        return trained.model.apply(trained.variables, seen, train=False)[0]
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    size = trained.image_size
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    return bytes(jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images).serialize())
+
+
+def _write_torch(trained: Trained, folder: Path, format: str) -> Path:
+    arrays = to_torch(trained.config.model.name, jax.device_get(trained.variables))
+    if format == "safetensors":
+        from safetensors.numpy import save_file
+
+        path = folder / "model.safetensors"
+        save_file(arrays, path)
+        return path
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError("--format=torch needs torch: pip install torch") from error
+    path = folder / "model.pth"
+    torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, path)
+    return path
+
+
+def model_card(trained: Trained, file: str, metrics: dict[str, Any]) -> str:
+    """What the network is, what it was trained on, and how well it does."""
+    config, size = trained.config, trained.image_size
+    shown = {k: v for k, v in metrics.items() if k.startswith("test_") and v is not None}
+    rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in shown.items())
+    mean = tuple(config.dataset.mean) or "none: images stay in [0, 1]"
+    return f"""# {config.name}: {config.model.name} trained with {config.objective}
+
+- File: `{file}`, checkpoint of step {trained.step}.
+- Network: {config.model.name}, {len(trained.class_names)} classes, images of {size} x {size}.
+- Data: {config.dataset.name}. Input: RGB in [0, 1]; standardised by: {mean}.
+- Training: {config.num_epochs} epochs, batch {config.batch_size}, seed {config.seed}; terms
+  {config.loss.terms.to_dict()} on {", ".join(config.loss.layers)}.
+- Licence: (to be filled in by whoever publishes this file)
+
+| metric | value |
+| --- | --- |
+{rows}
+
+Classes, in the order of the logits: {", ".join(trained.class_names)}.
+
+Trained with gini_jax, the discriminability-enforcing loss (arXiv 2202.07073) in JAX.
+"""

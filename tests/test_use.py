@@ -1,0 +1,177 @@
+"""Own images in, a trained network out: from a folder of files to predictions and exports."""
+
+import json
+
+import jax
+import jax.export
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import gini_jax
+from gini_jax.data import load_dataset
+from gini_jax.errors import InputError
+from gini_jax.models import create_model, from_torch, to_torch
+from gini_jax.modes import export as export_mode
+from gini_jax.modes import predict as predict_mode
+from gini_jax.modes.train import main as train
+from tests import tiny
+from tests.reference import random_variables
+
+COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (230, 40, 40)}
+MODES = ("RGB", "P", "RGBA", "CMYK", "RGB", "RGB")
+
+
+def write_images(folder, count, rng):
+    """Images of each class in many modes, sizes and formats."""
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            height, width = rng.integers(10, 40, 2)
+            pixels = np.clip(np.array(colour) + rng.normal(0, 30, (height, width, 3)), 0, 255)
+            image = Image.fromarray(pixels.astype(np.uint8)).convert(MODES[i % len(MODES)])
+            ending = ("png", "png", "png", "jpg", "webp", "bmp")[i % len(MODES)]
+            image.save(folder / name / f"{i:02}.{ending}")
+    (folder / "red" / ".hidden.png").write_bytes(b"not looked at")
+    (folder / "red" / "notes.txt").write_text("not looked at")
+
+
+def folder_config(root):
+    config = tiny.get_config("gini_kl")
+    config.dataset.update(
+        name="folder", data_dir=str(root), image_size=8, num_classes=3, test_size=0
+    )
+    config.update(batch_size=12, num_epochs=3)
+    return config
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 6), ("test", 12)):
+        write_images(root / split, count, rng)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return train(folder_config(images), workdir, devices=jax.devices()[:1]), workdir
+
+
+def test_a_folder_of_class_folders_is_a_data_set(run):
+    result, workdir = run
+    about = json.loads((workdir / "dataset.json").read_text())
+    assert about["class_names"] == ["blue", "green", "red"]
+    assert about["examples"] == {"train": 72, "val": 18, "test": 36}
+    assert result["test_accuracy"] > 0.9
+
+
+def test_class_folders_alone_are_split_class_by_class(tmp_path):
+    write_images(tmp_path, 20, np.random.default_rng(1))
+    config = folder_config(tmp_path).dataset
+    with pytest.raises(InputError, match=r"no test/; set --config\.dataset\.test_size.* 12"):
+        load_dataset(config, tmp_path / "cache")
+    config.update(test_size=12, val_size=6)
+    splits = load_dataset(config, tmp_path / "cache").splits
+    counts = {name: np.bincount(split.labels).tolist() for name, split in splits.items()}
+    assert counts == {"train": [14] * 3, "val": [2] * 3, "test": [4] * 3}
+
+
+def test_a_damaged_image_is_named_or_skipped(tmp_path, capsys):
+    write_images(tmp_path / "train", 6, np.random.default_rng(2))
+    write_images(tmp_path / "test", 6, np.random.default_rng(3))
+    damaged = tmp_path / "train" / "green" / "00.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    config = folder_config(tmp_path).dataset
+    with pytest.raises(InputError, match=r"green/00\.png, cannot be read"):
+        load_dataset(config, tmp_path / "cache")
+    config.skip_damaged = True
+    splits = load_dataset(config, tmp_path / "cache").splits
+    assert len(splits["train"].labels) == 17
+    assert "train: 1 damaged images skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("break_it", "text"),
+    [
+        (lambda root: root / "nowhere", "is no folder"),
+        (lambda root: (root / "train" / "red").mkdir(parents=True) or root, "1 class folders"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_refused(break_it, text, tmp_path):
+    config = folder_config(break_it(tmp_path)).dataset
+    with pytest.raises(InputError, match=text):
+        load_dataset(config, tmp_path / "cache")
+
+
+def test_predict_names_the_classes_of_files(run, images):
+    _, workdir = run
+    table = predict_mode.main(None, workdir, images=str(images / "test" / "*" / "*.*g*"))
+    written = pd.read_csv(workdir / "predictions.csv")
+    pd.testing.assert_frame_equal(written, table, check_dtype=False)
+    truth = [path.split("/")[-2] for path in table["image"]]
+    assert np.mean(table["class"] == truth) > 0.9
+    with pytest.raises(InputError, match="matches no file"):
+        predict_mode.main(None, workdir, images=str(images / "none" / "*.png"))
+    with pytest.raises(InputError, match=r"needs --images"):
+        predict_mode.main(None, workdir)
+
+
+def test_load_gives_what_training_tested(run, images):
+    result, workdir = run
+    trained = gini_jax.load(workdir)
+    test = load_dataset(folder_config(images).dataset).splits["test"]
+    prediction = trained.predict(np.asarray(test.images))
+    np.testing.assert_allclose(prediction.probabilities.sum(axis=1), 1, rtol=1e-5)
+    right = prediction.probabilities.argmax(axis=1) == test.labels
+    assert right.mean() == pytest.approx(result["test_accuracy"])
+    last = gini_jax.load(workdir, step=18)
+    assert last.step == 18
+    with pytest.raises(InputError, match="must be"):
+        trained.predict(np.zeros((2, 8, 8, 3)))
+
+
+def test_stablehlo_computes_the_same_for_any_batch(run):
+    _, workdir = run
+    path = export_mode.main(None, workdir, format="stablehlo")
+    program = jax.export.deserialize(bytearray(path.read_bytes()))
+    trained = gini_jax.load(workdir)
+    for n in (1, 5):
+        images = np.random.default_rng(n).uniform(size=(n, 8, 8, 3)).astype(np.float32)
+        expected = trained.model.apply(trained.variables, images, train=False)[0]
+        np.testing.assert_allclose(program.call(images), expected, rtol=1e-4, atol=1e-5)
+    assert "Licence: (to be filled in" in (path.parent / "README.md").read_text()
+    with pytest.raises(InputError, match="did you mean 'stablehlo'"):
+        export_mode.main(None, workdir, format="stablhlo")
+
+
+def test_exported_weights_come_back(run):
+    from safetensors.numpy import load_file
+
+    _, workdir = run
+    path = export_mode.main(None, workdir, format="safetensors")
+    trained = gini_jax.load(workdir)
+    again = from_torch("resnet_digits", load_file(path))
+    jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(trained.variables))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cvt13"])
+def test_pytorchs_networks_load_exported_weights_and_give_the_same_logits(name):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+    from tests.test_torch_weights import _images, _relative_error, _torch_cvt, _torch_logits
+    from tests.test_torch_weights import _torch_resnet as resnet
+
+    if name == "cvt13":
+        pytest.importorskip("transformers", reason="compares with transformers' CvT")
+        settings, net = {"activation": "gelu"}, _torch_cvt("cvt13")
+    else:
+        settings, net = {"width": 16}, resnet(name, "cifar")
+    model = create_model(name, 10, **settings)
+    variables = jax.tree.map(np.abs, random_variables(model))
+    arrays = to_torch(name, variables)
+    net.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()})
+    images = _images(32, 32)
+    logits, _ = jax.jit(model.apply)(variables, images)
+    assert _relative_error(logits, _torch_logits(net, images)) < 1e-4
