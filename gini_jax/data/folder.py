@@ -1,4 +1,4 @@
-"""Folders of images, one per class: `--config.dataset.name=folder --config.dataset.data_dir=DIR`."""
+"""Folders of images, one per class: `config.dataset.name = "folder"`."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from gini_jax.errors import InputError
 class Folder:
     """Images in class folders; see `source.Source`.
 
-    Either `train/` and `test/` (and `val/`, if there is one) with class folders below them; or class
-    folders alone, which are then split class by class, `test_size` and `val_size` images in all,
-    drawn by `val_seed`. Hidden files and endings that Pillow does not know are left alone.
+    Either `train/` and `test/` (and `val/`, if there is one) with class folders below them; or
+    class folders alone, which are then split class by class: `test_size` and `val_size` images in
+    all, drawn by `val_seed`. Hidden files and endings that Pillow does not know are left alone.
 
     Args:
         config: `config.dataset`: `data_dir`, `test_split`, `test_size`, `val_size`, `val_seed`,
@@ -82,8 +82,8 @@ class Folder:
         self.splits["train"] = [examples[i] for i in np.flatnonzero(~taken)]
         if not self.splits[config.test_split] or not self.splits["train"]:
             raise InputError(
-                f"{root} has {len(examples)} images and no test/; set --config.dataset.test_size to "
-                f"how many of them are tested on, such as {max(1, len(examples) // 5)}"
+                f"{root} has {len(examples)} images and no test/; set --config.dataset.test_size "
+                f"to how many of them are tested on, such as {max(1, len(examples) // 5)}"
             )
         if not self.splits["val"]:
             del self.splits["val"]
