@@ -151,3 +151,23 @@ def test_a_batch_that_does_not_divide_by_the_chips_is_refused(tmp_path):
     needs_libtpu()
     with pytest.raises(InputError, match="batch_size=60 is not divisible by 8 devices"):
         plan.main(config_of("gini_kl", 60), tmp_path, topology="v5e:2x4")
+
+
+def test_batches_are_compared_in_one_table(tmp_path, capsys):
+    config = config_of("gini_kl", 64)
+    result = plan.main(config, tmp_path, batches="2,8")
+    assert [row["batch_per_device"] for row in result["batches"]] == [2, 8]
+    assert result["batches"][1]["flops"] > 2 * result["batches"][0]["flops"]
+    assert json.loads((tmp_path / "plan.json").read_text()) == result
+    assert "per device" in capsys.readouterr().out
+    with pytest.raises(InputError, match="such as 64,128,256"):
+        plan.main(config, tmp_path, batches="2,many")
+    rows = [
+        {"batch_per_device": n, "fits": n < 100, "reason": "too large", "temporary_bytes": 2**20}
+        for n in (10, 20, 100)
+    ]
+    for row, cycles in zip(rows, (5000, 8000, 0), strict=True):
+        row["estimated_cycles"] = {"stage1": {"forward": cycles, "backward": cycles}}
+    text = plan.batches_table(rows)
+    assert "fewest estimated cycles per image: 20 per device" in text
+    assert "100  does not fit: too large" in text

@@ -49,7 +49,7 @@ class Folder:
     def fingerprint(self, split: str) -> Any:
         """Class, path, size and time of each file."""
         stats = [(x, x.image.stat()) for x in self.splits[split]]  # type: ignore[union-attr]
-        return [[x.label, f"{x.image}", s.st_size, s.st_mtime_ns] for x, s in stats]
+        return [[x.label, repr(x.image), s.st_size, s.st_mtime_ns] for x, s in stats]
 
     def _read_splits(self, root: Path, test_split: str) -> None:
         self.class_names = _classes(root / "train")

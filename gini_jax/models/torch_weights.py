@@ -251,9 +251,10 @@ def _to_our_layout(value: np.ndarray, path: str) -> np.ndarray:
 
 
 def _to_numpy(value: Any) -> np.ndarray:
+    """A copy, which does not change when the tensor does."""
     if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16
-        return value.detach().cpu().float().numpy()
-    return np.asarray(value, np.float32)
+        return value.detach().cpu().float().numpy().copy()
+    return np.array(value, np.float32)
 
 
 def _shortened(names: list[str]) -> str:

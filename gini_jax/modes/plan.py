@@ -22,6 +22,7 @@ from gini_jax.training.workdir import make_workdir, write
 
 EXAMPLES = "v4:2x2x2, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:2x4"
 FLAGS: dict[str, Any] = {
+    "batches": (None, str, "Batches per device, such as 64,128,256: one table over all of them."),
     "topology": (None, str, "TPU slice to compile for, such as v5e:4x4; by default this machine."),
 }
 
@@ -55,7 +56,9 @@ def topology_devices(topology: str) -> list[jax.Device]:
     return list(description.devices)
 
 
-def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str, Any]:
+def main(
+    config: Any, workdir: Path, *, topology: str | None = None, batches: str | None = None
+) -> dict[str, Any]:
     """Compiles the training step of a config, prints its figures and writes plan.json.
 
     It compiles one step, whatever `config.steps_per_call` says, fed from the device unless
@@ -77,6 +80,8 @@ def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str
     if topology:
         jax.config.update("jax_platforms", "cpu")  # only the compiler is needed, not a TPU
     devices = topology_devices(topology) if topology else jax.devices()
+    if batches:
+        return compare_batches(config, workdir, devices, topology, batches)
     check_before_data(config, devices)
     make_workdir(workdir)
     shapes = dataset_shapes(config.dataset)
@@ -112,6 +117,72 @@ def main(config: Any, workdir: Path, *, topology: str | None = None) -> dict[str
     print(table(result))
     print(f"\nwritten to {path}")
     return result
+
+
+def compare_batches(
+    config: Any,
+    workdir: Path,
+    devices: Sequence[jax.Device],
+    topology: str | None,
+    batches: str,
+) -> dict[str, Any]:
+    """Compiles the step for each batch, prints one table, and writes plan.json.
+
+    Returns:
+        What plan.json holds: `topology`, and `batches`, one entry per batch.
+
+    Raises:
+        InputError: the batches are no numbers, or the config is wrong.
+    """
+    sizes = [int(size) for size in batches.split(",") if size.strip().isdigit()]
+    if not sizes or len(sizes) != len(batches.split(",")):
+        raise InputError(f"--batches={batches}: give batches per device, such as 64,128,256")
+    config = config.copy_and_resolve_references()
+    config.batch_size = sizes[0] * len(devices)
+    check_before_data(config, devices)
+    make_workdir(workdir)
+    shapes, rows = dataset_shapes(config.dataset), []
+    for size in sizes:
+        config.batch_size = size * len(devices)
+        print(f"compiling for {len(devices)} x {devices[0].device_kind}, {size} images each ...")
+        compiled, reason = compile_step(config, shapes, devices)
+        row = {"batch_per_device": size, "fits": compiled is not None, "reason": reason}
+        rows.append(row | (figures(compiled) if compiled is not None else {}))
+    result = {"topology": topology, "device_kind": devices[0].device_kind, "batches": rows}
+    path = workdir / "plan.json"
+    write(path, json.dumps(result, indent=2) + "\n")
+    print(batches_table(rows))
+    print(f"\nwritten to {path}")
+    return result
+
+
+def cycles_per_image(row: dict[str, Any]) -> float | None:
+    """The compiler's estimate for one device, per image; None if it makes none."""
+    total = sum(sum(both.values()) for both in row.get("estimated_cycles", {}).values())
+    return total / row["batch_per_device"] if total else None
+
+
+def batches_table(rows: list[dict[str, Any]]) -> str:
+    """One row per batch, and the batch to take."""
+    lines = ["", f"  {'per device':>10}{'temporaries, MiB':>18}{'cycles per image':>18}"]
+    for row in rows:
+        if not row["fits"]:
+            lines.append(f"  {row['batch_per_device']:10,}  does not fit: {row['reason']}")
+            continue
+        cycles = cycles_per_image(row)
+        shown = f"{cycles:18,.0f}" if cycles else f"{'-':>18}"
+        memory = row["temporary_bytes"] / 2**20
+        lines.append(f"  {row['batch_per_device']:10,}{memory:18,.1f}{shown}")
+    fitting = [row for row in rows if row["fits"] and cycles_per_image(row)]
+    if fitting:
+        best = min(fitting, key=lambda row: cycles_per_image(row) or 0)
+        lines.append(
+            f"  fewest estimated cycles per image: {best['batch_per_device']} per device; the "
+            "compiler's guess, collectives left out"
+        )
+    elif not any(row["fits"] for row in rows):
+        lines.append("  none fits; try smaller ones, --config.model.remat=True or bfloat16")
+    return "\n".join(lines)
 
 
 def compile_step(
