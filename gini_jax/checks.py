@@ -30,7 +30,7 @@ def check_keys(config: ConfigDict) -> None:
     Raises:
         InputError: names the key and the nearest setting.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config()
         >>> with config.unlocked():
@@ -65,7 +65,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     Raises:
         InputError: names the first value that breaks a rule, the rule and a fix.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> check_config(default_config("ce"), num_devices=8)
         >>> config = default_config()
@@ -89,7 +89,7 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
     Raises:
         InputError: names the layer and the known ones.
 
-    Example:
+    Examples:
         >>> check_layers(("stage4",), ["stage3", "stage4"])
     """
     for layer in layers:
@@ -100,7 +100,7 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
 def notes_on(config: ConfigDict) -> list[str]:
     """What has no effect in a run with these settings; said at the start and in result.json.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config("ce")
         >>> config.schedule.update(name="step", boundaries=(60,))

@@ -130,7 +130,7 @@ def config_path(name: str) -> str:
     Raises:
         InputError: there is no such file, and no such shipped config.
 
-    Example:
+    Examples:
         >>> Path(config_path("digits:ce")).name
         'digits.py:ce'
     """
@@ -178,7 +178,7 @@ def local_path(what: str, path: str) -> Path:
     Raises:
         InputError: it is a URL.
 
-    Example:
+    Examples:
         >>> local_path("--workdir", "runs/r18")
         PosixPath('runs/r18')
     """

@@ -132,7 +132,7 @@ def default_config(objective: str | None = None) -> ConfigDict:
     Raises:
         InputError: the objective is unknown.
 
-    Example:
+    Examples:
         >>> default_config("gini").loss.terms.to_dict()
         {'gini': 0.5}
     """
@@ -153,7 +153,7 @@ def set_objective(config: ConfigDict, objective: str) -> None:
     Raises:
         InputError: the objective is unknown.
 
-    Example:
+    Examples:
         >>> config = default_config()
         >>> set_objective(config, "ce")
         >>> config.loss.terms.to_dict()
@@ -179,7 +179,7 @@ def set_model(config: ConfigDict, name: str, **settings: Any) -> None:
     Raises:
         InputError: the name or a setting is unknown.
 
-    Example:
+    Examples:
         >>> config = default_config()
         >>> set_model(config, "cvt13", drop_path=0.2)
         >>> "stem" in config.model, config.model.drop_path
@@ -211,7 +211,7 @@ def all_rows(config: ConfigDict) -> dict[str, Setting]:
 def model_settings(config: ConfigDict) -> dict[str, Any]:
     """The attributes of the network that a config sets.
 
-    Example:
+    Examples:
         >>> model_settings(default_config())["width"]
         64
     """
@@ -221,7 +221,7 @@ def model_settings(config: ConfigDict) -> dict[str, Any]:
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of a config by path.
 
-    Example:
+    Examples:
         >>> flattened({"seed": 0, "loss": {"terms": {"kl": 1.0}}})
         {'seed': 0, 'loss.terms.kl': 1.0}
     """

@@ -145,7 +145,7 @@ def shard(batch: Any, devices: int) -> Any:
     Returns:
         The same pytree of `[local devices, N / devices, ...]`.
 
-    Example:
+    Examples:
         >>> shard({"label": np.arange(4)}, devices=1)["label"].tolist()
         [[0, 1, 2, 3]]
     """
@@ -162,7 +162,7 @@ def shard(batch: Any, devices: int) -> Any:
 def order_by_device(order: np.ndarray, devices: int) -> np.ndarray:
     """An epoch's order by device: `[steps, batch]` to `[local devices, steps, batch / devices]`.
 
-    Example:
+    Examples:
         >>> order_by_device(np.arange(6).reshape(3, 2), devices=1).tolist()
         [[[0, 1], [2, 3], [4, 5]]]
     """

@@ -35,7 +35,7 @@ def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputErro
     Returns:
         The error to raise; it lists `known` and, where one is close, the nearest.
 
-    Example:
+    Examples:
         >>> print(unknown_name("objective", "gin", ["ce", "gini"]))
         unknown objective 'gin'; did you mean 'gini'? Known: ce, gini.
     """

@@ -12,7 +12,7 @@ def cifar100(name: str, objective: str | None) -> ConfigDict:
         name: of the experiment, `cifar100_NETWORK`.
         objective: what stands after the colon.
 
-    Example:
+    Examples:
         >>> cifar100("cifar100_resnet18", "ce").batch_size
         200
     """

@@ -36,7 +36,7 @@ NOT_NEGATIVE, BELOW_1 = "[0, inf)", "[0, 1)"
 def setting(default: Any, meaning: str, **rules: Any) -> Any:
     """A field of a network's module that is a setting `model.<field>`, with its rules.
 
-    Example:
+    Examples:
         >>> @dataclasses.dataclass
         ... class Network:
         ...     width: int = setting(64, "channels of the first stage", bounds=COUNT)
@@ -50,7 +50,7 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
 def in_bounds(value: float, bounds: str) -> bool:
     """Whether a finite number lies in an interval.
 
-    Example:
+    Examples:
         >>> in_bounds(0, "[0, 1)"), in_bounds(1, "[0, 1)"), in_bounds(math.inf, "[0, inf)")
         (True, False, False)
     """

@@ -130,7 +130,7 @@ def load(workdir: str | Path, step: int | None = None) -> Trained:
         InputError: the folder holds no run.
         RunError: there is no such checkpoint, or it cannot be read.
 
-    Example:
+    Examples:
         >>> load("nowhere")
         Traceback (most recent call last):
         gini_jax.errors.InputError: 'nowhere' holds no run; give the --workdir of one

@@ -172,10 +172,10 @@ def embedding(groups: dict[str, list[Run]]) -> Figure:
     axes = figure.subplots(2, len(groups), squeeze=False)
     for column, (name, runs) in enumerate(groups.items()):
         run = runs[0]
-        x = run.arrays["pooled"].astype(np.float32)[:1000]
-        labels = run.groups[run.arrays["pooled_labels"][:1000]]
+        x = run.arrays["pooled"].astype(np.float32)[:500]
+        labels = run.groups[run.arrays["pooled_labels"][:500]]
         plane = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
-        tsne = TSNE(perplexity=min(30, len(x) // 4), random_state=0, init="pca")
+        tsne = TSNE(perplexity=min(30, len(x) // 4), max_iter=500, random_state=0)
         for axis, points, title in (
             (axes[0, column], plane, "PCA"),
             (axes[1, column], tsne.fit_transform(plane), "t-SNE"),
@@ -193,25 +193,33 @@ def fired(run: Run) -> Figure:
     images, features = run.arrays["fired_images"], run.arrays["fired_features"]
     impurities = run.arrays[f"impurity/{run.layer}"][features]
     half = len(features) // 2
-    figure = Figure(figsize=(10, 0.62 * half + 0.6), layout="constrained")
-    halves: Any = figure.subfigures(1, 2, wspace=0.03)
-    left, right = halves
-    for part, title, rows in (
-        (left, "Lowest impurity", range(half)),
-        (right, "Highest impurity", range(half, len(features))),
+    figure = Figure(figsize=(10, 0.58 * half + 0.4), layout="constrained")
+    for axis, title, rows in zip(
+        figure.subplots(1, 2),
+        ("Lowest impurity", "Highest impurity"),
+        (slice(0, half), slice(half, 2 * half)),
+        strict=True,
     ):
-        part.suptitle(title, fontsize=10)
-        axes = part.subplots(half, images.shape[1], squeeze=False)
-        for line, row in zip(axes, rows, strict=True):
-            for axis, image in zip(line, images[row], strict=True):
-                axis.imshow(image, interpolation="nearest")
-                axis.set_xticks([])
-                axis.set_yticks([])
-                for side in axis.spines.values():
-                    side.set_visible(False)
-            text = f"{features[row]}: {impurities[row]:.2f}"
-            line[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7)
+        sheet = _contact_sheet(images[rows])
+        axis.imshow(sheet, interpolation="nearest")
+        side = sheet.shape[0] / half
+        names = [f"{c}: {x:.2f}" for c, x in zip(features[rows], impurities[rows], strict=True)]
+        axis.set_yticks((np.arange(half) + 0.5) * side, names)
+        axis.set_xticks([])
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_title(title)
     return figure
+
+
+def _contact_sheet(images: np.ndarray) -> np.ndarray:
+    """Images `[R, C, h, w, 3]` in rows and columns on transparent ground, `[H, W, 4]`."""
+    rows, columns, height, width, _ = images.shape
+    gap = max(1, height // 8)
+    sheet = np.zeros((rows, height + gap, columns, width + gap, 4), np.uint8)
+    sheet[:, :height, :, :width, :3] = images.transpose(0, 2, 1, 3, 4)
+    sheet[:, :height, :, :width, 3] = 255
+    return sheet.reshape(rows * (height + gap), columns * (width + gap), 4)
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:

@@ -41,7 +41,7 @@ def figures(compiled: Any) -> dict[str, Any]:
 def all_reduces(program: list[tuple[int, str]]) -> list[list[tuple[str, int]]]:
     """Scope and bytes of every operand of each all-reduce of a program; see `counted_lines`.
 
-    Example:
+    Examples:
         >>> line = '%a = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce(%b, %c), metadata={op_name="f/x"}'
         >>> all_reduces([(1, line)])
         [[('f/x', 24), ('f/x', 8)]]
@@ -85,7 +85,7 @@ def estimated_cycles(program: list[tuple[int, str]]) -> dict[str, dict[str, int]
 def part_of(scope: str) -> tuple[str, str]:
     """Part of the step and direction of an operation, by its scope.
 
-    Example:
+    Examples:
         >>> part_of("jit(f)/transpose(jvp(ResNet))/stage2/stage2_block1/conv1/conv/conv")
         ('stage2', 'backward')
         >>> part_of("jit(f)/jvp(ResNet)/stage2/stage2_block1/conv1/norm/psum")
@@ -113,7 +113,7 @@ def counted_lines(program: str) -> list[tuple[int, str]]:
 
     Only the bodies of counted loops, including nested ones, run more than once.
 
-    Example:
+    Examples:
         >>> program = '''
         ... %body (p: s32[]) -> s32[] {
         ...   work

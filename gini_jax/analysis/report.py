@@ -199,7 +199,7 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
         ),
         Section(
             "Test images in feature space",
-            "Pooled features of at most 1,000 test images, coloured by class, or by superclass "
+            "Pooled features of at most 500 test images, coloured by class, or by superclass "
             "where there are some.",
             drawn(figures.embedding, groups, pixels=True),
         ),

@@ -44,7 +44,7 @@ def compare(
         Holm's correction over the groups as `holm_t, holm_wilcoxon`, and `better`, the number of
         seeds. With fewer than two pairs there is no interval and no p-value: NaN.
 
-    Example:
+    Examples:
         >>> rows = [("ce", 0, 0.5), ("ce", 1, 0.6), ("kl", 0, 0.6), ("kl", 1, 0.8)]
         >>> table = compare(pd.DataFrame(rows, columns=["group", "seed", "x"]), "x")
         >>> print(f"{table.loc['kl', 'difference']:.3f}", int(table.loc["kl", "better"]))
@@ -71,7 +71,7 @@ def compare(
 def paired(difference: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Mean of paired differences, its 95 % intervals and p-values; see `compare`.
 
-    Example:
+    Examples:
         >>> found = paired([0.1, 0.2, 0.3])
         >>> print(f"{found['difference']:.3f} {found['t_low']:.3f}")
         0.200 -0.048
@@ -110,7 +110,7 @@ def seeds_needed(difference: Sequence[float] | np.ndarray, power: float = 0.8) -
     Returns:
         The number; None where the differences do not vary, average to 0, or are fewer than two.
 
-    Example:
+    Examples:
         >>> seeds_needed([0.01, 0.0, 0.02, -0.01])
         55
     """
@@ -164,7 +164,7 @@ def markdown(table: pd.DataFrame, baseline: str = "ce") -> str:
 def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     """A number for a table; "-" for none.
 
-    Example:
+    Examples:
         >>> number(0.12345), number(None), number(0.5, sign=True)
         ('0.1235', '-', '+0.5000')
     """

@@ -29,7 +29,7 @@ def open_source(config: Any) -> Source:
     Raises:
         InputError: the set is unknown or missing.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> len(open_source(default_config().dataset).splits["test"])
         400
@@ -57,7 +57,7 @@ def load_dataset(
         InputError: the set is unknown or missing, a split is too small, or the number of classes
             is not `num_classes`.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> digits = load_dataset(default_config().dataset)
         >>> {name: split.images.shape for name, split in digits.splits.items()}["test"]
@@ -102,7 +102,7 @@ def dataset_shapes(config: Any) -> Dataset:
     Raises:
         InputError: as in `load_dataset`.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> dataset_shapes(default_config().dataset).splits["train"].images.shape
         (1197, 8, 8, 3)

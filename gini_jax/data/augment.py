@@ -28,7 +28,7 @@ def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: in
     Returns:
         `[N, image_size, image_size, 3]` float32 in `[0, 1]`.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> keys = jax.random.split(jax.random.key(0), 2)
         >>> images = jnp.full((2, 8, 8, 3), 255, jnp.uint8)
@@ -76,7 +76,7 @@ def mix_batch(
     Returns:
         The mixed images and labels; the rows still sum to 1.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config().augment
         >>> config.mixup = 1.0
@@ -157,7 +157,7 @@ def _resample(image: jax.Array, size: int, scale: jax.Array, start: jax.Array) -
 def centre_crop(images: jax.Array, image_size: int) -> jax.Array:
     """The centres of images for evaluation, `[N, image_size, image_size, 3]`, in `[0, 1]`.
 
-    Example:
+    Examples:
         >>> centre_crop(jnp.zeros((2, 10, 10, 3), jnp.uint8), 8).shape
         (2, 8, 8, 3)
     """
@@ -176,7 +176,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation that `config.dataset` names, three numbers each.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config().dataset
         >>> config.mean = ("imagenet",)

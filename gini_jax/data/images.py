@@ -25,7 +25,7 @@ def decode(image: bytes | Path | np.ndarray) -> RGB:
     Raises:
         OSError, ValueError, SyntaxError: the image cannot be read.
 
-    Example:
+    Examples:
         >>> decode(np.zeros((4, 5, 1), np.uint8)).shape
         (4, 5, 3)
     """
@@ -39,7 +39,7 @@ def decode(image: bytes | Path | np.ndarray) -> RGB:
 def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image as 8-bit RGB.
 
-    Example:
+    Examples:
         >>> palette = Image.new("P", (1, 1))
         >>> palette.putpalette([255, 0, 0])
         >>> to_rgb(palette).getpixel((0, 0))
@@ -72,7 +72,7 @@ def _from_pixels(pixels: np.ndarray) -> RGB:
 def stored_size(image_size: int) -> int:
     """Side of the stored squares, with room for crops of `image_size`; 0 for 0.
 
-    Example:
+    Examples:
         >>> stored_size(224)
         256
     """
@@ -82,7 +82,7 @@ def stored_size(image_size: int) -> int:
 def fit(image: RGB, image_size: int) -> RGB:
     """The centre square of an image, with room for crops of `image_size`; 0: the image unchanged.
 
-    Example:
+    Examples:
         >>> fit(np.zeros((300, 400, 3), np.uint8), 224).shape
         (256, 256, 3)
     """

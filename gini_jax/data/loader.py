@@ -37,7 +37,7 @@ def epoch_order(
     Returns:
         `[num_examples // batch_size, batch_size]` int32.
 
-    Example:
+    Examples:
         >>> sorted(epoch_order(seed=0, epoch=3, num_examples=4, batch_size=2).ravel().tolist())
         [0, 1, 2, 3]
     """
@@ -57,7 +57,7 @@ def choose_feed(name: str, train: Split, devices: Sequence[jax.Device] | None = 
         train: the training split.
         devices: to train on; all by default.
 
-    Example:
+    Examples:
         >>> choose_feed("auto", Split(np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9, np.int32)))
         'device'
     """
@@ -85,7 +85,7 @@ def row_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
     The first is used if rows fill the tiles of a TPU's memory, 32 by 128 bytes. In any other layout
     a TPU would copy the whole set in every step to take one batch out of it.
 
-    Example:
+    Examples:
         >>> row_shape((256, 256, 3)), row_shape((32, 32, 3))
         ((256, 768), (3072,))
     """
@@ -220,7 +220,7 @@ class HostBatches:
     Attributes:
         calls: the first step of each call and its number of steps; no call crosses an epoch's end.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config()
         >>> config.batch_size, config.num_epochs, config.steps_per_call = 2, 2, 2

@@ -67,7 +67,7 @@ def apply_policy(key: jax.Array, image: jax.Array, name: str) -> jax.Array:
     Returns:
         `[H, W, 3]` in `[0, 1]`.
 
-    Example:
+    Examples:
         >>> apply_policy(jax.random.key(0), jnp.ones((8, 8, 3)), "trivialaugment").shape
         (8, 8, 3)
     """

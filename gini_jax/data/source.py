@@ -70,7 +70,7 @@ class Arrays(Sequence[Example]):
 class Rows:
     """Some rows of an array that is mapped from a file; each is read when it is indexed.
 
-    Example:
+    Examples:
         >>> rows = Rows(np.array([[0], [10], [20]]), np.array([2, 0]))
         >>> rows.shape, rows[np.array([0])].tolist(), np.asarray(rows).tolist()
         ((2, 1), [[20]], [[20], [0]])

@@ -44,7 +44,7 @@ EVALS: dict[str, Any] = {name: importlib.import_module(f"gini_jax.evals.{name}")
 def chosen(names: Sequence[str]) -> list[str]:
     """The evaluations that `config.evals` names, and those that always run.
 
-    Example:
+    Examples:
         >>> chosen(["knn"]), len(chosen(["all"])) == len(EVALS)
         (['accuracy', 'features', 'knn'], True)
     """
@@ -61,7 +61,7 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
     Returns:
         Numbers for result.json, None where an evaluation did not run; and arrays for pictures.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> x, y = rng.normal(size=(20, 4)), np.arange(20) % 4
         >>> outputs = SplitOutputs(x, x, {"pooled": np.abs(x)}, y)

@@ -48,7 +48,7 @@ def accuracy(
 
     If logits are equal, the lower class comes first, as in `argmax`.
 
-    Example:
+    Examples:
         >>> logits = np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
         >>> accuracy(logits, np.array([1, 2])), accuracy(logits, np.array([0, 1]), top=2)
         (0.5, 1.0)
@@ -62,7 +62,7 @@ def accuracy(
 def class_accuracy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
     """Mean of the accuracies within each class; classes without examples are left out.
 
-    Example:
+    Examples:
         >>> logits = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
         >>> class_accuracy(logits, np.array([0, 0, 0, 1]))
         0.5
@@ -74,7 +74,7 @@ def class_accuracy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N
 def cross_entropy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
     """Mean negative log-likelihood, in nats.
 
-    Example:
+    Examples:
         >>> print(f"{cross_entropy(np.zeros((3, 2)), np.array([0, 1, 1])):.4f}")  # log 2
         0.6931
     """
@@ -88,7 +88,7 @@ def superclass_accuracy(
 ) -> float:
     """Share of the examples whose predicted class is in the same group as their true class.
 
-    Example:
+    Examples:
         >>> superclass_accuracy(np.eye(3)[[1, 2]], np.array([0, 0]), (0, 0, 1))
         0.5
     """

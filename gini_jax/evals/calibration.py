@@ -25,7 +25,7 @@ def expected_calibration_error(
     References:
         Guo et al., "On calibration of modern neural networks", arXiv 1706.04599, equation 3.
 
-    Example:
+    Examples:
         >>> logits = np.log(np.array([[0.75, 0.25]] * 4))
         >>> print(f"{expected_calibration_error(logits, np.array([0, 0, 0, 1])):.4f}")
         0.0000

@@ -25,7 +25,7 @@ def cluster_nmi(
 ) -> float:
     """Normalised mutual information between the classes and as many k-means clusters.
 
-    Example:
+    Examples:
         >>> cluster_nmi(np.eye(3)[[0, 1, 2] * 5], np.array([0, 1, 2] * 5))
         1.0
     """
@@ -44,7 +44,7 @@ def scatter_ratio(features: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " 
     Returns:
         At least 0; infinite if the examples within each class coincide, 0 if all examples coincide.
 
-    Example:
+    Examples:
         >>> scatter_ratio(np.array([[0.0], [2.0], [4.0], [6.0]]), np.array([0, 0, 1, 1]))
         4.0
     """

@@ -105,7 +105,7 @@ def padded_batches(
         Images `[local devices, batch_size / devices, H, W, 3]`, and how many images of the global
         batch are not copies.
 
-    Example:
+    Examples:
         >>> split = Split(np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int32))
         >>> [(images.shape, kept) for images, kept in padded_batches(split, 2)]
         [((1, 2, 8, 8, 3), 2), ((1, 2, 8, 8, 3), 1)]

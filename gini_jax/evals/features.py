@@ -59,7 +59,7 @@ def feature_terms(
         of an unbalanced split; `kl_uniform`, against the balanced distribution; and `dead`, the
         share of the features that never fire.
 
-    Example:
+    Examples:
         >>> terms = feature_terms({"pooled": np.eye(4)}, np.arange(4), 4)
         >>> terms["gini"], terms["kl"]
         (0.0, 0.0)

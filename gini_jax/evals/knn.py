@@ -23,11 +23,13 @@ def knn_accuracy(
     """Test accuracy of a vote among the nearest training examples, by cosine similarity.
 
     Args:
-        train_features, train_labels: the examples among which neighbours are sought.
-        test_features, test_labels: the examples to classify.
+        train_features: the examples among which neighbours are sought.
+        train_labels: their classes.
+        test_features: the examples to classify.
+        test_labels: their classes.
         neighbours: how many vote; if there are fewer training examples, all of them vote.
 
-    Example:
+    Examples:
         >>> x, y = np.eye(2)[[0, 1] * 30], np.array([0, 1] * 30)
         >>> knn_accuracy(x, y, x, y)
         1.0

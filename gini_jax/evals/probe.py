@@ -23,7 +23,7 @@ def linear_probe(
 ) -> float:
     """Test accuracy of scikit-learn's logistic regression on standardised features.
 
-    Example:
+    Examples:
         >>> x, y = np.eye(2)[[0, 1] * 10], np.array([0, 1] * 10)
         >>> linear_probe(x, y, x, y)
         1.0

@@ -48,8 +48,10 @@ def selection_curve(
     """Test accuracy of a ridge classifier on subsets of the features.
 
     Args:
-        train_features, train_labels: the examples that the classifiers are fitted on.
-        test_features, test_labels: the examples that they are tested on.
+        train_features: the examples that the classifiers are fitted on.
+        train_labels: their classes.
+        test_features: the examples that they are tested on.
+        test_labels: their classes.
         impurity: each feature's impurity on the training split, used to choose the purest.
         draws: number of random subsets of each size.
         seed: seed of the draws.
@@ -57,7 +59,7 @@ def selection_curve(
     Returns:
         The curve over sizes 1, 2, 4, ... and all features.
 
-    Example:
+    Examples:
         >>> x, y = np.eye(4)[[0, 1, 2, 3] * 5], np.array([0, 1, 2, 3] * 5)
         >>> selection_curve(x, y, x, y, impurity=np.zeros(4)).purest[-1]
         np.float64(1.0)

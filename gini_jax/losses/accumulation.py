@@ -35,7 +35,7 @@ def linearize_at(
         micro-batch's sums to the scalar to differentiate. The gradients of all micro-batches add
         to the batch's own.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from gini_jax.losses import class_sums, gini_loss
         >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.eye(2)[jnp.array([0, 1, 1, 0])]
@@ -71,7 +71,7 @@ class RunningSums:
         average: the biased average `h`, zero at the start: `ClassSums`, or a pytree of them.
         weight: scalar, `1 - d^t`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from gini_jax.losses import class_sums
         >>> batch = class_sums(jnp.ones((4, 3)), jnp.array([0, 1, 1, 0]), num_classes=2)

@@ -22,7 +22,7 @@ class ClassSums:
         activation: `[C, K]`, `sum_n w[n] z[n,c] Y[n,k]`, where `z` is the spatial mean of `|A|`.
         mass: `[K]`, `sum_n w[n] Y[n,k]`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> half = ClassSums(activation=jnp.array([[2.0, 0.0]]), mass=jnp.array([2.0, 1.0]))
         >>> (half + half).mass.tolist()
@@ -85,7 +85,7 @@ def class_sums(
     References:
         arXiv 2202.07073, section 3: the class-wise mean activation of each feature.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> features = jnp.array([[1.0, -2.0], [3.0, 0.0]])
         >>> sums = class_sums(features, jnp.array([0, 1]), num_classes=2)

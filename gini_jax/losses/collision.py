@@ -45,7 +45,7 @@ def collision_loss(
     References:
         A. Renyi, "On measures of entropy and information", 1961: the entropy of order 2.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> features = jnp.array([[1.0, 1.0], [0.0, 1.0]])  # one pure feature, one flat
         >>> float(collision_loss(features, jnp.eye(2)))

@@ -51,7 +51,7 @@ def class_profile(
     References:
         arXiv 2202.07073, section 3: the class distribution of a feature.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> class_profile(jnp.array([[1.0], [3.0]]), jnp.eye(2)).tolist()
         [[0.25, 0.75]]
@@ -75,7 +75,7 @@ def gini_impurity(profile: jax.Array) -> jax.Array:
     References:
         arXiv 2202.07073, section 3.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> gini_impurity(jnp.array([[1.0, 0.0], [0.5, 0.5]])).tolist()
         [0.0, 0.5]
@@ -115,7 +115,7 @@ def gini_loss(
     References:
         arXiv 2202.07073, section 3: the Gini impurity loss.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> float(gini_loss(jnp.array([[1.0, 1.0], [0.0, 1.0]]), jnp.eye(2)))
         0.25
@@ -149,7 +149,7 @@ def class_distribution(
     Raises:
         ValueError: the shapes do not fit, or integer labels come without `num_classes`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> class_distribution(jnp.array([0, 0, 0, 1]), num_classes=2).tolist()
         [0.75, 0.25]
@@ -200,7 +200,7 @@ def kl_loss(
     References:
         arXiv 2202.07073, section 3: the KL divergence loss.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> float(kl_loss(jnp.eye(2), jnp.eye(2)))  # one feature per class
         0.0
@@ -249,7 +249,7 @@ def entropy_loss(
     References:
         arXiv 2202.07073, the entropy-based alternative of the ablation study.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> print(f"{entropy_loss(jnp.ones((2, 3)), jnp.eye(2)):.4f}")  # log10 of 2
         0.3010

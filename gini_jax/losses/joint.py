@@ -63,7 +63,7 @@ def discriminability_loss(
     References:
         arXiv 2202.07073, section 3: the joint objective.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> features = {"stage4": jnp.ones((2, 4, 4, 8)), "pooled": jnp.ones((2, 8))}
         >>> loss, terms = discriminability_loss(features, jnp.eye(2), gini_weight=0.5)
@@ -113,7 +113,7 @@ def layer_sums(
         ValueError: the shapes do not fit, there is no layer, or the impurity is unknown.
         TypeError: the features are not floating-point.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> sums, _ = layer_sums([jnp.ones((2, 3))], jnp.eye(2))
         >>> sums["0"].activation.shape
@@ -168,7 +168,7 @@ def discriminability_from_sums(
         ValueError: the weights do not match the layers, the impurity is unknown, `target` is no
             distribution, or the entropy comes without signed sums.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> sums, _ = layer_sums([jnp.ones((2, 3))], jnp.eye(2))
         >>> float(discriminability_from_sums(sums)[0])

@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, float]] = {
 def objective_name(terms: Mapping[str, float]) -> str:
     """The name of a composition: that of the preset with these terms, or their names joined.
 
-    Example:
+    Examples:
         >>> objective_name({"kl": 1.0, "gini": 0.1}), objective_name({}), objective_name({"kl": 0})
         ('gini_kl', 'ce', 'ce')
     """
@@ -173,7 +173,7 @@ class Objective:
         weights: by name of the term, from `TERMS`; a term of weight 0 is left out.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
 
-    Example:
+    Examples:
         >>> objective = Objective({"gini": 0.5, "kl": 0.5})
         >>> outputs = Outputs({"pooled": jnp.ones((2, 8))}, jnp.zeros((2, 2)), jnp.eye(2))
         >>> values = objective.of_sums(objective.sums(outputs), objective.init(outputs), 1.0)

@@ -53,7 +53,7 @@ def conv_general_dilated(
             feature_group_count, batch_group_count, precision: as in `lax.conv_general_dilated`.
         **others: likewise.
 
-    Example:
+    Examples:
         >>> x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
         >>> numbers = lax.conv_dimension_numbers(x.shape, w.shape, ("NHWC", "HWIO", "NHWC"))
         >>> y = conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)

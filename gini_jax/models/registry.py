@@ -40,7 +40,7 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
     Raises:
         InputError: the name or an override is unknown, or a value breaks its rule.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> model = create_model("resnet18", num_classes=10, width=8)
         >>> images = jnp.zeros((2, 32, 32, 3))
@@ -72,7 +72,7 @@ def model_rows(name: str) -> dict[str, Setting]:
     Raises:
         InputError: the name is unknown.
 
-    Example:
+    Examples:
         >>> model_rows("resnet18")["width"].bounds
         '[1, inf)'
     """

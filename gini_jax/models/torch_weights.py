@@ -51,7 +51,7 @@ def from_torch(
         InputError: the names or shapes match no known naming (the error lists the missing and the
             unexpected ones), or an override contradicts the shapes.
 
-    Example:
+    Examples:
         >>> model = create_model("resnet18", 10, width=8)
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         >>> again = from_torch("resnet18", to_torch("resnet18", variables))
@@ -99,7 +99,7 @@ def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict
     Raises:
         InputError: the network has no PyTorch naming.
 
-    Example:
+    Examples:
         >>> variables = {"params": {"head": {"dense": {"kernel": np.zeros((8, 10))}}}}
         >>> to_torch("resnet18", variables)["fc.weight"].shape
         (10, 8)

@@ -159,7 +159,7 @@ def members_of(
 def seeds_of(text: str) -> list[int]:
     """The seeds that a flag names.
 
-    Example:
+    Examples:
         >>> seeds_of("0,1,5"), seeds_of("3-5")
         ([0, 1, 5], [3, 4, 5])
     """

@@ -15,7 +15,7 @@ class Interrupts:
     With several processes, jax handles SIGTERM and makes all of them stop after the same step;
     SIGINT is passed on to jax as SIGTERM.
 
-    Example:
+    Examples:
         >>> with Interrupts() as interrupts:
         ...     signal.raise_signal(signal.SIGTERM)
         ...     interrupts.status(step=3)

@@ -65,7 +65,7 @@ LOGGERS: dict[str, Callable[[Path, Any], Logger]] = {
 def create_loggers(workdir: Path, config: Any) -> list[Logger]:
     """The loggers that `config.loggers` names.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> [type(logger).__name__ for logger in create_loggers(Path("."), default_config())]
         ['Jsonl', 'TensorBoard']

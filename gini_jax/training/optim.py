@@ -56,7 +56,7 @@ def create_schedule(config: Any, steps_per_epoch: int, num_epochs: int) -> optax
     Raises:
         InputError: the name is unknown, or the warm-up leaves no epoch.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config().schedule
         >>> config.update(name="step", learning_rate=0.1, boundaries=(60,), factor=0.2)
@@ -95,7 +95,7 @@ def create_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTra
     Raises:
         InputError: the name is unknown.
 
-    Example:
+    Examples:
         >>> from gini_jax.config import default_config
         >>> optimizer = create_optimizer(default_config().optimizer, lambda step: 0.1)
         >>> optimizer.init({"kernel": 1.0}) is not None

@@ -152,7 +152,7 @@ def start_text(
 def examples_per_class(batch_size: int, num_classes: int) -> str:
     """How many examples of a class the terms see at a time; a warning where they are too few.
 
-    Example:
+    Examples:
         >>> examples_per_class(64, 10)
         'a batch holds 6.4 examples per class on average'
     """

@@ -1,0 +1,1 @@
+"""What people look at: statistics, pictures, reports, and what compiled programs say."""
