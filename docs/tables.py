@@ -58,6 +58,42 @@ def train_step() -> str:
     return "\n".join([*lines, "", note])
 
 
+def feeds() -> str:
+    """Images per second of the ways to feed a step."""
+    report = json.loads((RESULTS / "input.json").read_text())
+    names = {"torch, 0 workers": "torch `DataLoader`, 0 workers"}
+    names |= {"torch, 2 workers": "torch `DataLoader`, 2 workers"}
+    lines = [
+        "| way | images/s alone (quartiles) | share of a training step spent waiting |",
+        "| --- | --- | --- |",
+    ]
+    for way, rate in report["images_per_second_alone"].items():
+        share = report["share_of_training_waiting"].get(way)
+        waiting = f"{share['median']:.3%}" if share else ""
+        quartiles = f"{rate['low_quartile']:,.0f} to {rate['high_quartile']:,.0f}"
+        lines.append(
+            f"| {names.get(way, f'`{way}`')} | {rate['median']:,.0f} ({quartiles}) | {waiting} |"
+        )
+    return "\n".join(lines)
+
+
+def running_sums() -> str:
+    """Errors of a batch's terms, with and without running sums."""
+    rows = json.loads((RESULTS / "running_sums.json").read_text())["errors"]
+    lines = ["| batch | " + " | ".join(_running_heads()) + " |", "| --- " * 7 + "|"]
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        own = {row["decay"]: row for row in rows if row["batch"] == batch}
+        gini = [f"{own[decay]['gini_error']:.5f}" for decay in (0.0, 0.9, 0.99)]
+        kl = [f"{own[decay]['kl_error']:.4f}" for decay in (0.0, 0.9, 0.99)]
+        lines.append(f"| {batch} | " + " | ".join([*gini, *kl]) + " |")
+    return "\n".join(lines)
+
+
+def _running_heads() -> list[str]:
+    decays = ["decay 0.9", "decay 0.99"]
+    return ["Gini: the batch alone", *decays, "KL: the batch alone", *decays]
+
+
 def sweep(name: str, metrics: tuple[str, ...]) -> str:
     """A sweep's means, and its paired comparison of accuracy."""
     table = pd.read_csv(RESULTS / "sweeps" / f"{name}.csv")
@@ -95,6 +131,8 @@ SHOWN = (
 TABLES: dict[str, Callable[[], str]] = {
     "losses": losses,
     "train_step": train_step,
+    "running_sums": running_sums,
+    "input": feeds,
     "digits": lambda: sweep("digits", SHOWN),
     "caltech101_64": lambda: sweep("caltech101_64", SHOWN),
 }
