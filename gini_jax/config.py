@@ -42,6 +42,7 @@ SETTINGS: dict[str, Setting] = {
         "where metrics go; jsonl, which pictures are drawn from, is always written",
         choices="gini_jax.training.loggers:LOGGERS",
     ),
+    "report": Setting(True, "write report.html at the end of a run"),
     "debug_nans": Setting(False, "name the first module with a NaN if the loss becomes one"),
     "profile": Setting(False, "trace ten steps of the first epoch into the workdir"),
     "dataset.name": Setting("digits", "digits, folder, or any image classification set of TFDS"),

@@ -51,7 +51,7 @@ def value_and_gradients(conv, x, w, options):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, w)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(geometry=geometries())
 def test_value_and_gradients_equal_xlas(geometry):
     x, w, options = inputs(geometry)

@@ -66,9 +66,18 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("kinds", ["Auto Auto", "Explicit Explicit", "Explicit Auto"])
+@pytest.mark.parametrize(
+    ("kinds", "kind"),
+    [
+        ("Explicit Explicit", "integers"),
+        ("Explicit Explicit", "one-hot"),
+        ("Explicit Explicit", "soft"),
+        ("Explicit Auto", "integers"),
+        ("Explicit Auto", "soft"),
+        ("Auto Auto", "integers"),
+    ],
+)
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("kind", ["integers", "one-hot", "soft"])
 def test_on_a_mesh_the_values_and_gradients_are_those_of_one_device(kind, spec, kinds, batch):
     if not hasattr(jax.sharding, "auto_axes") and "Explicit" in kinds:
         pytest.skip("Explicit axes need jax.sharding.auto_axes, newer than jax 0.6.0")

@@ -22,8 +22,7 @@ def config_of(**changes):
     return config
 
 
-@pytest.mark.parametrize("start_epoch", [1, 3])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("devices", "start_epoch"), [(1, 1), (8, 3)])
 def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
     """And do not depend on whether the terms are on yet."""
     config = config_of(**{"loss.start_epoch": start_epoch, "loss.layers": ("stage2", "pooled")})

@@ -15,4 +15,5 @@ def get_config(objective: str | None = None) -> ConfigDict:
     config.loss.start_epoch = 2
     config.loss.layers = ("stage2",)
     config.evals = ()
+    config.report = False
     return config

@@ -69,7 +69,8 @@ def main(
                 np.savez_compressed(workdir / "arrays.npz", **arrays)  # type: ignore[arg-type]
                 draw_curves(workdir, workdir / "curves.png")
                 draw_impurity(arrays, title_of(result), workdir / "impurity.png")
-                write_report(workdir)
+                if config.report:
+                    write_report(workdir)
             print(summary_text(result, workdir))
         return result
 

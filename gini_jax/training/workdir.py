@@ -22,6 +22,7 @@ FREE = (
     "dataset.feed",
     "evals",
     "loggers",
+    "report",
     "eval_batch_size",
     "eval_every_epochs",
     "steps_per_call",
