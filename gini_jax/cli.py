@@ -59,6 +59,7 @@ def run(argv: list[str]) -> Any:
     if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
         print(usage())
         return None
+    argv = _joined(argv)
     mode = _mode_of(argv)
     module = importlib.import_module(f"gini_jax.modes.{mode}")
     config, terms = _parse(argv, module)
@@ -73,7 +74,7 @@ def run(argv: list[str]) -> Any:
     given = dict(config_flags.get_override_values(FLAGS["config"]))
     workdir = local_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
     has_run = (workdir / "config.json").exists()
-    if mode != "train" and has_run and not any(a.startswith("--config=") for a in argv):
+    if mode != "train" and has_run and not FLAGS["config"].present:
         config = _saved_with(given, terms, workdir, mode, getattr(module, "USES", None))
     else:
         config = resolved(config, given, terms)
@@ -188,6 +189,22 @@ def local_path(what: str, path: str) -> Path:
             "or mount the bucket"
         )
     return Path(path).expanduser()
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--config FILE` and `--mode MODE` as one argument each, as `--config=FILE`.
+
+    Examples:
+        >>> _joined(["launch.py", "--config", "digits:ce", "-mode=eval"])
+        ['launch.py', '--config=digits:ce', '--mode=eval']
+    """
+    joined: list[str] = []
+    for arg in argv:
+        if joined and joined[-1] in ("--config", "--mode"):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(re.sub(r"^--?(config|mode)(?==|$)", r"--\1", arg))
+    return joined
 
 
 def _flag_of(arg: str) -> str:

@@ -203,3 +203,17 @@ def test_flattened_gives_every_path_once():
     config = default_config()
     assert set(flattened(config)) == set(all_rows(config))
     assert {"resnet18", "cvt13"} <= set(MODELS)
+
+
+def test_a_network_whose_features_are_all_dead_is_tested_like_any_other():
+    import numpy as np
+
+    from gini_jax.data.source import Split
+    from gini_jax.evals import SplitOutputs
+    from gini_jax.training.result import _for_pictures
+
+    dead = np.zeros((9, 20))
+    outputs = SplitOutputs(np.zeros((9, 2)), dead, {"x": dead}, np.zeros(9))
+    images = Split(np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9))
+    arrays = _for_pictures(outputs, images, {"impurity/x": np.ones(20)})
+    assert arrays["fired_images"].shape == (16, 8, 8, 8, 3)

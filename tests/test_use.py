@@ -176,3 +176,10 @@ def test_pytorchs_networks_load_exported_weights_and_give_the_same_logits(name):
     images = _images(32, 32)
     logits, _ = jax.jit(model.apply)(variables, images)
     assert _relative_error(logits, _torch_logits(net, images)) < 1e-4
+
+
+def test_a_folder_with_its_own_validation_split_refuses_another(images, tmp_path):
+    config = folder_config(images).dataset
+    config.val_size = 6
+    with pytest.raises(InputError, match=r"val_size=6: .* has its own validation split"):
+        load_dataset(config, tmp_path)

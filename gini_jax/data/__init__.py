@@ -132,11 +132,6 @@ def _shapes(config: Any, source: Source) -> Dataset:
             f"dataset.val_size={config.val_size} leaves none of the {train} training images of "
             f"{config.name}; set a smaller --config.dataset.val_size"
         )
-    if "val" in source.splits and config.name != "folder" and config.val_size:
-        raise InputError(
-            f"dataset.val_size={config.val_size}: {config.name} has its own validation split; "
-            "leave val_size out"
-        )
     if "val" in source.splits:
         val = len(source.splits["val"])
     else:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from gini_jax.data.images import decode
-from gini_jax.data.source import Example
+from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError
 
 
@@ -41,6 +41,8 @@ class Folder:
             )
         if (root / "train").is_dir():
             self._read_splits(root, config.test_split)
+            if "val" in self.splits:
+                refuse_val_size(config, f"{root}")
         else:
             self._divide(root, config)
         if config.skip_damaged:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from gini_jax.errors import InputError
+
 
 class Example(NamedTuple):
     """An image and its class.
@@ -45,6 +47,19 @@ class Source(Protocol):
 
         For files: their paths, sizes and times.
         """
+
+
+def refuse_val_size(config: Any, where: str) -> None:
+    """For sources that bring a validation split: `val_size` would be dropped silently.
+
+    Raises:
+        InputError: `dataset.val_size` is set.
+    """
+    if config.val_size:
+        raise InputError(
+            f"dataset.val_size={config.val_size}: {where} has its own validation split; set "
+            "--config.dataset.val_size=0"
+        )
 
 
 class Split(NamedTuple):

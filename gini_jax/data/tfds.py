@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gini_jax.data.cache import alone
-from gini_jax.data.source import Example
+from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError, unknown_name
 
 _RANDOM_ACCESS = {"array_record", "parquet"}  # TFDS reads these without TensorFlow
@@ -35,6 +35,8 @@ class Tfds:
         self.image_shape = tuple(features["image"].shape[:2])
         splits = self.builder.info.splits
         self.splits = {name: _Examples(self.builder, name) for name in splits}
+        if "val" in self.splits:
+            refuse_val_size(config, self.name)
 
     def fingerprint(self, split: str) -> Any:
         """Names and versions, and the path, size and time of each of the split's files."""

@@ -235,8 +235,14 @@ class Objective:
         return sum(parts, start=jnp.zeros(()))
 
 
+def global_sums(objective: Objective, outputs: Outputs) -> dict[str, Any]:
+    """The global batch's sums, as constants: from this device's outputs, over all devices."""
+    sums = lax.stop_gradient(objective.sums(outputs))
+    return sums if outputs.axis_name is None else lax.psum(sums, outputs.axis_name)
+
+
 def gradient_squares(
-    objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any = None
+    objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """How strongly each weighted term pulls at the features, apart from where it is switched on.
 
@@ -251,10 +257,6 @@ def gradient_squares(
         together; and by layer, the sum of the gradients, in the features' shapes.
     """
     axis_name = outputs.axis_name
-    if total is None:
-        total = objective.sums(outputs)
-        total = total if axis_name is None else lax.psum(total, axis_name)
-    total = lax.stop_gradient(total)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
 
     def value(name: str, features: Mapping[str, Any]) -> jax.Array:
@@ -286,7 +288,7 @@ def squared_norm(tree: Any) -> jax.Array:
 
 
 def shared_value(
-    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any = None
+    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any
 ) -> tuple[jax.Array, Values]:
     """All terms of the global batch, and a scalar whose gradient this device contributes.
 
@@ -298,17 +300,13 @@ def shared_value(
         outputs: of this device's share of the batch, or of one micro-batch of it.
         state: the terms' state.
         scale: what all weights are multiplied by.
-        total: the global batch's sums, where they have been gathered before over micro-batches.
+        total: the global batch's sums; see `global_sums`.
 
     Returns:
         The scalar to differentiate, whose gradients are to be averaged over the devices and added
         over the micro-batches; and the values.
     """
     axis_name = outputs.axis_name
-    sums = objective.sums(outputs)
-    if total is None:
-        total = lax.stop_gradient(sums)
-        total = total if axis_name is None else lax.psum(total, axis_name)
 
     def value_of(sums: Any) -> tuple[jax.Array, Values]:
         values = objective.of_sums(sums, state, scale)
@@ -322,4 +320,4 @@ def shared_value(
         of_sums.terms | others.terms,
         ObjectiveState(others.state.terms, of_sums.state.running),
     )
-    return linearized(sums) * devices + others.added, values
+    return linearized(objective.sums(outputs)) * devices + others.added, values

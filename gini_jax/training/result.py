@@ -65,14 +65,15 @@ def _for_pictures(
     rows = subsample(len(outputs.labels), most)
     layer, activations = next(iter(outputs.layers.items()))
     order = np.argsort(arrays[f"impurity/{layer}"], kind="stable")
-    alive = [c for c in order if activations[:, c].max() > 0]
-    chosen = np.array([*alive[:8], *alive[-8:]])
-    top = np.argsort(-activations[:, chosen], axis=0, kind="stable")[:8].T
+    alive = order[activations[:, order].max(axis=0) > 0]
+    shown = alive if len(alive) else order  # of a network that died, any
+    features = np.concatenate([shown[:8], shown[-8:]])
+    top = np.argsort(-activations[:, features], axis=0, kind="stable")[:8].T
     shrink = max(1, test.images.shape[1] // 64)
     return {
         "pooled": outputs.pooled[rows].astype(np.float16),
         "pooled_labels": outputs.labels[rows],
-        "fired_features": chosen,
+        "fired_features": features,
         "fired_images": np.stack([test.images[t][:, ::shrink, ::shrink] for t in top]),
         "fired_labels": outputs.labels[top],
     }

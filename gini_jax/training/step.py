@@ -20,6 +20,7 @@ from gini_jax.losses.terms import (
     Objective,
     ObjectiveState,
     Outputs,
+    global_sums,
     gradient_squares,
     shared_value,
     squared_norm,
@@ -185,10 +186,11 @@ def batch_gradients(
         ce = optax.softmax_cross_entropy(logits, labels).mean() * share
         accuracy = (logits.argmax(axis=-1) == labels.argmax(axis=-1)).mean() * share
         with jax.named_scope("terms"):
-            of_terms, values = shared_value(objective, outputs, state.terms, scale, total)
+            whole = global_sums(objective, outputs) if total is None else total
+            of_terms, values = shared_value(objective, outputs, state.terms, scale, whole)
             pulls: Any = ({}, {})
             if added:
-                pulls = lax.stop_gradient(gradient_squares(objective, outputs, state.terms, total))
+                pulls = lax.stop_gradient(gradient_squares(objective, outputs, state.terms, whole))
         forward = Forward(ce, accuracy, batch_stats, values, pulls)
         return config.loss.ce_weight * ce + of_terms, forward
 

@@ -52,7 +52,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     if "terms" not in saved.get("loss", {}):
         raise InputError(
             f"{path} was written by gini_jax 0.1, whose runs this version cannot resume; choose "
-            'another --workdir, or install "gini_jax==0.1" to go on with that one'
+            "another --workdir, or finish that run with the version that wrote it"
         )
     config = default_config()
     set_model(config, saved["model"]["name"])
