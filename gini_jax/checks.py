@@ -1,5 +1,6 @@
 """The rules that the values of a config must obey, checked before anything is built."""
 
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,7 +17,8 @@ _USED_BY = {
     "schedule.boundaries": lambda config: config.schedule.name == "step",
     "schedule.final": lambda config: config.schedule.name == "cosine",
     "schedule.onecycle_peak": lambda config: config.schedule.name == "onecycle",
-    "dataset.val_seed": lambda config: config.dataset.val_size > 0,
+    "dataset.val_seed": lambda config: config.dataset.val_size or config.dataset.train_size,
+    "dataset.examples_per_class": lambda config: config.dataset.sampler == "class_balanced",
 }
 RENAMED = {
     "loss.gini_weight": "loss.terms.gini",
@@ -114,7 +116,7 @@ def notes_on(config: ConfigDict) -> list[str]:
             notes.append(
                 f"schedule.boundaries: {beyond} lie after the last epoch, {config.num_epochs}"
             )
-    if config.model.init and not config.dataset.mean:
+    if config.model.init and not config.dataset.mean and not Path(config.model.init).is_dir():
         notes.append(
             "model.init is set without dataset.mean and std: images stay in [0, 1]; weights "
             "pretrained on ImageNet expect --config.dataset.mean=imagenet "
@@ -201,6 +203,20 @@ def _check_together(config: ConfigDict) -> None:
         raise InputError(
             f"augment.resized_crop={config.augment.resized_crop} takes the place of padded crops; "
             "set --config.augment.crop_padding=0"
+        )
+    if config.early_stopping_epochs % config.eval_every_epochs:
+        raise InputError(
+            f"early_stopping_epochs={config.early_stopping_epochs} must be a multiple of "
+            f"eval_every_epochs={config.eval_every_epochs}, such as "
+            f"--config.early_stopping_epochs={5 * config.eval_every_epochs}"
+        )
+    weights = tuple(config.loss.class_weights)
+    if weights not in ((), ("balanced",)) and not all(
+        isinstance(w, (int, float)) and w > 0 for w in weights
+    ):
+        raise InputError(
+            f"loss.class_weights={weights} must be one number above 0 per class, or balanced: "
+            "--config.loss.class_weights=balanced"
         )
     if not config.loss.layers:
         raise InputError("loss.layers is empty; name at least one layer, such as ('stage4',)")

@@ -26,6 +26,9 @@ SETTINGS: dict[str, Setting] = {
     "steps_per_call": Setting(1, "steps in one compiled call, for small networks", bounds=COUNT),
     "eval_batch_size": Setting(1000, "global; the last batch is padded and masked", bounds=COUNT),
     "eval_every_epochs": Setting(1, "epochs between two validations", bounds=COUNT),
+    "early_stopping_epochs": Setting(
+        0, "stop after so many epochs without a better validation; 0 disables", bounds=NOT_NEGATIVE
+    ),
     "checkpoint_every_epochs": Setting(
         1, "epochs between two checkpoints, besides those of a best validation", bounds=COUNT
     ),
@@ -54,7 +57,20 @@ SETTINGS: dict[str, Setting] = {
     "dataset.skip_damaged": Setting(False, "folder: name and skip images that cannot be read"),
     "dataset.val_size": Setting(0, "training examples kept for validation", bounds=NOT_NEGATIVE),
     "dataset.val_seed": Setting(
-        0, "which ones; the same for every seed of the run", bounds=NOT_NEGATIVE
+        0,
+        "seed of the draws of val_size and train_size; the same for every seed of the run",
+        bounds=NOT_NEGATIVE,
+    ),
+    "dataset.train_size": Setting(
+        0, "train on a class-balanced subset of this size; 0 takes all", bounds=NOT_NEGATIVE
+    ),
+    "dataset.sampler": Setting(
+        "shuffled",
+        "class_balanced: batches of batch_size / examples_per_class random classes",
+        choices="gini_jax.data.sampling:SAMPLERS",
+    ),
+    "dataset.examples_per_class": Setting(
+        4, "class_balanced: examples of each class in a batch", bounds=COUNT
     ),
     "dataset.image_size": Setting(
         0, "resize to this when decoding; 0 keeps the images' own size", bounds=NOT_NEGATIVE
@@ -90,7 +106,9 @@ SETTINGS: dict[str, Setting] = {
         0.0, "paste a box of another image, likewise; with mixup: either", bounds=NOT_NEGATIVE
     ),
     "model.name": Setting("resnet18", "the network", choices="gini_jax.models.registry:MODELS"),
-    "model.init": Setting("", "PyTorch weights to start from, .safetensors or .pth"),
+    "model.init": Setting(
+        "", "weights to start from: a .safetensors or .pth file of PyTorch, or a run's folder"
+    ),
     "loss.layers": Setting(("stage4",), "the features that the terms act on"),
     "loss.ce_weight": Setting(1.0, "weight of cross-entropy", bounds=NOT_NEGATIVE),
     "loss.start_epoch": Setting(
@@ -98,6 +116,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "loss.ramp_epochs": Setting(
         0.0, "the weights rise from 0 over this many epochs from there", bounds=NOT_NEGATIVE
+    ),
+    "loss.class_weights": Setting(
+        (), "of cross-entropy: balanced (inverse to the class's frequency), or K numbers"
     ),
     "loss.label_smoothing": Setting(0.0, "share of the label spread evenly", bounds=BELOW_1),
     "loss.running_decay": Setting(
@@ -107,6 +128,12 @@ SETTINGS: dict[str, Setting] = {
     "optimizer.momentum": Setting(0.9, "of sgd", bounds=BELOW_1),
     "optimizer.nesterov": Setting(False, "Nesterov's momentum, of sgd"),
     "optimizer.weight_decay": Setting(5e-4, "on every parameter", bounds=NOT_NEGATIVE),
+    "optimizer.clip_norm": Setting(
+        0.0, "scale gradients of a larger global norm down to it; 0 disables", bounds=NOT_NEGATIVE
+    ),
+    "optimizer.ema_decay": Setting(
+        0.0, "of the average of the weights that is evaluated; 0 disables", bounds=BELOW_1
+    ),
     "schedule.name": Setting(
         "cosine", "the learning rate's course", choices="gini_jax.training.optim:SCHEDULES"
     ),

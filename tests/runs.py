@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 
 from gini_jax.data import load_dataset
-from gini_jax.data.loader import epoch_order, resident
+from gini_jax.data.loader import resident
+from gini_jax.data.sampling import epoch_order
 from gini_jax.devices import order_by_device, replicate
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.step import create_step, init_state
@@ -32,7 +33,7 @@ def set_up(config, num_devices=1, *, dataset=None, model=None, num_steps=1):
     if model is not None:
         experiment = experiment._replace(model=model)
     train = dataset.splits["train"]
-    order = epoch_order(0, 0, len(train.labels), config.batch_size)
+    order = epoch_order(config, 0, train.labels)
     return Setup(
         experiment,
         replicate(init_state(experiment), devices),

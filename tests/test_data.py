@@ -11,7 +11,6 @@ from configs import cifar100_resnet18
 from gini_jax import data
 from gini_jax.config import default_config
 from gini_jax.data import cache, digits
-from gini_jax.data.loader import epoch_order
 from gini_jax.data.source import Example, Split
 from gini_jax.devices import shard
 from gini_jax.errors import InputError
@@ -27,14 +26,6 @@ def test_digits_are_split_by_class_and_no_image_is_in_two_splits():
         assert np.abs(share - 0.1).max() < 0.01
     seen = [{image.tobytes() for image in split.images} for split in splits.values()]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
-
-
-def test_an_epoch_sees_every_image_once_but_for_the_remainder():
-    order = epoch_order(seed=1, epoch=2, num_examples=103, batch_size=10)
-    assert order.shape == (10, 10)
-    assert len(set(order.ravel().tolist())) == 100
-    assert (order == epoch_order(1, 2, 103, 10)).all()
-    assert (order != epoch_order(1, 3, 103, 10)).any()
 
 
 def test_devices_share_the_batch_in_order():

@@ -7,7 +7,8 @@ from sklearn.datasets import load_digits
 
 from configs import digits
 from gini_jax.data import load_dataset
-from gini_jax.data.loader import DeviceFeed, HostBatches, StreamFeed, choose_feed, epoch_order
+from gini_jax.data.loader import DeviceFeed, HostBatches, StreamFeed, choose_feed
+from gini_jax.data.sampling import epoch_order
 from gini_jax.devices import AXIS, replicate
 from gini_jax.losses.terms import ObjectiveState
 from gini_jax.training.experiment import build_experiment
@@ -77,7 +78,7 @@ def test_the_mean_of_a_batch_is_that_of_its_images_by_hand(dataset, monkeypatch)
     table = load_digits()
     places = {image.astype(np.uint8).tobytes(): i for i, image in enumerate(table.images)}
     train = dataset.splits["train"]
-    of_batch = train.images[epoch_order(config.seed, 0, len(train.labels), 64)[5]]
+    of_batch = train.images[epoch_order(config, 0, train.labels)[5]]
     grey = np.round(of_batch[..., 0] * (16 / 255)).astype(np.uint8)
     index = [places[image.tobytes()] for image in grey]
     by_hand = np.round(table.images[index] * (255 / 16)).astype(np.float64).mean() / 255

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gini_jax.data import load_dataset
-from gini_jax.data.loader import epoch_order
+from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
 from gini_jax.losses import gini_loss, kl_loss
 from gini_jax.training.progress import examples_per_class
@@ -29,7 +29,7 @@ def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
     run = set_up(config, devices)
     state = jax.device_get(run.state)
     train = load_dataset(config.dataset).splits["train"]
-    first = epoch_order(0, 0, len(train.labels), 64)[0]
+    first = epoch_order(config, 0, train.labels)[0]
     batch = augmented_batch(state, Split(train.images[first], train.labels[first]), run.experiment)
     model = run.experiment.model.clone(axis_name=None)
 

@@ -21,8 +21,8 @@ from gini_jax.models.layers import Classifier, Dropout, with_added
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes.train import main as train
 from gini_jax.training.experiment import build_experiment
+from gini_jax.training.initial import start_state
 from gini_jax.training.interrupt import Interrupts
-from gini_jax.training.loop import start_state
 from gini_jax.training.stepper import Stepper
 from gini_jax.training.workdir import saved_config
 from tests import tiny

@@ -13,6 +13,8 @@ def summary_text(result: dict[str, Any], workdir: Path) -> str:
     """
     val = result["val_accuracy"]
     chosen = "the last"
+    names = ("report.html", "curves.png", "impurity.png")
+    there = [name for name in names if (workdir / name).exists()]
     if val is not None:
         chosen = f"best of {result['epochs']} by validation accuracy {val:.4f}"
     return "\n".join(
@@ -25,6 +27,6 @@ def summary_text(result: dict[str, Any], workdir: Path) -> str:
             f"  features' Gini   {result['feature_gini']:.4f}   KL {result['feature_kl']:.4f}",
             f"  training time    {result['train_seconds']:.0f} s, "
             f"{result['images_per_second']:,.0f} images/s on {result['device']}",
-            f"  look at          {workdir}: report.html, curves.png, impurity.png",
+            f"  look at          {workdir}: {', '.join(there)}",
         ]
     )

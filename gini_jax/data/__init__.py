@@ -11,6 +11,7 @@ import numpy as np
 
 from gini_jax.data import cache
 from gini_jax.data.images import stored_size
+from gini_jax.data.sampling import balanced_subset
 from gini_jax.data.source import Arrays, Dataset, Rows, Source, Split
 from gini_jax.errors import InputError
 
@@ -51,7 +52,8 @@ def load_dataset(
 
     Returns:
         The data set. If the source has no validation split, `val_size` training images, drawn with
-        `val_seed`, form one.
+        `val_seed`, form one. With `train_size`, the training split is a class-balanced subset of
+        the rest, also drawn with `val_seed`.
 
     Raises:
         InputError: the set is unknown or missing, a split is too small, or the number of classes
@@ -90,6 +92,10 @@ def load_dataset(
             splits["train"] = Split(Rows(images, train), labels[train])
         elif not own_val:
             splits["val"] = Split(images[:0], labels[:0])
+        if config.train_size:
+            images, labels = splits["train"]
+            rows = balanced_subset(labels, config.train_size, config.val_seed)
+            splits["train"] = Split(Rows(images, rows), labels[rows])
     return replace(dataset, splits=splits, superclass_of=superclass_of)
 
 
@@ -136,6 +142,12 @@ def _shapes(config: Any, source: Source) -> Dataset:
         val = len(source.splits["val"])
     else:
         val, train = config.val_size, train - config.val_size
+    if config.train_size > train:
+        raise InputError(
+            f"dataset.train_size={config.train_size} exceeds the {train} training images of "
+            f"{config.name}; set --config.dataset.train_size=0 to take all"
+        )
+    train = config.train_size or train
     sizes = {"train": train, "val": val, "test": len(source.splits[config.test_split])}
     classes = len(source.class_names)
     if config.num_classes not in (0, classes):

@@ -16,34 +16,12 @@ from grain.experimental import device_put
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int32
 
+from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
 from gini_jax.devices import num_devices, order_by_device, replicate, sharding_over_devices
 
 FEEDS = ("auto", "device", "stream")
 _BUFFER = 2  # number of calls whose batches wait on the host, and likewise on the devices
-
-
-def epoch_order(
-    seed: int, epoch: int, num_examples: int, batch_size: int
-) -> Int32[np.ndarray, "steps batch"]:
-    """The examples of each batch of an epoch, a pure function of seed and epoch.
-
-    Args:
-        seed: the run's seed.
-        epoch: the epoch, counted from 0.
-        num_examples: size of the training split; the remainder of a batch is left out.
-        batch_size: examples in a global batch.
-
-    Returns:
-        `[num_examples // batch_size, batch_size]` int32.
-
-    Examples:
-        >>> sorted(epoch_order(seed=0, epoch=3, num_examples=4, batch_size=2).ravel().tolist())
-        [0, 1, 2, 3]
-    """
-    steps = num_examples // batch_size
-    order = np.random.default_rng((seed, epoch)).permutation(num_examples).astype(np.int32)
-    return order[: steps * batch_size].reshape(steps, batch_size)
 
 
 def choose_feed(name: str, train: Split, devices: Sequence[jax.Device] | None = None) -> str:
@@ -159,13 +137,12 @@ class DeviceFeed:
     """
 
     def __init__(self, train: Split, config: Any, devices: Sequence[jax.Device] | None = None):
-        num_examples, batch_size = len(train.labels), config.batch_size
-        self._steps = num_examples // batch_size
         whole = resident(Split(*map(np.asarray, train)))
+        self._steps = len(whole.labels) // config.batch_size
         self._data = replicate(whole, devices, donated=False)
         self._order = lru_cache(maxsize=1)(
             lambda epoch: order_by_device(
-                epoch_order(config.seed, epoch, num_examples, batch_size), num_devices(devices)
+                epoch_order(config, epoch, whole.labels), num_devices(devices)
             )
         )
 
@@ -235,9 +212,7 @@ class HostBatches:
     def __init__(self, train: Split, config: Any, devices: int, start: int):
         self._train, self._config, self._devices = train, config, devices
         self._steps = len(train.labels) // config.batch_size
-        self._order = lru_cache(maxsize=2)(
-            lambda epoch: epoch_order(config.seed, epoch, len(train.labels), config.batch_size)
-        )
+        self._order = lru_cache(maxsize=2)(lambda epoch: epoch_order(config, epoch, train.labels))
         self.calls = []
         while start < config.num_epochs * self._steps:
             count = min(config.steps_per_call, self._steps - start % self._steps)

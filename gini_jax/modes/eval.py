@@ -59,6 +59,7 @@ def main(
         raise InputError(f"--split={split}: the run has no such images; give --split=test")
     # The batch of training is of no account here, on however many devices.
     trained = config.copy_and_resolve_references()
+    trained.dataset.sampler = "shuffled"
     trained.batch_size = num_devices(devices) * config.grad_accumulation
     experiment = build_experiment(trained, dataset, devices)
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():

@@ -15,23 +15,33 @@ from gini_jax.analysis.report import write_report
 from gini_jax.analysis.text import summary_text
 from gini_jax.data import load_dataset
 from gini_jax.devices import wait_for_all
+from gini_jax.errors import InputError
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
-from gini_jax.training.loop import fit, start_state
+from gini_jax.training.initial import start_state
+from gini_jax.training.loop import fit
 from gini_jax.training.result import measure, training_record
 from gini_jax.training.workdir import check_workdir, lock, write, write_run, writing
 
-FLAGS: dict[str, Any] = {}
+FLAGS: dict[str, Any] = {
+    "init_from": (None, str, "Start a new run from the weights of the run in this folder."),
+}
 
 
 def main(
-    config: Any, workdir: Path, *, devices: Sequence[jax.Device] | None = None
+    config: Any,
+    workdir: Path,
+    *,
+    init_from: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
     """Trains a run to its end.
 
     Args:
         config: the settings; see `gini_jax.config`.
         workdir: the run's folder; one that holds a run of the same config is resumed.
+        init_from: the folder of a run whose best weights a new run starts from; the config
+            records it as `model.init`.
         devices: to train on; all by default.
 
     Returns:
@@ -41,6 +51,13 @@ def main(
         InputError: bad input, before any compilation.
         RunError: the run could not go on.
     """
+    if init_from:
+        if config.model.init:
+            raise InputError(
+                f"--init_from={init_from} and model.init={config.model.init!r} both name weights "
+                "to start from; give one of them"
+            )
+        config.model.init = str(Path(init_from).expanduser())
     check_before_data(config, devices)
     check_workdir(workdir, config)
     first = jax.process_index() == 0
@@ -60,7 +77,7 @@ def main(
         checkpoints = Checkpoints(workdir / "checkpoints")
         best = checkpoints.variables(progress.best_step)
         checkpoints.close()
-        initial = start_state(experiment, dataset).variables
+        initial = start_state(experiment, dataset).evaluated
         numbers, arrays = measure(experiment, dataset, best, initial, devices)
         result = training_record(experiment, progress, best["params"], devices) | numbers
         if first:

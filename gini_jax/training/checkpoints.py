@@ -106,7 +106,9 @@ class Checkpoints:
         return self._best_of[steps[-1]]
 
     def variables(self, step: int) -> dict[str, Any]:
-        """Parameters and batch statistics of a checkpoint, on the host, as nested dictionaries.
+        """The evaluated variables of a checkpoint, on the host, as nested dictionaries.
+
+        They are parameters and batch statistics, or their moving average if the run keeps one.
 
         Raises:
             RunError: there is no such checkpoint, or it cannot be read.
@@ -122,7 +124,8 @@ class Checkpoints:
                 f"({str(error).splitlines()[0][:200]}); put it back from a copy, or delete the "
                 "folder and train again"
             ) from error
-        found = {"params": state["params"], "batch_stats": state.get("batch_stats") or {}}
+        kept = state.get("average") or state
+        found = {"params": kept["params"], "batch_stats": kept.get("batch_stats") or {}}
         return jax.tree.map(np.asarray, found)
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from gini_jax.checks import check_config, check_layers
 from gini_jax.config import model_settings
+from gini_jax.data.sampling import check_sampler
 from gini_jax.data.source import Dataset
 from gini_jax.devices import AXIS, num_devices
 from gini_jax.errors import InputError
@@ -33,6 +35,13 @@ def build_experiment(
             f"batch_size={config.batch_size} exceeds the {train_size} training images; set a "
             "smaller --config.batch_size"
         )
+    if config.early_stopping_epochs and not dataset.splits["val"].labels.shape[0]:
+        raise InputError(
+            f"early_stopping_epochs={config.early_stopping_epochs} needs a validation split; set "
+            f"--config.dataset.val_size, such as {max(train_size // 10, 1)}, or "
+            "--config.early_stopping_epochs=0"
+        )
+    check_sampler(config, dataset.num_classes)
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
     return Experiment(
         config=config.copy_and_resolve_references(),
@@ -44,7 +53,36 @@ def build_experiment(
         image_size=dataset.image_size,
         stored_shape=dataset.splits["train"].images.shape[1:],
         steps_per_epoch=steps_per_epoch,
+        class_weights=class_weights(config.loss.class_weights, dataset),
     )
+
+
+def class_weights(given: Any, dataset: Dataset) -> np.ndarray | None:
+    """The weights of the classes in cross-entropy, `[K]`; None if all are 1.
+
+    Args:
+        given: `config.loss.class_weights`: nothing, `K` numbers, or `balanced`, which gives
+            `N / (K * N_k)`, so that the mean over the `N` training examples is 1.
+        dataset: the data; where it holds only shapes, `balanced` gives ones.
+
+    Raises:
+        InputError: there are not `K` numbers.
+    """
+    weights, num_classes = tuple(given), dataset.num_classes
+    if not weights:
+        return None
+    if weights != ("balanced",):
+        if len(weights) != num_classes:
+            raise InputError(
+                f"loss.class_weights has {len(weights)} numbers, and there are {num_classes} "
+                f"classes; give {num_classes}, or --config.loss.class_weights=balanced"
+            )
+        return np.array(weights, np.float32)
+    labels = dataset.splits["train"].labels
+    if isinstance(labels, jax.ShapeDtypeStruct):
+        return np.ones(num_classes, np.float32)
+    counts = np.bincount(labels, minlength=num_classes)
+    return (len(labels) / (num_classes * np.maximum(counts, 1))).astype(np.float32)
 
 
 def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) -> None:

@@ -12,18 +12,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from gini_jax.config import model_settings
 from gini_jax.data.source import Dataset
 from gini_jax.devices import replicate
 from gini_jax.errors import RunError, Stopped
 from gini_jax.evals import Extractor, validation_metrics
-from gini_jax.models import from_torch, read_torch_file
 from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.initial import start_state
 from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import create_loggers
 from gini_jax.training.nan import first_nan
 from gini_jax.training.progress import Progress, ProgressBar, start_text
-from gini_jax.training.step import Experiment, TrainState, init_state
+from gini_jax.training.step import Experiment, TrainState
 from gini_jax.training.stepper import Stepper
 from gini_jax.training.workdir import keep_lines_until
 
@@ -59,7 +58,7 @@ def fit(
         print(f"resuming {workdir} at step {int(state.step)}")
     if writes:
         keep_lines_until(workdir / "metrics.jsonl", progress.epochs * steps)
-    if progress.epochs == config.num_epochs:
+    if progress.is_last(config):
         checkpoints.close()
         return progress
     stepper = Stepper(experiment, dataset, devices)
@@ -80,15 +79,18 @@ def fit(
         for epoch in range(progress.epochs, config.num_epochs):
             state = train_epoch(epoch, state, progress, hooks)
             line = progress.end_epoch(experiment)
-            last = epoch + 1 == config.num_epochs
-            if last or (epoch + 1) % config.eval_every_epochs == 0:
+            if epoch + 1 == config.num_epochs or (epoch + 1) % config.eval_every_epochs == 0:
                 line |= progress.add_validation(validate(state), line["step"])
                 for logger in loggers:
                     logger.write(line)
                 if writes:
                     after_validation()
             bar.end_epoch(line, progress)
-            save_or_stop(state, progress, hooks, last)
+            save_or_stop(state, progress, hooks)
+            if progress.is_last(config):
+                break
+        if writes and progress.epochs < config.num_epochs:
+            print(f"stopped early: epoch {progress.best_epoch} is the best of {progress.epochs}")
     checkpoints.close()
     return progress
 
@@ -103,13 +105,13 @@ class Hooks(NamedTuple):
     profile: "Profile"
 
 
-def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks, last: bool) -> None:
+def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks) -> None:
     """Ends an epoch: saves a checkpoint if one is due, and stops the run after a signal."""
     experiment = hooks.stepper.experiment
     step = progress.epochs * experiment.steps_per_epoch
     status = hooks.interrupts.status(step)
     due = progress.epochs % experiment.config.checkpoint_every_epochs == 0
-    if last or due or status or progress.best_step == step:
+    if progress.is_last(experiment.config) or due or status or progress.best_step == step:
         hooks.saver.save(step, state, progress)
     if status:
         stop(step, status, hooks)
@@ -157,20 +159,6 @@ def resumed_or_new(
     return state, Progress(**progress)
 
 
-def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
-    """The state before the first step, with the weights of `config.model.init` if it names any."""
-    state, model = init_state(experiment), experiment.config.model
-    if not model.init:
-        return state
-    weights = from_torch(
-        model.name,
-        read_torch_file(model.init),
-        dataset.num_classes,
-        **model_settings(experiment.config),
-    )
-    return state.replace(**weights)  # type: ignore[attr-defined]
-
-
 def validator(
     experiment: Experiment, dataset: Dataset, devices: Sequence[jax.Device] | None
 ) -> Any:
@@ -181,7 +169,7 @@ def validator(
     def validate(state: TrainState) -> dict[str, float]:
         if not len(split.labels):
             return {}
-        return validation_metrics(extract(state.variables, split), dataset.num_classes)
+        return validation_metrics(extract(state.evaluated, split), dataset.num_classes)
 
     return validate
 

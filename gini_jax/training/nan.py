@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.data.augment import standardize
-from gini_jax.data.loader import epoch_order
+from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
 from gini_jax.devices import replicate
 from gini_jax.training.step import TrainState, augmented_batch
@@ -44,7 +44,7 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
         return f"Before step {step}, after {step - 1}, these were not finite: {', '.join(bad[:5])}."
     train = stepper.dataset.splits["train"]
     epoch, place = divmod(step - 1, experiment.steps_per_epoch)
-    order = epoch_order(config.seed, epoch, len(train.labels), config.batch_size)[place]
+    order = epoch_order(config, epoch, train.labels)[place]
     batch = augmented_batch(state, Split(train.images[order], train.labels[order]), experiment)
     found: list[str] = []
 

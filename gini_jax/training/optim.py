@@ -86,7 +86,8 @@ def create_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTra
     Args:
         config: `config.optimizer`: `name` (`sgd`, `adam`, `adamw`, `adamax`), `momentum` and
             `nesterov` (sgd), `weight_decay`, which acts on every parameter: added to the gradient
-            as PyTorch's optimisers do (L2), or decoupled for `adamw`.
+            as PyTorch's optimisers do (L2), or decoupled for `adamw`; `clip_norm`, the global norm
+            that the gradient is first clipped to.
         schedule: the learning rate.
 
     Returns:
@@ -103,4 +104,7 @@ def create_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTra
     """
     if config.name not in OPTIMIZERS:
         raise unknown_name("optimizer.name", config.name, OPTIMIZERS)
-    return OPTIMIZERS[config.name](config, schedule)
+    optimizer = OPTIMIZERS[config.name](config, schedule)
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer

@@ -37,6 +37,11 @@ class Progress:
     train_seconds: float = 0.0
     images: int = 0
 
+    def is_last(self, config: Any) -> bool:
+        """Whether the run ends here: after `num_epochs`, or stopped early."""
+        since_best, patience = self.epochs - self.best_epoch, config.early_stopping_epochs
+        return self.epochs == config.num_epochs or 0 < patience <= since_best
+
     def add_step(self, metrics: dict[str, float], batch_size: int) -> None:
         """Adds the metrics of a step."""
         self.images += batch_size

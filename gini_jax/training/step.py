@@ -8,6 +8,7 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32, UInt32
@@ -38,6 +39,7 @@ class TrainState:
         opt_state: the optimiser's state.
         rng: key data; each step derives its random numbers from this and the step number.
         terms: the state of the loss's terms.
+        average: exponential moving average of the variables; None without `optimizer.ema_decay`.
     """
 
     step: Int32[Array, ""]
@@ -46,11 +48,17 @@ class TrainState:
     opt_state: Any
     rng: UInt32[Array, "2"]
     terms: ObjectiveState
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
         """Parameters and batch statistics, as the model takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables that are evaluated and exported: the moving average, if there is one."""
+        return self.variables if self.average is None else self.average
 
 
 class Experiment(NamedTuple):
@@ -65,6 +73,7 @@ class Experiment(NamedTuple):
     image_size: int
     stored_shape: tuple[int, int, int]
     steps_per_epoch: int
+    class_weights: np.ndarray | None = None
 
 
 class Batch(NamedTuple):
@@ -138,7 +147,18 @@ def train_step(
         rng=state.rng,
         terms=forward.values.state,
     )
+    new_state = with_average(new_state, state.average, config.optimizer.ema_decay)
     return new_state, metrics | {"gradient_norm": norm}
+
+
+def with_average(state: TrainState, average: Any, final_decay: float) -> TrainState:
+    """A new state, with the moving average of the variables after its step."""
+    if average is None:
+        return state
+    # The decay rises to its value, so that the average soon forgets the initial weights.
+    decay = jnp.minimum(final_decay, state.step / (9.0 + state.step))
+    average = optax.incremental_update(state.variables, average, 1.0 - decay)
+    return state.replace(average=average)  # type: ignore[attr-defined]
 
 
 def gradient_shares(squares: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -183,7 +203,8 @@ def batch_gradients(
     def loss_fn(params: Any, added: Any) -> tuple[jax.Array, Forward]:
         outputs, batch_stats = apply_model(params, state.batch_stats, batch, experiment, added)
         logits, labels = outputs.logits, outputs.labels
-        ce = optax.softmax_cross_entropy(logits, labels).mean() * share
+        weights = 1.0 if experiment.class_weights is None else experiment.class_weights
+        ce = optax.softmax_cross_entropy(logits, labels * weights).mean() * share
         accuracy = (logits.argmax(axis=-1) == labels.argmax(axis=-1)).mean() * share
         with jax.named_scope("terms"):
             whole = global_sums(objective, outputs) if total is None else total
@@ -368,7 +389,7 @@ def init_state(experiment: Experiment) -> TrainState:
     def init(key: jax.Array) -> TrainState:
         params_key, train_key = jax.random.split(key)
         variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
-        return TrainState(
+        state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
@@ -376,6 +397,8 @@ def init_state(experiment: Experiment) -> TrainState:
             rng=jax.random.key_data(train_key),
             terms=experiment.objective.init(output_shapes(experiment)),
         )
+        has_average = experiment.config.optimizer.ema_decay > 0
+        return state.replace(average=state.variables if has_average else None)  # type: ignore[attr-defined]
 
     return init(jax.random.key(experiment.config.seed))
 

@@ -96,11 +96,33 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         for key in sorted(set(old) | set(new))
         if old.get(key) != new.get(key) and key not in FREE
     ]
-    if differing:
+    if [line.partition(":")[0].strip() for line in differing] == ["num_epochs"]:
+        _check_extension(workdir, old["num_epochs"], config)
+    elif differing:
         raise InputError(
             f"workdir {str(workdir)!r} holds a run of another config:\n"
             + "\n".join(differing)
             + "\nChoose another --workdir, set these values back, or delete the folder."
+        )
+
+
+def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
+    """More epochs only continue a run if its learning rate so far does not depend on them.
+
+    Raises:
+        InputError: they would not, or there are fewer than before.
+    """
+    schedule = config.schedule.name
+    if schedule in ("cosine", "onecycle"):
+        raise InputError(
+            f"workdir {str(workdir)!r} holds a run of {epochs} epochs; with {config.num_epochs}, "
+            f"its {schedule} learning rate would differ from the first step on. Start a new run "
+            f"from its weights: --workdir=NEW --init_from={workdir}"
+        )
+    if config.num_epochs < epochs:
+        raise InputError(
+            f"workdir {str(workdir)!r} holds a run of {epochs} epochs; num_epochs="
+            f"{config.num_epochs} is fewer. Choose another --workdir, or a larger number"
         )
 
 

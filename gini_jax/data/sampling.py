@@ -1,0 +1,129 @@
+"""Which training examples form the batches of an epoch, and which form a smaller training set.
+
+A new sampler takes one function and one line in `SAMPLERS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Integer
+
+from gini_jax.errors import InputError
+
+
+def epoch_order(
+    config: Any, epoch: int, labels: Integer[np.ndarray, " N"]
+) -> Int32[np.ndarray, "steps batch"]:
+    """The examples of each batch of an epoch, a pure function of seed and epoch.
+
+    Args:
+        config: the run's settings: `seed`, `batch_size`, `dataset.sampler` and
+            `dataset.examples_per_class`.
+        epoch: the epoch, counted from 0.
+        labels: of the training examples.
+
+    Returns:
+        Rows of the training split, `[N // batch_size, batch_size]`.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config()
+        >>> config.batch_size = 2
+        >>> sorted(epoch_order(config, epoch=3, labels=np.zeros(4, int)).ravel().tolist())
+        [0, 1, 2, 3]
+    """
+    rng = np.random.default_rng((config.seed, epoch))
+    return SAMPLERS[config.dataset.sampler](rng, labels, config).astype(np.int32)
+
+
+def shuffled(rng: np.random.Generator, labels: np.ndarray, config: Any) -> np.ndarray:
+    """Every example once, in random order; an incomplete last batch is left out."""
+    steps = len(labels) // config.batch_size
+    order = rng.permutation(len(labels))
+    return order[: steps * config.batch_size].reshape(steps, config.batch_size)
+
+
+def class_balanced(rng: np.random.Generator, labels: np.ndarray, config: Any) -> np.ndarray:
+    """Batches of P random classes with M examples each, as metric learning samples them.
+
+    Each class goes through its examples in random order, again and again, so a small class is seen
+    as often as a large one. `M = dataset.examples_per_class` and `P = batch_size / M`.
+    """
+    steps, each = len(labels) // config.batch_size, config.dataset.examples_per_class
+    classes = np.unique(labels)
+    per_batch = config.batch_size // each
+    chosen = np.stack([rng.permutation(classes)[:per_batch] for _ in range(steps)])
+    order = np.empty((steps, per_batch, each), np.int64)
+    for k in classes:
+        own, places = np.flatnonzero(labels == k), chosen == k
+        rounds = -(-places.sum() * each // len(own))
+        drawn = np.concatenate([rng.permutation(own) for _ in range(rounds)] or [own])
+        order[places] = drawn[: places.sum() * each].reshape(-1, each)
+    return rng.permuted(order.reshape(steps, -1), axis=1)
+
+
+SAMPLERS: dict[str, Callable[[np.random.Generator, np.ndarray, Any], np.ndarray]] = {
+    "shuffled": shuffled,
+    "class_balanced": class_balanced,
+}
+
+
+def check_sampler(config: Any, num_classes: int) -> None:
+    """Refuses batches that cannot be divided into classes.
+
+    Args:
+        config: the run's settings.
+        num_classes: classes of the training examples.
+
+    Raises:
+        InputError: `batch_size` is no multiple of `examples_per_class`, or takes more classes than
+            there are.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> check_sampler(default_config(), num_classes=10)
+    """
+    if config.dataset.sampler != "class_balanced":
+        return
+    each, size = config.dataset.examples_per_class, config.batch_size
+    if size % each:
+        raise InputError(
+            f"batch_size={size} is not divisible by dataset.examples_per_class={each}; set "
+            f"--config.batch_size={max(size // each, 1) * each}"
+        )
+    if size // each > num_classes:
+        fitting = next(
+            m for m in range(each, size + 1) if size % m == 0 and size // m <= num_classes
+        )
+        raise InputError(
+            f"batch_size={size} with dataset.examples_per_class={each} takes {size // each} "
+            f"classes per batch, and there are {num_classes}; set "
+            f"--config.dataset.examples_per_class={fitting}"
+        )
+
+
+def balanced_subset(
+    labels: Integer[np.ndarray, " N"], size: int, seed: int
+) -> Integer[np.ndarray, " size"]:
+    """Random rows of a split, as evenly spread over the classes as it allows.
+
+    Args:
+        labels: of the split.
+        size: number of rows, at most `N`.
+        seed: of the draw; a larger subset with the same seed contains a smaller one.
+
+    Returns:
+        The rows, in rising order.
+
+    Examples:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1, 2])
+        >>> np.bincount(labels[balanced_subset(labels, 5, seed=0)]).tolist()
+        [2, 2, 1]
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)  # of each example within its class
+    for k in np.unique(labels):
+        own = order[labels[order] == k]
+        rank[own] = np.arange(len(own))
+    return np.sort(order[np.argsort(rank[order], kind="stable")][:size])
