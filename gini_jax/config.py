@@ -48,13 +48,17 @@ SETTINGS: dict[str, Setting] = {
     "report": Setting(True, "write report.html at the end of a run"),
     "debug_nans": Setting(False, "name the first module with a NaN if the loss becomes one"),
     "profile": Setting(False, "trace ten steps of the first epoch into the workdir"),
-    "dataset.name": Setting("digits", "digits, folder, or any image classification set of TFDS"),
+    "dataset.name": Setting("digits", "digits, folder, hf:NAME_OR_PATH, or a set of TFDS"),
     "dataset.data_dir": Setting(
         "", "where the data lies; TFDS_DATA_DIR or TFDS's default if empty"
     ),
     "dataset.test_split": Setting("test", "split to test on, e.g. validation for ImageNet"),
-    "dataset.test_size": Setting(0, "folder without test/: images to test on", bounds=NOT_NEGATIVE),
+    "dataset.test_size": Setting(
+        0, "folder, hf: images to test on where there is no test split", bounds=NOT_NEGATIVE
+    ),
     "dataset.skip_damaged": Setting(False, "folder: name and skip images that cannot be read"),
+    "dataset.image_column": Setting("", "hf: column of the images; found if empty"),
+    "dataset.label_column": Setting("", "hf: column of the classes; found if empty"),
     "dataset.val_size": Setting(0, "training examples kept for validation", bounds=NOT_NEGATIVE),
     "dataset.val_seed": Setting(
         0,

@@ -21,6 +21,7 @@ __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_data
 SOURCES = {
     "digits": "gini_jax.data.digits:Digits",
     "folder": "gini_jax.data.folder:Folder",
+    "hf": "gini_jax.data.hf:HuggingFace",
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from gini_jax.data.images import decode
+from gini_jax.data.sampling import stratified
 from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError
 
@@ -72,16 +73,8 @@ class Folder:
         examples = _examples(root, self.class_names)
         labels = np.array([example.label for example in examples])
         sizes = {config.test_split: config.test_size, "val": config.val_size}
-        rng, taken = np.random.default_rng(config.val_seed), np.zeros(len(labels), bool)
-        self.splits = {}
-        for split, size in sizes.items():
-            share, rows = size / len(labels), []
-            for k in range(len(self.class_names)):
-                own = rng.permutation(np.flatnonzero((labels == k) & ~taken))
-                rows += own[: round(share * (labels == k).sum())].tolist()
-            taken[rows] = True
-            self.splits[split] = [examples[i] for i in sorted(rows)]
-        self.splits["train"] = [examples[i] for i in np.flatnonzero(~taken)]
+        rows = stratified(labels, sizes, config.val_seed)
+        self.splits = {split: [examples[i] for i in index] for split, index in rows.items()}
         if not self.splits[config.test_split] or not self.splits["train"]:
             raise InputError(
                 f"{root} has {len(examples)} images and no test/; set --config.dataset.test_size "

@@ -3,7 +3,7 @@
 A new sampler takes one function and one line in `SAMPLERS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -127,3 +127,34 @@ def balanced_subset(
         own = order[labels[order] == k]
         rank[own] = np.arange(len(own))
     return np.sort(order[np.argsort(rank[order], kind="stable")][:size])
+
+
+def stratified(
+    labels: Integer[np.ndarray, " N"], sizes: Mapping[str, int], seed: int
+) -> dict[str, Integer[np.ndarray, " n"]]:
+    """Divides a set class by class, so that each part has every class in its share.
+
+    Args:
+        labels: of all examples.
+        sizes: how many examples go into each part, up to rounding.
+        seed: of the draw.
+
+    Returns:
+        The rows of each part, in rising order; the rest as `train`.
+
+    Examples:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+        >>> parts = stratified(labels, {"test": 4}, seed=0)
+        >>> [np.bincount(labels[rows]).tolist() for rows in parts.values()]
+        [[2, 2], [2, 2]]
+    """
+    rng, taken = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    parts = {}
+    for name, size in sizes.items():
+        rows: list[int] = []
+        for k in np.unique(labels):
+            own = rng.permutation(np.flatnonzero((labels == k) & ~taken))
+            rows += own[: round(size / len(labels) * (labels == k).sum())].tolist()
+        taken[rows] = True
+        parts[name] = np.array(sorted(rows), int)
+    return parts | {"train": np.flatnonzero(~taken)}
