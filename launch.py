@@ -1,4 +1,4 @@
-"""Command line of gini_jax; alone it trains the default, configs/digits.py. See the README."""
+"""Command line of gini_jax; without arguments it trains configs/digits.py. See the README."""
 
 from gini_jax.cli import main
 

@@ -1,6 +1,6 @@
 """ResNet-17 on Caltech-101.
 
-ResNet-17 is not defined in public text; we read it as bottleneck blocks 1, 1, 1, 2.
+No public text defines ResNet-17; we interpret it as bottleneck blocks 1, 1, 1, 2.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
-"""ResNet-17 on CIFAR-100, after the authors' published settings for ResNets.
+"""ResNet-17 on CIFAR-100, with the authors' published settings for ResNets.
 
-ResNet-17 is not defined in public text; we read it as bottleneck blocks 1, 1, 1, 2.
+No public text defines ResNet-17; we interpret it as bottleneck blocks 1, 1, 1, 2.
 """
 
 from ml_collections import ConfigDict

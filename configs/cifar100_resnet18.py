@@ -1,4 +1,4 @@
-"""ResNet-18 on CIFAR-100, after the paper's authors' published settings."""
+"""ResNet-18 on CIFAR-100, with the published settings of the paper's authors."""
 
 from ml_collections import ConfigDict
 

@@ -34,7 +34,7 @@ def train_step(model, optimizer, images, labels):
 
 
 def main(steps: int = 300) -> float:
-    """Trains and returns the accuracy on images that were left out."""
+    """Trains, and returns the accuracy on held-out images."""
     images, labels = load_digits(return_X_y=True)
     images = jnp.asarray(images.reshape(-1, 8, 8, 1) / 16.0, jnp.float32)
     labels = jnp.asarray(labels)

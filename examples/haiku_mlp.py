@@ -33,7 +33,7 @@ def train_step(params, opt_state, images, labels):
 
 
 def main(steps: int = 300) -> float:
-    """Trains and returns the accuracy on images that were left out."""
+    """Trains, and returns the accuracy on held-out images."""
     images, labels = load_digits(return_X_y=True)
     images, labels = jnp.asarray(images / 16.0, jnp.float32), jnp.asarray(labels)
     params = model.init(jax.random.key(0), images[:1])

@@ -1,6 +1,6 @@
 """gini_jax: the discriminability-enforcing loss (arXiv 2202.07073) in JAX.
 
-`gini_jax.losses` stands alone and needs jax only. The other modules are the training code base
+`gini_jax.losses` stands alone and needs only jax. The other modules are the training code base
 (`pip install "gini_jax[train]"`); `gini_jax.load(workdir)` opens a network that it trained.
 """
 

@@ -27,7 +27,7 @@ RENAMED = {
 
 
 def check_keys(config: ConfigDict) -> None:
-    """Refuses keys that no setting has, as a typo in a config file makes them.
+    """Refuses keys that are not settings, such as a typo in a config file.
 
     Raises:
         InputError: names the key and the nearest setting.
@@ -100,7 +100,7 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
 
 
 def notes_on(config: ConfigDict) -> list[str]:
-    """What has no effect in a run with these settings; said at the start and in result.json.
+    """Notes on settings without effect; printed at the start and kept in result.json.
 
     Examples:
         >>> from gini_jax.config import default_config
@@ -130,7 +130,7 @@ def notes_on(config: ConfigDict) -> list[str]:
             notes.append(f"{path}={value!r} has no effect" + (f" with {name}" if name else ""))
     if config.eval_every_epochs > config.num_epochs:
         notes.append(
-            f"eval_every_epochs={config.eval_every_epochs}: the last epoch alone is validated"
+            f"eval_every_epochs={config.eval_every_epochs}: only the last epoch is validated"
         )
     return notes
 
@@ -142,7 +142,7 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
     is_number = wanted in (int, float) and not isinstance(value, bool)
     if not (isinstance(value, wanted) or (is_number and isinstance(value, (int, float)))):
         raise InputError(
-            f"{path}={value!r} is a {type(value).__name__}; it must be a {wanted.__name__}, "
+            f"{path}={value!r} has type {type(value).__name__}; it needs type {wanted.__name__}, "
             f"such as --config.{path}={row.default!r}"
         )
     known = row.known()
@@ -150,7 +150,9 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
         if known and one not in known and one != row.default and (one,) != row.default:
             raise unknown_name(path, one, known)
     if wanted is int and not float(value).is_integer():
-        raise InputError(f"{path}={value!r} must be a whole number")
+        raise InputError(
+            f"{path}={value!r} must be a whole number, such as --config.{path}={row.default!r}"
+        )
     if row.bounds and not in_bounds(value, row.bounds):
         raise InputError(
             f"{path}={value!r} must lie in {row.bounds}; the default is "
@@ -181,7 +183,7 @@ def _check_objective(config: ConfigDict) -> None:
     if active and config.loss.start_epoch > config.num_epochs:
         raise InputError(
             f"loss.start_epoch={config.loss.start_epoch} lies after the last epoch, "
-            f"num_epochs={config.num_epochs}, so {name} would train plain cross-entropy; set "
+            f"num_epochs={config.num_epochs}, so {name} would train with cross-entropy only; set "
             f"--config.loss.start_epoch=1, or give the objective ce: --config=FILE:ce"
         )
 
@@ -242,6 +244,6 @@ def _check_together(config: ConfigDict) -> None:
         boundaries
     ):
         raise InputError(
-            f"schedule.boundaries={boundaries} must be whole epochs from 1 on, in rising order, "
+            f"schedule.boundaries={boundaries} must be whole numbers from 1 on, in rising order, "
             "such as (60, 120)"
         )

@@ -19,13 +19,13 @@ from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 MODES = {
     "train": "trains, or resumes, a run (the default)",
     "sweep": "trains every combination of objectives, seeds and settings, and compares them",
-    "report": "writes a page about a run or a sweep, to be looked at in a browser",
+    "report": "writes report.html, a page about a run or a sweep",
     "eval": "tests a checkpoint of a run again",
     "predict": "classifies image files with a trained network",
     "export": "exports a trained network as safetensors, a torch file or StableHLO",
     "summary": "shows parameters, feature shapes and operations of a network",
     "preview": "draws images, raw and augmented",
-    "plan": "compiles the step for a TPU slice that need not be there",
+    "plan": "compiles the step for a TPU slice that need not be present",
 }
 
 FLAGS = flags.FLAGS
@@ -33,7 +33,7 @@ _TERM = re.compile(r"--?config\.loss\.terms\.(\w+)=(.*)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command line; ends the process with one line where it cannot."""
+    """Runs a command line; an expected error is printed in one message and ends the process."""
     try:
         run(list(sys.argv if argv is None else argv))
     except Stopped as stopped:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (InputError, RunError) as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # and not into jax's exit hook, which waits for other processes
+        os._exit(1)  # skips jax's exit hook, which would wait for other processes
 
 
 def run(argv: list[str]) -> Any:
@@ -53,7 +53,7 @@ def run(argv: list[str]) -> Any:
 
     Raises:
         InputError: the command line or the config is wrong.
-        RunError: the run could not go on.
+        RunError: the run could not continue.
         Stopped: a signal stopped the run.
     """
     if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
@@ -64,7 +64,7 @@ def run(argv: list[str]) -> Any:
     module = importlib.import_module(f"gini_jax.modes.{mode}")
     config, terms = _parse(argv, module)
     if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # not the libraries' every move
+        logging.set_verbosity(logging.WARNING)  # hides the libraries' info messages
     from gini_jax import devices  # jax starts here
 
     devices.prepare_cpu()
@@ -106,7 +106,7 @@ def usage() -> str:
         "",
         f"Shipped configs: {', '.join(sorted(shipped_configs()))}",
         "Several hosts: --coordinator_address --num_processes --process_id, or --distributed alone",
-        "where the platform (TPU pod, Slurm, Kubernetes) tells them.",
+        "where the platform (TPU pod, Slurm, Kubernetes) provides them.",
         "",
         "Settings, with the defaults that a config file starts from:",
         help_text(),
@@ -143,17 +143,20 @@ def config_path(name: str) -> str:
     if stem in shipped and file in (stem, f"{stem}.py", f"configs/{stem}.py"):
         return str(shipped[stem]) + colon + objective
     if file.endswith(".py") and "/" in file and not file.startswith("configs/"):
-        raise InputError(f"--config={name}: no such file; a shipped one is given by its name alone")
+        raise InputError(
+            f"--config={name}: no such file; give an existing file, or a shipped config such as "
+            "--config=digits"
+        )
     raise unknown_name("config", file, shipped)
 
 
 def resolved(config: ConfigDict, given: dict[str, Any], terms: dict[str, float]) -> ConfigDict:
-    """A config with all that the command line gave, in one piece.
+    """A config with everything that the command line sets.
 
     Args:
-        config: with the given settings in it, but for what follows from them.
+        config: already holds the given settings, but not yet what follows from them.
         given: the settings of the command line, by path.
-        terms: weights of terms of the command line.
+        terms: weights of terms, from the command line.
 
     Raises:
         InputError: an unknown key, objective, network or term.
@@ -185,8 +188,8 @@ def local_path(what: str, path: str) -> Path:
     """
     if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", path):
         raise InputError(
-            f"{what}={path}: {scheme[1]}: storage is not supported; give a folder of this machine, "
-            "or mount the bucket"
+            f"{what}={path}: {scheme[1]}:// storage is not supported; give a folder on this "
+            "machine, or mount the bucket"
         )
     return Path(path).expanduser()
 
@@ -250,10 +253,12 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float]]:
 def _define_flags(module: Any, argv: list[str]) -> None:
     flags.DEFINE_string("mode", "train", "What to do.")
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/NAME by default.")
-    flags.DEFINE_bool("distributed", False, "Several hosts, told by the platform (TPU pod, Slurm).")
-    flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0,")
-    flags.DEFINE_integer("num_processes", None, "... how many there are,")
-    flags.DEFINE_integer("process_id", None, "... and which one this is, from 0.")
+    flags.DEFINE_bool(
+        "distributed", False, "Several hosts; the platform (TPU pod, Slurm) provides addresses."
+    )
+    flags.DEFINE_string("coordinator_address", None, "Several processes: HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+    flags.DEFINE_integer("process_id", None, "Several processes: number of this one, from 0.")
     define: dict[Any, Any] = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
@@ -282,7 +287,7 @@ def _saved_with(
     mode: str,
     uses: tuple[str, ...] | None,
 ) -> ConfigDict:
-    """The config of a finished run, with what the command line changes of it."""
+    """The config of a finished run, with the changes that the command line makes."""
     from gini_jax.training.workdir import saved_config
 
     config = saved_config(workdir)
@@ -290,8 +295,9 @@ def _saved_with(
     useless = [path for path in all_given if uses is not None and path not in uses]
     if useless:
         raise InputError(
-            f"--config.{useless[0]} has no effect in --mode={mode} on a finished run; it takes "
-            + ", ".join(f"--config.{path}" for path in (uses or ()))
+            f"--config.{useless[0]} has no effect in --mode={mode} on a finished run; leave it "
+            "out. This mode takes "
+            + (", ".join(f"--config.{path}" for path in (uses or ())) or "no --config settings")
         )
     if "model.name" not in given:
         config.update_from_flattened_dict(given)

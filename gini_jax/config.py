@@ -19,21 +19,25 @@ from gini_jax.settings import (
 SETTINGS: dict[str, Setting] = {
     "name": Setting("", "name of the experiment, by convention that of its config file"),
     "objective": Setting("gini_kl", "name of the terms in loss.terms; set by FILE:OBJECTIVE"),
-    "seed": Setting(0, "of initialisation, order, augmentation and dropout", bounds=NOT_NEGATIVE),
+    "seed": Setting(
+        0, "seed of initialisation, order, augmentation and dropout", bounds=NOT_NEGATIVE
+    ),
     "num_epochs": Setting(1, "epochs of training", bounds=COUNT),
-    "batch_size": Setting(128, "global: over all devices of all processes", bounds=COUNT),
+    "batch_size": Setting(128, "images per step, over all devices of all processes", bounds=COUNT),
     "grad_accumulation": Setting(1, "micro-batches per batch; the terms stay exact", bounds=COUNT),
     "steps_per_call": Setting(1, "steps in one compiled call, for small networks", bounds=COUNT),
-    "eval_batch_size": Setting(1000, "global; the last batch is padded and masked", bounds=COUNT),
+    "eval_batch_size": Setting(
+        1000, "images per evaluation step, over all devices; the last is padded", bounds=COUNT
+    ),
     "eval_every_epochs": Setting(1, "epochs between two validations", bounds=COUNT),
     "early_stopping_epochs": Setting(
-        0, "stop after so many epochs without a better validation; 0 disables", bounds=NOT_NEGATIVE
+        0, "stop after this many epochs without a better validation; 0: never", bounds=NOT_NEGATIVE
     ),
     "checkpoint_every_epochs": Setting(
-        1, "epochs between two checkpoints, besides those of a best validation", bounds=COUNT
+        1, "epochs between two checkpoints; a best validation is always saved", bounds=COUNT
     ),
     "checkpoint_every_minutes": Setting(
-        0.0, "also checkpoint every this many minutes; 0 disables", bounds=NOT_NEGATIVE
+        0.0, "also checkpoint this many minutes after the last one; 0 disables", bounds=NOT_NEGATIVE
     ),
     "evals": Setting(
         ("all",),
@@ -46,11 +50,11 @@ SETTINGS: dict[str, Setting] = {
         choices="gini_jax.training.loggers:LOGGERS",
     ),
     "report": Setting(True, "write report.html at the end of a run"),
-    "debug_nans": Setting(False, "name the first module with a NaN if the loss becomes one"),
+    "debug_nans": Setting(False, "if the loss becomes NaN, name the first module with a NaN"),
     "profile": Setting(False, "trace ten steps of the first epoch into the workdir"),
     "dataset.name": Setting("digits", "digits, folder, hf:NAME_OR_PATH, or a set of TFDS"),
     "dataset.data_dir": Setting(
-        "", "where the data lies; TFDS_DATA_DIR or TFDS's default if empty"
+        "", "folder of the data; if empty, TFDS_DATA_DIR or TFDS's default"
     ),
     "dataset.test_split": Setting("test", "split to test on, e.g. validation for ImageNet"),
     "dataset.test_size": Setting(
@@ -59,7 +63,7 @@ SETTINGS: dict[str, Setting] = {
     "dataset.skip_damaged": Setting(False, "folder: name and skip images that cannot be read"),
     "dataset.image_column": Setting("", "hf: column of the images; found if empty"),
     "dataset.label_column": Setting("", "hf: column of the classes; found if empty"),
-    "dataset.val_size": Setting(0, "training examples kept for validation", bounds=NOT_NEGATIVE),
+    "dataset.val_size": Setting(0, "training images held out for validation", bounds=NOT_NEGATIVE),
     "dataset.val_seed": Setting(
         0,
         "seed of the draws of val_size and train_size; the same for every seed of the run",
@@ -77,15 +81,17 @@ SETTINGS: dict[str, Setting] = {
         4, "class_balanced: examples of each class in a batch", bounds=COUNT
     ),
     "dataset.image_size": Setting(
-        0, "resize to this when decoding; 0 keeps the images' own size", bounds=NOT_NEGATIVE
+        0, "side of the images that the network sees; 0 keeps their own size", bounds=NOT_NEGATIVE
     ),
     "dataset.num_classes": Setting(
         0, "number of classes that the data must have; 0 accepts any", bounds=NOT_NEGATIVE
     ),
     "dataset.mean": Setting(
-        (), "subtracted from pixels in [0, 1]: three numbers, or imagenet; () for the paper's"
+        (), "subtracted from pixels in [0, 1]: three numbers, or imagenet; (): 0, as in the paper"
     ),
-    "dataset.std": Setting((), "what pixels are then divided by; likewise"),
+    "dataset.std": Setting(
+        (), "what pixels are then divided by: three numbers, or imagenet; (): 1"
+    ),
     "dataset.feed": Setting(
         "auto",
         "device: held on each device; stream: from the host; auto: device if it fits",
@@ -97,55 +103,59 @@ SETTINGS: dict[str, Setting] = {
     "augment.resized_crop": Setting(
         0.0, "resized crops of at least this share of the area; 0 disables", bounds=SHARE
     ),
-    "augment.flip": Setting(False, "mirror left and right, half of the time"),
+    "augment.flip": Setting(False, "mirror horizontally, with probability 1/2"),
     "augment.policy": Setting(
         "", "RandAugment or TrivialAugment", choices="gini_jax.data.policies:POLICIES"
     ),
     "augment.erasing": Setting(0.0, "probability of erasing a random rectangle", bounds=SHARE),
-    "augment.cutout": Setting(0, "side of a square to cut out, pixels", bounds=NOT_NEGATIVE),
+    "augment.cutout": Setting(0, "side, in pixels, of a square to erase", bounds=NOT_NEGATIVE),
     "augment.mixup": Setting(
         0.0, "mix images and labels, with a share from Beta(this, this)", bounds=NOT_NEGATIVE
     ),
     "augment.cutmix": Setting(
-        0.0, "paste a box of another image, likewise; with mixup: either", bounds=NOT_NEGATIVE
+        0.0,
+        "paste a box of another image, share from Beta(this, this); with mixup: one of the two",
+        bounds=NOT_NEGATIVE,
     ),
     "model.name": Setting("resnet18", "the network", choices="gini_jax.models.registry:MODELS"),
     "model.init": Setting(
         "", "weights to start from: a .safetensors or .pth file of PyTorch, or a run's folder"
     ),
-    "loss.layers": Setting(("stage4",), "the features that the terms act on"),
+    "loss.layers": Setting(("stage4",), "layers whose features the terms act on"),
     "loss.ce_weight": Setting(1.0, "weight of cross-entropy", bounds=NOT_NEGATIVE),
-    "loss.start_epoch": Setting(
-        1, "the terms are off before it; epochs count from 1", bounds=COUNT
-    ),
+    "loss.start_epoch": Setting(1, "first epoch with the terms, counted from 1", bounds=COUNT),
     "loss.ramp_epochs": Setting(
-        0.0, "the weights rise from 0 over this many epochs from there", bounds=NOT_NEGATIVE
+        0.0, "epochs over which the weights rise from 0, from start_epoch on", bounds=NOT_NEGATIVE
     ),
     "loss.class_weights": Setting(
-        (), "of cross-entropy: balanced (inverse to the class's frequency), or K numbers"
+        (), "weights in cross-entropy: balanced (inverse to class frequency), or one per class"
     ),
-    "loss.label_smoothing": Setting(0.0, "share of the label spread evenly", bounds=BELOW_1),
+    "loss.label_smoothing": Setting(
+        0.0, "share of the label that is spread evenly over the classes", bounds=BELOW_1
+    ),
     "loss.running_decay": Setting(
-        0.0, "of the class sums' moving average; 0 takes the batch alone", bounds=BELOW_1
+        0.0, "decay of the class sums' moving average; 0 uses only the batch", bounds=BELOW_1
     ),
     "optimizer.name": Setting("sgd", "the optimiser", choices="gini_jax.training.optim:OPTIMIZERS"),
-    "optimizer.momentum": Setting(0.9, "of sgd", bounds=BELOW_1),
-    "optimizer.nesterov": Setting(False, "Nesterov's momentum, of sgd"),
-    "optimizer.weight_decay": Setting(5e-4, "on every parameter", bounds=NOT_NEGATIVE),
+    "optimizer.momentum": Setting(0.9, "momentum of sgd", bounds=BELOW_1),
+    "optimizer.nesterov": Setting(False, "Nesterov momentum in sgd"),
+    "optimizer.weight_decay": Setting(
+        5e-4, "weight decay, on every parameter", bounds=NOT_NEGATIVE
+    ),
     "optimizer.clip_norm": Setting(
-        0.0, "scale gradients of a larger global norm down to it; 0 disables", bounds=NOT_NEGATIVE
+        0.0, "largest global norm of the gradient; 0 disables clipping", bounds=NOT_NEGATIVE
     ),
     "optimizer.ema_decay": Setting(
-        0.0, "of the average of the weights that is evaluated; 0 disables", bounds=BELOW_1
+        0.0, "decay of a moving average of the weights to evaluate; 0 disables", bounds=BELOW_1
     ),
     "schedule.name": Setting(
-        "cosine", "the learning rate's course", choices="gini_jax.training.optim:SCHEDULES"
+        "cosine", "learning-rate schedule", choices="gini_jax.training.optim:SCHEDULES"
     ),
-    "schedule.learning_rate": Setting(0.1, "the highest", bounds=POSITIVE),
-    "schedule.warmup_epochs": Setting(0.0, "linear from 0", bounds=NOT_NEGATIVE),
-    "schedule.boundaries": Setting((), "step: after these epochs ..."),
-    "schedule.factor": Setting(0.2, "... the learning rate is multiplied by this", bounds="(0, 1]"),
-    "schedule.final": Setting(0.0, "cosine: the last value", bounds=NOT_NEGATIVE),
+    "schedule.learning_rate": Setting(0.1, "highest learning rate", bounds=POSITIVE),
+    "schedule.warmup_epochs": Setting(0.0, "epochs of linear warm-up from 0", bounds=NOT_NEGATIVE),
+    "schedule.boundaries": Setting((), "step: epochs after which the learning rate falls"),
+    "schedule.factor": Setting(0.2, "step: learning rate is multiplied by this", bounds="(0, 1]"),
+    "schedule.final": Setting(0.0, "cosine: last learning rate", bounds=NOT_NEGATIVE),
     "schedule.onecycle_peak": Setting(
         0.3, "onecycle: share of the steps before the peak", bounds="(0, 1)"
     ),
@@ -156,7 +166,7 @@ def default_config(objective: str | None = None) -> ConfigDict:
     """Every setting of a run, to be changed by a file in configs/ and by the command line.
 
     Args:
-        objective: what stands after the colon of `--config=FILE:objective`; `gini_kl` if nothing.
+        objective: what follows the colon in `--config=FILE:objective`; `gini_kl` by default.
 
     Returns:
         A ConfigDict, not yet checked; `check_config` does that once all changes are made.
@@ -201,12 +211,12 @@ def set_objective(config: ConfigDict, objective: str) -> None:
 
 
 def set_model(config: ConfigDict, name: str, **settings: Any) -> None:
-    """Sets the network: its own settings take the place of those of the network before.
+    """Sets the network; its settings replace those of the previous network.
 
     Args:
         config: the settings of a run.
         name: the network, one of `gini_jax.models.MODELS`.
-        **settings: those of its settings that differ from their defaults.
+        **settings: settings of the network that differ from their defaults.
 
     Raises:
         InputError: the name or a setting is unknown.
@@ -276,6 +286,6 @@ def help_text() -> str:
             section = head
         rule = row.bounds if row.bounds != ANY else ""
         choices = ", ".join(str(choice) for choice in row.known())
-        rules = f" [{choices}]" if choices else (f" in {rule}" if rule else "")
+        rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
         lines.append(f"  --config.{path}={row.default!r}\n      {row.meaning}{rules}")
     return "\n".join(lines[1:])

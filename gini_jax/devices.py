@@ -52,7 +52,7 @@ def connect(
     if 0 < len(missing) < 3:
         raise InputError(
             f"{', '.join(missing)} is missing; give all of --coordinator_address, --num_processes "
-            "and --process_id, or --distributed alone where the platform tells them"
+            "and --process_id, or --distributed alone where the platform provides them"
         )
     try:
         jax.distributed.initialize(

@@ -1,4 +1,4 @@
-"""The errors that bad input and broken runs end in, and how they name the nearest known value."""
+"""Errors for bad input and broken runs, which suggest the nearest known name."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class RunError(Exception):
-    """A run cannot go on: what happened, what is left, and what to do."""
+    """A run that cannot continue; the text says what happened, what is left, and what to do."""
 
 
 class Stopped(Exception):

@@ -27,7 +27,7 @@ def cifar100(name: str, objective: str | None) -> ConfigDict:
 
 
 def cifar100_resnet(name: str, objective: str | None) -> ConfigDict:
-    """The authors' published settings for ResNets: 250 epochs of SGD, steps times 0.2."""
+    """The authors' published settings for ResNets: 250 epochs of SGD, four learning-rate steps."""
     config = cifar100(name, objective)
     config.num_epochs = 250
     config.loss.layers = ("stage4",)
@@ -41,8 +41,8 @@ def cifar100_resnet(name: str, objective: str | None) -> ConfigDict:
 def caltech101(name: str, objective: str | None) -> ConfigDict:
     """Caltech-101 in the split of TFDS at 224 pixels: 2,754 / 306 / 6,084 images, 102 classes.
 
-    Learning rate and epochs are this project's to choose, on the validation part of the training
-    split. These are starting values after common practice; they have not been tuned.
+    Learning rate and number of epochs are this project's choice. They are starting values from
+    common practice and have not been tuned; tune them on the validation part of the training split.
     """
     config = default_config(objective)
     config.name = name

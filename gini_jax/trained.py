@@ -22,7 +22,7 @@ from gini_jax.training.workdir import saved_config
 
 
 class Prediction(NamedTuple):
-    """What a network says of images.
+    """A network's predictions for images.
 
     Attributes:
         probabilities: of each class.
@@ -61,7 +61,7 @@ class Trained:
             batch_size: images at a time.
 
         Raises:
-            InputError: an image cannot be read, or the array is of another kind.
+            InputError: an image cannot be read, or the array has another shape or type.
         """
         logits = self._apply(images, batch_size)[0]
         probabilities = np.asarray(jax.nn.softmax(logits))
@@ -100,7 +100,7 @@ class Trained:
                     "[N, H, W, 3] uint8, or a list of such images or of paths"
                 )
         if not len(images):
-            raise InputError("there are no images")
+            raise InputError("images is empty; give at least one image or path")
         return np.stack([self._one(image) for image in images])
 
     def _one(self, image: Any) -> np.ndarray:
@@ -121,7 +121,7 @@ def load(workdir: str | Path, step: int | None = None) -> Trained:
 
     Args:
         workdir: the run's folder.
-        step: of the checkpoint; the best by validation accuracy by default.
+        step: of the checkpoint; by default the one with the best validation accuracy.
 
     Returns:
         The network with `predict` and `features`.

@@ -85,7 +85,7 @@ def test_class_weights_weigh_cross_entropy(given):
 
 def test_too_few_class_weights_are_refused():
     config = config_of(**{"loss.class_weights": (1.0, 2.0)})
-    with pytest.raises(InputError, match="has 2 numbers, and there are 10 classes"):
+    with pytest.raises(InputError, match="has 2 numbers, but there are 10 classes"):
         build_experiment(config, load_dataset(config.dataset), jax.devices()[:1])
 
 

@@ -98,7 +98,7 @@ def test_a_typo_in_a_config_file_is_refused_with_the_nearest_name():
     config = default_config()
     with config.unlocked(), config.ignore_type():
         config.batch_size = "64"
-    with pytest.raises(InputError, match="batch_size='64' is a str; it must be a int"):
+    with pytest.raises(InputError, match="batch_size='64' has type str; it needs type int"):
         check_config(config, 1)
 
 

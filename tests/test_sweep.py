@@ -110,7 +110,7 @@ def test_every_combination_is_a_member_and_a_weight_varies_where_its_term_is():
     [
         (["ec"], [], "unknown objective 'ec'"),
         (["ce"], ["num_epoch=1,2"], "did you mean 'num_epochs'"),
-        (["ce"], ["num_epochs=1,two"], "is no int"),
+        (["ce"], ["num_epochs=1,two"], "is not of type int"),
         (["ce"], ["num_epochs"], "unknown setting in --vary"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_
         "Features by class",
         "Which classes the features serve",
         "Test images in feature space",
-        "What fires the features: gini_kl",
+        "What activates the features: gini_kl",
         "Confusion: ce",
     ):
         assert f"<h2>{part}</h2>" in page

@@ -316,10 +316,10 @@ def test_a_file_that_was_cut_is_called_damaged(ending, tmp_path):
     else:
         torch.save({"a": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match="is damaged or was cut"):
+    with pytest.raises(InputError, match="is damaged or truncated"):
         read_torch_file(path)
     path.write_bytes(b"")
-    with pytest.raises(InputError, match="empty or cut"):
+    with pytest.raises(InputError, match="empty or truncated"):
         read_torch_file(path)
 
 

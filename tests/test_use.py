@@ -95,7 +95,7 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("break_it", "text"),
     [
-        (lambda root: root / "nowhere", "is no folder"),
+        (lambda root: root / "nowhere", "is not a folder"),
         (lambda root: (root / "train" / "red").mkdir(parents=True) or root, "1 class folders"),
     ],
 )

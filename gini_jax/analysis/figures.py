@@ -1,4 +1,4 @@
-"""The pictures of a report, as strings to put into a page; readable on light and dark ground."""
+"""The pictures of a report, as strings for a page; readable on light and dark backgrounds."""
 
 import base64
 import io
@@ -189,7 +189,7 @@ def embedding(groups: dict[str, list[Run]]) -> Figure:
 
 
 def fired(run: Run) -> Figure:
-    """The test images that fire the purest and the flattest features most."""
+    """The test images that activate the purest and the flattest features most."""
     images, features = run.arrays["fired_images"], run.arrays["fired_features"]
     impurities = run.arrays[f"impurity/{run.layer}"][features]
     half = len(features) // 2
@@ -213,7 +213,7 @@ def fired(run: Run) -> Figure:
 
 
 def _contact_sheet(images: np.ndarray) -> np.ndarray:
-    """Images `[R, C, h, w, 3]` in rows and columns on transparent ground, `[H, W, 4]`."""
+    """Images `[R, C, h, w, 3]` in rows and columns on a transparent background, `[H, W, 4]`."""
     rows, columns, height, width, _ = images.shape
     gap = max(1, height // 8)
     sheet = np.zeros((rows, height + gap, columns, width + gap, 4), np.uint8)

@@ -23,7 +23,7 @@ def draw_curves(workdir: Path, png: Path) -> None:
         "Cross-entropy": ["train_ce", "val_loss"],
         "Accuracy": ["train_accuracy", "val_accuracy"],
         "Gini impurity of the features": ["train_gini", "val_gini"],
-        "KL of features' from classes' distribution": ["train_kl", "val_kl"],
+        "KL of the features' distribution from the classes'": ["train_kl", "val_kl"],
     }
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     figure.suptitle(f"{config['name']}:{config['objective']}, seed {config['seed']}")
@@ -46,8 +46,8 @@ def draw_curves(workdir: Path, png: Path) -> None:
     figure.text(
         0.5,
         -0.02,
-        "Training terms are means over batches, validation terms of the whole split: with few "
-        "examples per class in a batch they differ.",
+        "Training terms are means over batches, validation terms are of the whole split; with few "
+        "examples per class in a batch, the two differ.",
         ha="center",
         fontsize=8,
     )

@@ -1,4 +1,4 @@
-"""A report of a run or a sweep: one page that needs nothing else to be looked at."""
+"""A report of a run or a sweep: one self-contained page."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -106,7 +106,7 @@ def _findings(groups: dict[str, list[Run]]) -> list[str]:
         return [
             f"{name} reaches a test accuracy of {result['test_accuracy']:.4f} (tested epoch "
             f"{result['best_epoch']}); the features' Gini impurity is "
-            f"{result['feature_gini']:.3f}, where {1 - 1 / runs[0].num_classes:.3f} is flat."
+            f"{result['feature_gini']:.3f} (flat profiles: {1 - 1 / runs[0].num_classes:.3f})."
         ]
     sentences = []
     accuracy = compare(frame, "test_accuracy")
@@ -118,7 +118,7 @@ def _findings(groups: dict[str, list[Run]]) -> list[str]:
         if pairs < 2:
             verdict = "with one seed nothing can be said about chance"
         elif np.isnan(p):
-            verdict = "the seeds do not differ, so no test is defined"
+            verdict = "the difference is the same for every seed, so no test is defined"
         elif p < 0.05:
             better = "better" if row["difference"] > 0 else "worse"
             verdict = f"{better} than ce beyond chance (Holm-corrected p = {p:.3f})"
@@ -164,7 +164,7 @@ def _tables(groups: dict[str, list[Run]]) -> list[Section]:
             better = f"{int(row['better'])} of {int(row['pairs'])}"
             change = number(row["difference"], sign=True)
             rows.append([str(name), change, interval, number(row["holm_t"], 3), better])
-        text = "Test accuracy, paired by seed. All metrics: sweep.md beside this page."
+        text = "Test accuracy, paired by seed. For all metrics see sweep.md next to this page."
         sections.append(Section("Against cross-entropy alone", text, table=rows))
     return sections
 
@@ -175,8 +175,8 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
             "Training",
             "Solid: validation split; dotted: training batches; bands from the lowest to the "
             "highest seed. Dashed: the epoch from which the terms act; short ticks: the tested "
-            "epochs. Impurity and KL are those of the whole validation split: of single batches "
-            "they differ, as a batch holds few examples per class.",
+            "epochs. Impurity and KL are those of the whole validation split. In single batches "
+            "they differ, because a batch holds few examples per class.",
             drawn(figures.curves, groups),
         ),
         Section(
@@ -193,23 +193,23 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
         ),
         Section(
             "Which classes the features serve",
-            "The features' distribution over the classes (lines) beside that of the test images "
+            "The features' distribution over the classes (lines) and that of the test images "
             "(bars). The KL term pulls the first towards that of the training batches.",
             drawn(figures.distribution, groups),
         ),
         Section(
             "Test images in feature space",
             "Pooled features of at most 500 test images, coloured by class, or by superclass "
-            "where there are some.",
+            "if the data has superclasses.",
             drawn(figures.embedding, groups, pixels=True),
         ),
     ]
     for name, runs in groups.items():
         sections.append(
             Section(
-                f"What fires the features: {name}",
+                f"What activates the features: {name}",
                 "Each row is a feature, with its number and impurity, and the eight test images "
-                f"that fire it most. Seed {runs[0].result['seed']}.",
+                f"that activate it most. Seed {runs[0].result['seed']}.",
                 drawn(figures.fired, runs[0], pixels=True),
             )
         )
@@ -227,7 +227,7 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
 
 
 def _confusion(name: str, run: Run) -> Section:
-    """Classes up to 20, else superclasses, else the 20 worst pairs."""
+    """By class for up to 20 classes, else by superclass, else the 20 worst pairs."""
     matrix, title = run.arrays["confusion"], f"Confusion: {name}"
     if run.num_classes <= 20:
         picture = drawn(figures.confusion, matrix, run.class_names)
@@ -240,7 +240,7 @@ def _confusion(name: str, run: Run) -> Section:
         return Section(title, f"By superclass, seed {run.result['seed']}.", picture)
     wrong = matrix - np.diag(np.diag(matrix))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
-    rows = [["true class", "taken for", "images"]]
+    rows = [["true class", "predicted as", "images"]]
     for i, j in zip(*np.unravel_index(worst, wrong.shape), strict=True):
         rows.append([run.class_names[i], run.class_names[j], str(wrong[i, j])])
     return Section(title, f"The 20 most frequent errors, seed {run.result['seed']}.", table=rows)

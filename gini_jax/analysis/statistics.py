@@ -42,7 +42,8 @@ def compare(
         have: `difference`, its 95 % intervals `t_low, t_high` (Student's t) and `boot_low,
         boot_high` (bootstrap, BCa), `p_t` (paired t-test), `p_wilcoxon` (signed-rank), both with
         Holm's correction over the groups as `holm_t, holm_wilcoxon`, and `better`, the number of
-        seeds. With fewer than two pairs there is no interval and no p-value: NaN.
+        seeds in which the group beats the baseline. With fewer than two pairs, intervals and
+        p-values are NaN.
 
     Examples:
         >>> rows = [("ce", 0, 0.5), ("ce", 1, 0.6), ("kl", 0, 0.6), ("kl", 1, 0.8)]
@@ -126,7 +127,7 @@ def seeds_needed(difference: Sequence[float] | np.ndarray, power: float = 0.8) -
 
 
 def _holm(p_values: pd.Series) -> pd.Series:
-    """Holm's correction of the p-values that there are."""
+    """Holm's correction of the p-values, leaving out those that are NaN."""
     known = p_values.dropna().astype(float)
     corrected = pd.Series(np.nan, index=p_values.index, dtype=float)
     if len(known):

@@ -122,7 +122,7 @@ def _shapes(config: Any, source: Source) -> Dataset:
     size = config.image_size or height
     if size is None:
         raise InputError(
-            f"images of {config.name} have many sizes; set --config.dataset.image_size, such as 224"
+            f"images of {config.name} differ in size; set --config.dataset.image_size, such as 224"
         )
     if not config.image_size and width != size:
         raise InputError(
@@ -130,8 +130,8 @@ def _shapes(config: Any, source: Source) -> Dataset:
         )
     if config.test_split not in source.splits:
         raise InputError(
-            f"data set {config.name!r} has splits {sorted(source.splits)}, and no "
-            f"{config.test_split!r}: set --config.dataset.test_split"
+            f"data set {config.name!r} has splits {sorted(source.splits)}, but no "
+            f"{config.test_split!r}; set --config.dataset.test_split to one of them"
         )
     train = len(source.splits["train"])
     if config.val_size >= train:
@@ -165,11 +165,11 @@ def _shapes(config: Any, source: Source) -> Dataset:
 
 
 def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str) -> None:
-    """Rejects labels that are not classes: some sets do not publish those of their test split."""
+    """Rejects labels that are not classes: some sets do not publish their test labels."""
     if labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(
             f"split {split} of {config.name} has labels from {labels.min()} to {labels.max()}, "
-            f"and its classes are 0 to {num_classes - 1}; where labels are held back, test on "
+            f"but its classes are 0 to {num_classes - 1}; if the labels are withheld, test on "
             "another split: --config.dataset.test_split=validation"
         )
 
@@ -177,11 +177,11 @@ def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str)
 def _check_classes(config: Any, labels: np.ndarray) -> None:
     """Checks that the training images have as many classes as the config states, if it does."""
     if config.num_classes not in (0, found := len(np.unique(labels))):
-        raise _other_classes(config, f"shows {found} classes in its training images")
+        raise _other_classes(config, f"has {found} classes among its training images")
 
 
 def _other_classes(config: Any, what: str) -> InputError:
     return InputError(
-        f"dataset.num_classes={config.num_classes}, but {config.name} {what}; give the data that "
-        "is meant, or set --config.dataset.num_classes=0 to accept any number"
+        f"dataset.num_classes={config.num_classes}, but {config.name} {what}; use the "
+        "intended data, or set --config.dataset.num_classes=0 to accept any number"
     )

@@ -60,7 +60,7 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, f"fills {entry}"):
+        with alone(folder, f"is filling {entry}"):
             found, wrong = _read(entry)  # another process may have decoded it meanwhile
             if not found:
                 if wrong:
@@ -73,7 +73,10 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
         ) from error
     found, wrong = _read(entry)
     if not found:
-        raise InputError(f"{entry} was written and cannot be read ({wrong})")
+        raise InputError(
+            f"{entry} was written but cannot be read back ({wrong}); check the disk, or set "
+            "XDG_CACHE_HOME to another folder"
+        )
     return found
 
 
@@ -93,7 +96,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
 
 
 def _read(entry: Path) -> tuple[Decoded | None, str]:
-    """What a cache entry holds; or None and what is wrong with it ("" if it does not exist)."""
+    """What a cache entry holds; or None and the reason ("" if it does not exist)."""
     if not entry.exists():
         return None, ""
     try:
@@ -118,7 +121,8 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
     first = fit(_pixels(source, 0, examples[0]), image_size)
     shape = (total, *first.shape)
     if (free := shutil.disk_usage(partial).free) < np.prod(shape):
-        raise OSError(f"it needs {np.prod(shape) / 2**20:,.0f} MiB of {free / 2**20:,.0f} free")
+        needed = f"it needs {np.prod(shape) / 2**20:,.0f} MiB"
+        raise OSError(f"{needed}, but only {free / 2**20:,.0f} MiB are free")
     images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
     labels = np.lib.format.open_memmap(partial / "labels.npy", "w+", np.int32, (total,))
     groups = np.zeros(total, np.int32)
@@ -128,8 +132,8 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
         image = fit(_pixels(source, index, example), image_size)
         if image.shape != shape[1:]:
             raise InputError(
-                f"images of {source.name} have many sizes, {image.shape} and {shape[1:]} among "
-                "them; set --config.dataset.image_size, such as 224"
+                f"images of {source.name} differ in size, such as {image.shape} and {shape[1:]}; "
+                "set --config.dataset.image_size, such as 224"
             )
         images[index], labels[index], groups[index] = image, example.label, example.superclass
 
@@ -171,8 +175,8 @@ def _unreadable(
     path = f", {example.image}," if example and isinstance(example.image, Path) else ""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return InputError(
-        f"example {index} of {source.name}{path} cannot be read ({reason}); mend or remove it, or "
-        "prepare the set again"
+        f"example {index} of {source.name}{path} cannot be read ({reason}); repair or remove it, "
+        "or prepare the set again"
     )
 
 

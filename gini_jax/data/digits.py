@@ -22,7 +22,7 @@ class Digits:
         if config.val_size or config.image_size or config.test_split != "test":
             raise InputError(
                 f"dataset.val_size={config.val_size}, image_size={config.image_size}, test_split="
-                f"{config.test_split!r}: digits has its own splits and size; leave them out"
+                f"{config.test_split!r}: digits has its own splits and size; leave all three out"
             )
         self.splits = _load_splits()
 

@@ -17,7 +17,7 @@ class Folder:
 
     Either `train/` and `test/` (and `val/`, if there is one) with class folders below them; or
     class folders alone, which are then split class by class: `test_size` and `val_size` images in
-    all, drawn by `val_seed`. Hidden files and endings that Pillow does not know are left alone.
+    all, drawn with `val_seed`. Hidden files and extensions unknown to Pillow are ignored.
 
     Args:
         config: `config.dataset`: `data_dir`, `test_split`, `test_size`, `val_size`, `val_seed`,
@@ -37,8 +37,8 @@ class Folder:
         self.name = root.resolve().name
         if not config.data_dir or not root.is_dir():
             raise InputError(
-                f"dataset.data_dir={config.data_dir!r} is no folder; give one with a folder of "
-                "images per class, or with train/ and test/ that have them"
+                f"dataset.data_dir={config.data_dir!r} is not a folder; give one with a folder "
+                "of images per class, or with such folders in train/ and test/"
             )
         if (root / "train").is_dir():
             self._read_splits(root, config.test_split)
@@ -59,16 +59,19 @@ class Folder:
         found = [name for name in ("train", "val", test_split) if (root / name).is_dir()]
         if test_split not in found:
             raise InputError(
-                f"{root} has train/ and no {test_split}/; make one, name it by "
-                "--config.dataset.test_split, or put the class folders directly into the folder"
+                f"{root} has train/, but no {test_split}/; create it, name another folder with "
+                f"--config.dataset.test_split, or put the class folders directly into {root}"
             )
         for name in found:
             if stray := sorted(set(_classes(root / name)) - set(self.class_names)):
-                raise InputError(f"{root / name} has classes that train/ lacks: {stray[:5]}")
+                raise InputError(
+                    f"{root / name} has classes that train/ lacks: {stray[:5]}; rename or remove "
+                    "their folders"
+                )
         self.splits = {name: _examples(root / name, self.class_names) for name in found}
 
     def _divide(self, root: Path, config: Any) -> None:
-        """Class by class, so that each split has every class in its share."""
+        """Divides each class in the same proportions, so that every split has its share of it."""
         self.class_names = _classes(root)
         examples = _examples(root, self.class_names)
         labels = np.array([example.label for example in examples])
@@ -78,7 +81,7 @@ class Folder:
         if not self.splits[config.test_split] or not self.splits["train"]:
             raise InputError(
                 f"{root} has {len(examples)} images and no test/; set --config.dataset.test_size "
-                f"to how many of them are tested on, such as {max(1, len(examples) // 5)}"
+                f"to the number of images to test on, such as {max(1, len(examples) // 5)}"
             )
         if not self.splits["val"]:
             del self.splits["val"]
@@ -87,7 +90,7 @@ class Folder:
 def _classes(folder: Path) -> tuple[str, ...]:
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."))
     if len(names) < 2:
-        raise InputError(f"{folder} has {len(names)} class folders; it needs two or more")
+        raise InputError(f"{folder} has {len(names)} class folders; it needs at least two")
     return names
 
 
@@ -100,7 +103,9 @@ def _examples(folder: Path, classes: tuple[str, ...]) -> list[Example]:
         if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
     ]
     if not examples:
-        raise InputError(f"{folder} holds no image; known endings: .jpg, .png, .webp, .tiff, ...")
+        raise InputError(
+            f"{folder} has no images in its class folders; known extensions: .jpg, .png, .webp, ..."
+        )
     return examples
 
 

@@ -180,7 +180,7 @@ class StreamFeed:
             self._calls, self._batches = iter(source.calls), iter(batches)
             self._next = next(self._calls)
         if self._next != (step, count):
-            raise ValueError(f"a call of {count} steps from {step}; the next is {self._next}")
+            raise ValueError(f"got (step, count) = {(step, count)}; the next call is {self._next}")
         self._next = next(self._calls, None)
         return (next(self._batches),)
 

@@ -98,7 +98,7 @@ def check_sampler(config: Any, num_classes: int) -> None:
         )
         raise InputError(
             f"batch_size={size} with dataset.examples_per_class={each} takes {size // each} "
-            f"classes per batch, and there are {num_classes}; set "
+            f"classes per batch, but there are only {num_classes}; set "
             f"--config.dataset.examples_per_class={fitting}"
         )
 
@@ -106,7 +106,7 @@ def check_sampler(config: Any, num_classes: int) -> None:
 def balanced_subset(
     labels: Integer[np.ndarray, " N"], size: int, seed: int
 ) -> Integer[np.ndarray, " size"]:
-    """Random rows of a split, as evenly spread over the classes as it allows.
+    """Random rows of a split, spread as evenly over the classes as the split allows.
 
     Args:
         labels: of the split.

@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 def refuse_val_size(config: Any, where: str) -> None:
-    """For sources that bring a validation split: `val_size` would be dropped silently.
+    """Refuses `val_size` where the source's own validation split would silently replace it.
 
     Raises:
         InputError: `dataset.val_size` is set.

@@ -100,7 +100,7 @@ def _open(builder: Any, split: str) -> Any:
         folder = folder.partition(f"/{name}/")[0]
         raise InputError(
             f"{name} in {folder!r} was prepared as {' or '.join(sorted(formats))}, which only "
-            "TensorFlow reads: pip install tensorflow-cpu, once, for the decoding; or prepare it "
+            "TensorFlow can read. For this one decoding: pip install tensorflow-cpu. Or prepare it "
             f"again with\n{how_to_prepare(name, folder)}"
         ) from error
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -137,8 +137,8 @@ def _download(name: str, prepare: str) -> Any:
 
     try:
         builder = tfds.builder(name, file_format="array_record")
-        print(f"TFDS downloads {name}; where there is no network, prepare it with\n{prepare}")
-        with alone(Path(tempfile.gettempdir()), f"prepares {name}"):
+        print(f"TFDS is downloading {name}; without network access, prepare it with\n{prepare}")
+        with alone(Path(tempfile.gettempdir()), f"is preparing {name}"):
             builder.download_and_prepare()
         return builder
     except Exception as error:
@@ -154,16 +154,16 @@ def _check(builder: Any, name: str, test_split: str) -> None:
     splits, features = builder.info.splits, dict(builder.info.features)
     if "train" not in splits or test_split not in splits:
         raise InputError(
-            f"data set {name!r} has splits {sorted(splits)}; it needs train and {test_split}: set "
-            "--config.dataset.test_split"
+            f"data set {name!r} has splits {sorted(splits)}; it needs train and {test_split}; set "
+            "--config.dataset.test_split to one of them"
         )
     if not (
         isinstance(features.get("image"), tfds.features.Image)
         and isinstance(features.get("label"), tfds.features.ClassLabel)
     ):
         raise InputError(
-            f"data set {name!r} does not classify images: it has {sorted(features)}, and needs an "
-            "image and a label that is a class"
+            f"data set {name!r} is not for image classification: it has {sorted(features)}, but "
+            "needs an image and a class label; set --config.dataset.name to another set"
         )
 
 
@@ -172,5 +172,5 @@ def how_to_prepare(name: str, folder: str) -> str:
     return (
         "    pip install tensorflow-datasets tensorflow array_record importlib_resources\n"
         f"    tfds build {name} --data_dir={folder or 'DIR'} --file_format=array_record\n"
-        "on a machine with network, then give that folder as --config.dataset.data_dir."
+        "on a machine with network access, then give that folder as --config.dataset.data_dir."
     )

@@ -14,7 +14,7 @@ KEYS = {
     "test_class_accuracy": "mean over the classes of the accuracy within each",
     "test_top5": "share whose class is among the five largest logits",
     "test_loss": "cross-entropy, nats",
-    "test_superclass_accuracy": "share predicted within its group of classes; null without groups",
+    "test_superclass_accuracy": "share predicted in the right group of classes; null if no groups",
 }
 
 

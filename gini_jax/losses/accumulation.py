@@ -27,13 +27,13 @@ def linearize_at(
 
     Args:
         loss_of_sums: from a pytree of `ClassSums` to a scalar.
-        total: the sums of the whole batch, such a pytree.
-        has_aux: whether `loss_of_sums` returns a pair of the scalar and more, as in `jax.grad`.
+        total: the sums of the whole batch, in a pytree of the same form.
+        has_aux: whether `loss_of_sums` returns a pair `(scalar, more)`, as in `jax.grad`.
 
     Returns:
         What `loss_of_sums` gives for the whole batch, and a function from the pytree of one
         micro-batch's sums to the scalar to differentiate. The gradients of all micro-batches add
-        to the batch's own.
+        up to the gradient of the whole batch.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -97,7 +97,7 @@ class RunningSums:
 
         Args:
             batch: the batch's sums, already summed over devices.
-            decay: `d` in `[0, 1)`; 0 is the batch alone.
+            decay: `d` in `[0, 1)`; 0 uses only the batch.
 
         Raises:
             ValueError: the decay is out of its range.

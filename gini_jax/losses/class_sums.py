@@ -153,13 +153,16 @@ def as_class_sums(features: Any, labels: Any, *, signed: bool = False, **options
     """The class sums of a batch; those that a caller already has are taken as they are."""
     if not isinstance(features, ClassSums):
         if labels is None:
-            raise ValueError("labels are missing; only ClassSums come without them")
+            raise ValueError("labels are missing; give them, or give ClassSums instead of features")
         return class_sums(features, labels, signed=signed, **options)
     defaults = {"num_classes": None, "where": None, "axis_name": None, "axis": -1}
     given = [name for name, value in options.items() if value is not defaults[name]]
     if labels is not None or given:
         names = ", ".join((["labels"] if labels is not None else []) + given)
-        raise ValueError(f"{names} given together with ClassSums, which already contain the labels")
+        raise ValueError(
+            f"{names} given together with ClassSums, which already contain the labels; leave "
+            f"{names} out"
+        )
     return features
 
 
@@ -237,12 +240,12 @@ def _check_labels(labels: jax.Array, features: jax.Array, num_classes: int | Non
     elif num_classes is not None and labels.shape[1] != num_classes:
         raise ValueError(
             f"labels of shape {labels.shape} have {labels.shape[1]} classes, but "
-            f"num_classes={num_classes}; leave num_classes out, or let them agree"
+            f"num_classes={num_classes}; leave num_classes out, or make them agree"
         )
     if labels.shape[0] != features.shape[0]:
         raise ValueError(
             f"features of shape {features.shape} hold {features.shape[0]} examples, labels of "
-            f"shape {labels.shape} hold {labels.shape[0]}; both must be the same batch"
+            f"shape {labels.shape} hold {labels.shape[0]}; both must be of the same batch"
         )
 
 

@@ -21,13 +21,13 @@ def collision_loss(
     `collision = mean_c (-log sum_k p[c,k]^2) / log K`, with `p` from `class_profile`, each row
     divided by its own sum.
 
-    A variant of the Gini term for many classes; this project's, not the paper's. It is 0 at the
-    same place, for features of one class. At a flat profile its slope is `K / log K` times that of
+    A variant of the Gini term for many classes; this project's, not the paper's. Like Gini, it is 0
+    for features of one class. At a flat profile its slope is `K / log K` times that of
     `1 - sum_k p^2`, whose gradient vanishes as `1 / K`.
 
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, alone.
+            axes; or the `ClassSums` of a batch, without labels.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
         num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.

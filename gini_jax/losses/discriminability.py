@@ -30,11 +30,11 @@ def class_profile(
     `S[c,k] = activation[c,k] / (mass[k] + eps)`, `p[c,k] = S[c,k] / (sum_k S[c,k] + eps)`.
 
     The division by the class's mass makes the profile independent of how many examples a class
-    has. A class that is absent from the batch has profile 0; a dead feature's row is all 0.
+    has. A class that is absent from the batch has a column of zeros, a dead feature a row of zeros.
 
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, alone.
+            axes; or the `ClassSums` of a batch, without labels.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
         num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
@@ -98,7 +98,7 @@ def gini_loss(
 
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, alone.
+            axes; or the `ClassSums` of a batch, without labels.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
         num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
@@ -176,12 +176,12 @@ def kl_loss(
     `q[k] = (sum_c p[c,k] + eps) / (sum_ck p[c,k] + K eps)`,
     `kl = sum_k t[k] (log t[k] - log q[k])`, with `p` from `class_profile`.
 
-    It keeps the Gini term from spending all features on few classes. Its gradient grows without
-    bound while all features of a class that is present die.
+    This term keeps the Gini term from spending all features on few classes. Its gradient grows
+    without bound as all features of a class in the batch die.
 
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, alone.
+            axes; or the `ClassSums` of a batch, without labels.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
         target: `[K]` distribution `t`; the batch's own class distribution by default.
         num_classes: `K`; needed for integer labels only.
@@ -232,7 +232,7 @@ def entropy_loss(
 
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, alone, made with `signed=True`.
+            axes; or the `ClassSums` of a batch, made with `signed=True`, without labels.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
         num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.

@@ -1,4 +1,4 @@
-"""Terms that join cross-entropy in training: what a term is, the table, and their composition.
+"""Terms added to cross-entropy in training: what a term is, the table, and their composition.
 
 A new term is one new file and one line in `TERMS`.
 """
@@ -114,7 +114,7 @@ TERMS: dict[str, Callable[[], Term | SumTerm]] = {
     "collision": lambda: ClassSumTerm(collision_loss),
 }
 
-# Objectives by name, as they stand after the colon of --config=FILE:OBJECTIVE.
+# Objectives by name, as they follow the colon in --config=FILE:OBJECTIVE.
 PRESETS: dict[str, dict[str, float]] = {
     "ce": {},
     "gini": {"gini": 0.5},
@@ -144,8 +144,8 @@ class ObjectiveState(NamedTuple):
     """What the terms carry from step to step.
 
     Attributes:
-        terms: by name, the state of each term that is no function of sums.
-        running: running sums of those that are; None if they are off.
+        terms: by name, the state of each term that is not a function of sums.
+        running: running sums for the terms that are; None if they are switched off.
     """
 
     terms: dict[str, Any]
@@ -156,7 +156,7 @@ class Values(NamedTuple):
     """The terms' values for a batch.
 
     Attributes:
-        added: what joins cross-entropy, weighted, scalar.
+        added: the weighted sum that is added to cross-entropy, scalar.
         terms: by name, each term's unweighted value.
         state: the terms' next state.
     """
@@ -244,7 +244,7 @@ def global_sums(objective: Objective, outputs: Outputs) -> dict[str, Any]:
 def gradient_squares(
     objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """How strongly each weighted term pulls at the features, apart from where it is switched on.
+    """How strongly each weighted term pulls at the features, whether or not it is switched on yet.
 
     Args:
         objective: the terms.
@@ -253,8 +253,8 @@ def gradient_squares(
         total: as in `shared_value`.
 
     Returns:
-        By term, the squared norm of its gradient by this device's features, in all layers
-        together; and by layer, the sum of the gradients, in the features' shapes.
+        By term, the squared norm of its gradient with respect to this device's features, over all
+        layers together; and by layer, the sum of the terms' gradients, in the features' shapes.
     """
     axis_name = outputs.axis_name
     devices = 1 if axis_name is None else lax.axis_size(axis_name)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-# How many numbers the shifted copies made at one time may hold: they should stay in CPU caches.
+# How many numbers the shifted copies may hold at a time, so that they stay in the CPU's caches.
 _CHUNK = 1 << 20
 
 
@@ -86,7 +86,7 @@ def conv_general_dilated(
 
 
 def _pays(lhs: tuple[int, ...], rhs: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether measurements show the CPU method to be faster; see benchmarks/convolution.py."""
+    """Whether the CPU method is faster, as measured."""
     height, width = rhs[:2]
     (top, bottom), _ = geometry.padding
     if geometry.groups > 1:
@@ -179,7 +179,7 @@ def _depthwise(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _weight_gradient(geometry: Geometry, x: jax.Array, dy: jax.Array, w: jax.Array) -> jax.Array:
-    """The gradient with respect to the weights: products of shifted copies, few images at a time.
+    """Gradient with respect to the weights: products of shifted copies, a few images at a time.
 
     `dw[i,j,c,k] = sum_n,p,q x[n, p s + i, q s + j, c] dy[n, p, q, k]`, for a padded `x`.
     """

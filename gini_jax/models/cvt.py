@@ -50,7 +50,7 @@ class ConvProjection(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each after a layer norm and around a residual connection.
+    """Attention and MLP, each after a layer norm and with a residual connection.
 
     The attention's scale is `C ** -0.5` over all heads together, as in the authors' code.
     """
@@ -102,16 +102,16 @@ class CvT(nn.Module):
     """
 
     num_classes: int
-    widths: Sequence[int] = setting((64, 192, 384), "channels of the stages")
-    blocks: Sequence[int] = setting((1, 2, 10), "blocks of the stages")
-    heads: Sequence[int] = setting((1, 3, 6), "attention heads of the stages")
-    drop_path: float = setting(0.1, "stochastic depth of the last block", bounds=BELOW_1)
+    widths: Sequence[int] = setting((64, 192, 384), "channels in each stage")
+    blocks: Sequence[int] = setting((1, 2, 10), "blocks in each stage")
+    heads: Sequence[int] = setting((1, 3, 6), "attention heads in each stage")
+    drop_path: float = setting(0.1, "rate of stochastic depth in the last block", bounds=BELOW_1)
     activation: str = setting(
         "quick_gelu",
-        "as in the authors' code; gelu for Hugging Face's weights",
+        "quick_gelu as in the authors' code; gelu for Hugging Face's weights",
         choices=tuple(ACTIVATIONS),
     )
-    dropout: float = setting(0.0, "before the last layer", bounds=BELOW_1)
+    dropout: float = setting(0.0, "dropout before the last layer", bounds=BELOW_1)
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
     dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
     axis_name: Hashable | None = None
@@ -128,8 +128,8 @@ class CvT(nn.Module):
 
         The features are `stage1` to `stage3`, `[N, tokens, C]` without the class token, and
         `pooled`, `[N, C]`, the normalised class token that the classifier sees. `places` are the
-        images' places in the global batch, which stochastic depth and dropout go by; `added`
-        arrays are added to the activations of their layers.
+        images' places in the global batch, which determine the masks of stochastic depth and
+        dropout; `added` arrays are added to the activations of their layers.
         """
         x = images.astype(self.dtype)
         features = {}

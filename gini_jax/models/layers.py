@@ -35,9 +35,9 @@ class Network(NamedTuple):
 
 
 def with_added(x: jax.Array, layer: str, added: Mapping[str, jax.Array] | None) -> jax.Array:
-    """A layer's activations with what is added to them, if anything.
+    """A layer's activations, plus the array to add to this layer, if there is one.
 
-    The gradient by an added array of zeros is the gradient by the layer's activations.
+    The gradient with respect to added zeros is that with respect to the layer's activations.
     """
     return x if added is None or layer not in added else x + added[layer]
 
@@ -74,9 +74,9 @@ class BatchNorm(nn.Module):
         Args:
             x: the activations.
             train: whether to use and record the batch's statistics.
-            max_pool: max pooling to apply to the result. It runs first, which gives the same result
-                because normalisation is monotone in each channel, and never forms the large
-                normalised array.
+            max_pool: max pooling to apply to the result. It runs before the normalisation, so the
+                large normalised array is never formed; the result is the same, because
+                normalisation is monotone in each channel.
         """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)

@@ -59,7 +59,10 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
         if known and value not in known:
             raise unknown_name(f"model.{key}", value, known)
         if rows[key].bounds and not in_bounds(value, rows[key].bounds):
-            raise InputError(f"model.{key}={value!r} must lie in {rows[key].bounds}")
+            raise InputError(
+                f"model.{key}={value!r} must lie in {rows[key].bounds}; the default is "
+                f"{rows[key].default!r}"
+            )
     values = dict(MODELS[name].settings) | overrides
     if "dtype" in values:
         values["dtype"] = jnp.dtype(values["dtype"])

@@ -123,8 +123,8 @@ class ResNet(nn.Module):
         "cifar: 3x3, stride 1; imagenet: 7x7, stride 2, and a max pool",
         choices=("cifar", "imagenet"),
     )
-    activation: str = setting("relu", "after each convolution", choices=tuple(ACTIVATIONS))
-    dropout: float = setting(0.0, "before the last layer", bounds=BELOW_1)
+    activation: str = setting("relu", "activation function", choices=tuple(ACTIVATIONS))
+    dropout: float = setting(0.0, "dropout before the last layer", bounds=BELOW_1)
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
     dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
     axis_name: Hashable | None = None
@@ -141,8 +141,8 @@ class ResNet(nn.Module):
 
         The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last activation,
         and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees. `places` are
-        the images' places in the global batch, which dropout goes by; `added` arrays are added to
-        the activations of their layers.
+        the images' places in the global batch, which determine the dropout masks; `added` arrays
+        are added to the activations of their layers.
         """
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
@@ -209,8 +209,8 @@ def _network(**settings: Any) -> Network:
     return Network(ResNet, settings, {"torchvision or timm": _TORCHVISION}, _infer)
 
 
-# No public text defines ResNet-17; this is our interpretation: 1 + (1 + 1 + 1 + 2) * 3 + 1 = 17
-# layers.
+# No public text defines ResNet-17. This is our interpretation, 17 layers:
+# 1 + (1 + 1 + 1 + 2) * 3 + 1.
 NETWORKS = {
     "resnet17": _network(block="bottleneck", blocks=(1, 1, 1, 2)),
     "resnet18": _network(),

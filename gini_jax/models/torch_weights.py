@@ -66,7 +66,7 @@ def from_torch(
     for key, value in overrides.items():
         if key in inferred and inferred[key] != (tuple(value) if key.endswith("s") else value):
             raise InputError(
-                f"model.{key}={value!r}, but these weights are of {key}={inferred[key]!r}; set "
+                f"model.{key}={value!r}, but these weights have {key}={inferred[key]!r}; set "
                 f"--config.model.{key}={str(inferred[key]).replace(' ', '')}"
             )
     found = {d: _names_by_dialect(name, d, inferred | overrides) for d in MODELS[name].dialects}
@@ -106,7 +106,10 @@ def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict
     """
     dialects = MODELS[name].dialects
     if not dialects:
-        raise InputError(f"model {name} has no PyTorch counterpart; its file holds no dialects")
+        raise InputError(
+            f"model {name} has no PyTorch counterpart: its file has no dialects; add them, or use "
+            "--mode=export --format=stablehlo"
+        )
     rules = dialects[dialect or next(iter(dialects))]
     arrays = {}
     for path, value in flatten_dict(variables, sep="/").items():
@@ -131,15 +134,17 @@ def read_torch_file(path: str | Path) -> Mapping[str, Any]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"model.init={str(path)!r} is no file; give a .safetensors or .pth file")
+        raise InputError(
+            f"model.init={str(path)!r} is not a file; give a .safetensors or .pth file"
+        )
     with path.open("rb") as file:
         start = file.read(9)
     if start[8:9] == b"{":
         return _read_safetensors(path)
     if start[:2] != b"PK" and start[:1] != b"\x80":
         raise InputError(
-            f"model.init={str(path)!r} is neither a safetensors file nor one of torch.save (it may "
-            "be empty or cut); download or save it again"
+            f"model.init={str(path)!r} is neither a safetensors file nor one written by torch.save "
+            "(it may be empty or truncated); download or save it again"
         )
     try:
         import torch
@@ -151,11 +156,11 @@ def read_torch_file(path: str | Path) -> Mapping[str, Any]:
         text = str(error)
         if "Weights only load failed" in text and "Unsupported" in text:
             raise InputError(
-                f"{path} holds more than weights, and was not read: {text[:300]}\nSave its "
+                f"{path} holds more than weights, so it was not read: {text[:300]}\nSave its "
                 "state_dict alone: torch.save(model.state_dict(), FILE)"
             ) from error
         raise InputError(
-            f"{path} is damaged or was cut ({text.splitlines()[0][:200]}); download or save it "
+            f"{path} is damaged or truncated ({text.splitlines()[0][:200]}); download or save it "
             "again"
         ) from error
 
@@ -175,12 +180,15 @@ def _filled(
         value = _to_our_layout(weights[names[path]], path) if names[path] in weights else None
         if "/head/" in path and (value is None or value.shape != like.shape):
             was = "no head" if value is None else f"{value.shape[-1]} classes"
-            print(f"{path}: {was} in the weights, {classes} classes here; starts anew")
+            print(f"{path}: {was} in the weights, {classes} classes here; stays as initialised")
             initial = flatten_dict(init(), sep="/") if initial is None else initial
             value = initial[path]
         elif value is None or value.shape != like.shape:
             shape = weights[names[path]].shape
-            raise InputError(f"{names[path]} has shape {shape}; {path} of {name} has {like.shape}")
+            raise InputError(
+                f"{names[path]} has shape {shape}, but {path} of {name} has shape {like.shape}; "
+                "set --config.model to the network that the weights are of"
+            )
         variables[path] = np.asarray(value, np.float32)
     return unflatten_dict(variables, sep="/")
 
@@ -193,7 +201,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
         return {name: np.asarray(value) for name, value in load_file(path).items()}
     except (SafetensorError, ValueError) as error:
         raise InputError(
-            f"{path} is damaged or was cut ({error}); download or save it again"
+            f"{path} is damaged or truncated ({error}); download or save it again"
         ) from error
 
 
@@ -205,7 +213,7 @@ def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if not inside:
             break
         weights = dict(weights[inside[0]])
-        done.append(f"took {inside[0]!r}")
+        done.append(f"unwrapped {inside[0]!r}")
     weights = {key: value for key, value in weights.items() if hasattr(value, "shape")}
     while True:
         prefix = next(
@@ -214,7 +222,7 @@ def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if not prefix:
             break
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-        done.append(f"took off {prefix!r}")
+        done.append(f"removed the prefix {prefix!r}")
     if done:
         print(f"weights: {', '.join(done)}")
     return weights

@@ -1,4 +1,4 @@
-"""Tests a checkpoint of a run again, and writes eval.json; the training's record stays as it is."""
+"""Tests a checkpoint of a run again, and writes eval.json; result.json stays as it is."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from gini_jax.training.result import measure
 from gini_jax.training.workdir import lock, write
 
 FLAGS: dict[str, Any] = {
-    "step": (None, int, "Step of the checkpoint; the best by validation accuracy by default."),
+    "step": (None, int, "Step of the checkpoint; by default the best by validation accuracy."),
     "split": ("test", str, "Split to evaluate on: train, val or test."),
 }
 # The settings of the command line that this mode can use on a finished run.
@@ -50,14 +50,14 @@ def main(
         RunError: the checkpoint cannot be read.
     """
     if not any((workdir / "checkpoints").glob("[0-9]*")):
-        raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train it first")
+        raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train a run there first")
     if split not in ("train", "val", "test"):
         raise unknown_name("split", split, ("train", "val", "test"))
     dataset = load_dataset(config.dataset, only={"train", split})
     wait_for_all("data")
     if not len(dataset.splits[split].labels):
-        raise InputError(f"--split={split}: the run has no such images; give --split=test")
-    # The batch of training is of no account here, on however many devices.
+        raise InputError(f"--split={split}: the run's {split} split is empty; give --split=test")
+    # The training batch size does not matter here; it only has to fit the number of devices.
     trained = config.copy_and_resolve_references()
     trained.dataset.sampler = "shuffled"
     trained.batch_size = num_devices(devices) * config.grad_accumulation

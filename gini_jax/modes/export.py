@@ -52,7 +52,7 @@ def main(
     result = workdir / "result.json"
     metrics = json.loads(result.read_text()) if result.exists() else {}
     (folder / "README.md").write_text(model_card(trained, path.name, metrics))
-    print(f"written to {path}, with a model card beside it")
+    print(f"written to {path}, with a model card next to it")
     return path
 
 
@@ -95,12 +95,12 @@ def model_card(trained: Trained, file: str, metrics: dict[str, Any]) -> str:
     config, size = trained.config, trained.image_size
     shown = {k: v for k, v in metrics.items() if k.startswith("test_") and v is not None}
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in shown.items())
-    mean = tuple(config.dataset.mean) or "none: images stay in [0, 1]"
+    mean, std = (tuple(config.dataset[key]) or "none" for key in ("mean", "std"))
     return f"""# {config.name}: {config.model.name} trained with {config.objective}
 
 - File: `{file}`, checkpoint of step {trained.step}.
 - Network: {config.model.name}, {len(trained.class_names)} classes, images of {size} x {size}.
-- Data: {config.dataset.name}. Input: RGB in [0, 1]; standardised by: {mean}.
+- Data: {config.dataset.name}. Input: RGB in [0, 1]; mean subtracted: {mean}; divided by: {std}.
 - Training: {config.num_epochs} epochs, batch {config.batch_size}, seed {config.seed}; terms
   {config.loss.terms.to_dict()} on {", ".join(config.loss.layers)}.
 - Licence: (to be filled in by whoever publishes this file)

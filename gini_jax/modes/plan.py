@@ -22,7 +22,7 @@ from gini_jax.training.workdir import make_workdir, write
 
 EXAMPLES = "v4:2x2x2, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:2x4"
 FLAGS: dict[str, Any] = {
-    "batches": (None, str, "Batches per device, such as 64,128,256: one table over all of them."),
+    "batches": (None, str, "Batch sizes per device, such as 64,128,256, to compare in one table."),
     "topology": (None, str, "TPU slice to compile for, such as v5e:4x4; by default this machine."),
 }
 
@@ -50,8 +50,8 @@ def topology_devices(topology: str) -> list[jax.Device]:
         description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
-            f"unknown topology {topology!r} ({str(error).splitlines()[0]}); known are TPU "
-            f"generations with a shape, such as {EXAMPLES}"
+            f"unknown topology {topology!r} ({str(error).splitlines()[0]}); give a TPU generation "
+            f"and a shape, such as {EXAMPLES}"
         ) from error
     return list(description.devices)
 
@@ -107,7 +107,7 @@ def main(
     write(path, json.dumps(result, indent=2) + "\n")
     if compiled is None:
         fitting = result["largest_batch_per_device"]
-        fix = f"set --config.batch_size={fitting * len(devices)}" if fitting else "a smaller model"
+        fix = f"set --config.batch_size={fitting * len(devices)}" if fitting else "shrink the model"
         raise InputError(
             f"batch_size={config.batch_size}, {batch} per device, does not fit: {reason}\n"
             f"The largest batch that fits is {fitting} per device: {fix}, or try "
@@ -132,11 +132,11 @@ def compare_batches(
         What plan.json holds: `topology`, and `batches`, one entry per batch.
 
     Raises:
-        InputError: the batches are no numbers, or the config is wrong.
+        InputError: the batches are not numbers, or the config is wrong.
     """
     sizes = [int(size) for size in batches.split(",") if size.strip().isdigit()]
     if not sizes or len(sizes) != len(batches.split(",")):
-        raise InputError(f"--batches={batches}: give batches per device, such as 64,128,256")
+        raise InputError(f"--batches={batches}: give batch sizes per device, such as 64,128,256")
     config = config.copy_and_resolve_references()
     config.batch_size = sizes[0] * len(devices)
     check_before_data(config, devices)
@@ -178,10 +178,13 @@ def batches_table(rows: list[dict[str, Any]]) -> str:
         best = min(fitting, key=lambda row: cycles_per_image(row) or 0)
         lines.append(
             f"  fewest estimated cycles per image: {best['batch_per_device']} per device; the "
-            "compiler's guess, collectives left out"
+            "compiler's estimate, without collectives"
         )
     elif not any(row["fits"] for row in rows):
-        lines.append("  none fits; try smaller ones, --config.model.remat=True or bfloat16")
+        lines.append(
+            "  none fits; try smaller ones, --config.model.remat=True or "
+            "--config.model.dtype=bfloat16"
+        )
     return "\n".join(lines)
 
 
@@ -205,7 +208,7 @@ def compile_step(
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     there = _memory_of(devices[0])
     if there is not None and needed > there:
-        return None, f"it needs {needed / 2**30:.2f} GiB of {there / 2**30:.2f} GiB"
+        return None, f"it needs {needed / 2**30:.2f} GiB, the device has {there / 2**30:.2f} GiB"
     return compiled, ""
 
 
@@ -255,7 +258,7 @@ def _bisect(
 def table(result: dict[str, Any]) -> str:
     """The plan as a few lines of text."""
     mib = 2**20
-    unknown = "; memory not checked by a compiler" if "machine" in result["topology"] else ""
+    unknown = "; the compiler did not check the memory" if "machine" in result["topology"] else ""
     lines = [
         "",
         f"{result['num_devices']} x {result['device_kind']} on {result['num_hosts']} hosts, "
@@ -269,12 +272,12 @@ def table(result: dict[str, Any]) -> str:
     ]
     cycles = result["estimated_cycles"]
     if not cycles:
-        return "\n".join([*lines, "  the compiler for this device estimates no cycles"])
+        return "\n".join([*lines, "  the compiler for this device does not estimate cycles"])
     total = sum(sum(both.values()) for both in cycles.values())
     lines += ["", f"  {'estimated cycles':24}{'forward':>12}{'backward':>12}{'share':>8}"]
     for part, both in cycles.items():
         share = sum(both.values()) / total
         lines.append(f"  {part:24}{both['forward']:12,}{both['backward']:12,}{share:8.1%}")
     lines.append(f"  {'all':24}{total:24,}")
-    lines.append("  the compiler's guesses, collectives left out")
+    lines.append("  the compiler's estimates, without collectives")
     return "\n".join(lines)

@@ -38,7 +38,9 @@ def main(
         raise InputError("--mode=predict needs --images=PATH, or a pattern such as 'new/*.jpg'")
     paths = sorted(glob.glob(str(Path(images).expanduser()), recursive=True))
     if not paths:
-        raise InputError(f"--images={images} matches no file")
+        raise InputError(
+            f"--images={images} matches no file; give a path, or a pattern such as 'new/*.jpg'"
+        )
     trained = load(workdir, step)
     prediction = trained.predict(paths)
     order = prediction.probabilities.argsort(axis=1)[:, ::-1][:, :5]

@@ -40,7 +40,7 @@ class Member(NamedTuple):
     Attributes:
         name: of its folder.
         config: its settings.
-        changes: what of them the sweep sets, by path, besides objective and seed.
+        changes: the settings that the sweep varies, by path, besides objective and seed.
     """
 
     name: str
@@ -58,7 +58,7 @@ def main(
     dry_run: bool = False,
     command: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Runs a sweep; what is finished is not run again, and what was cut off resumes.
+    """Runs a sweep; finished members are not run again, and interrupted ones are resumed.
 
     Args:
         config: the settings that all members share.
@@ -102,7 +102,7 @@ def main(
 
 
 def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:
-    """Trains what is not finished; returns the reasons of those that failed, by name."""
+    """Trains the unfinished members; returns, by name, the reasons why some failed."""
     failed: dict[str, str] = {}
     start, ran = time.monotonic(), 0
     for done, member in enumerate(members):
@@ -131,7 +131,7 @@ def members_of(
 ) -> list[Member]:
     """All combinations; seeds vary slowest, so that each seed soon has all objectives.
 
-    A weight is varied in those objectives alone that have its term.
+    The weight of a term is varied only in the objectives that have the term.
 
     Raises:
         InputError: a name is unknown, or a value is of another type than its setting.
@@ -210,7 +210,7 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
 
 
 def write_tables(workdir: Path, members: Sequence[Member]) -> pd.DataFrame:
-    """Writes sweep.csv and sweep.md from the results that there are."""
+    """Writes sweep.csv and sweep.md from the results so far."""
     rows = []
     for member in members:
         path = workdir / member.name / "result.json"
@@ -234,7 +234,7 @@ def sweep_markdown(table: pd.DataFrame) -> str:
     parts = [
         f"# {first['config_name']}: {len(table)} runs\n",
         f"On {first['device']}, jax {first['jax_version']}, {first['epochs']} epochs. Differences "
-        f"are to `{baseline}`, paired by seed. Holm's correction is over the objectives of each "
+        f"from `{baseline}` are paired by seed. Holm's correction is over the objectives of each "
         "table. With one seed there is no p-value.\n",
     ]
     for metric, (title, larger) in METRICS.items():
@@ -262,7 +262,7 @@ def _parse_vary(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
     for value in parsed:
         fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
         if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise InputError(f"--vary={text}: {value!r} is no {wanted.__name__}")
+            raise InputError(f"--vary={text}: {value!r} is not of type {wanted.__name__}")
     return path, [float(v) if wanted is float else v for v in parsed]
 
 

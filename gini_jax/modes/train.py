@@ -49,7 +49,7 @@ def main(
 
     Raises:
         InputError: bad input, before any compilation.
-        RunError: the run could not go on.
+        RunError: the run could not continue.
     """
     if init_from:
         if config.model.init:
@@ -93,12 +93,12 @@ def main(
 
 
 def title_of(result: dict[str, Any]) -> str:
-    """What a picture is of: run, objective and seed."""
+    """The title of a picture: run, objective and seed."""
     return f"{result['config_name']}:{result['objective']}, seed {result['seed']}"
 
 
 def cache_compilations(workdir: Path) -> None:
-    """Keeps compiled programs beside the workdir, unless another place is set."""
+    """Keeps compiled programs next to the workdir, unless another folder is set."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = workdir.resolve().parent / ".jax_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -102,7 +102,10 @@ class Checkpoints:
         if not steps:
             raise RunError(f"{self._folder} holds no checkpoint; train first")
         if steps[-1] not in self._best_of:
-            raise RunError(f"checkpoint {steps[-1]} in {self._folder} is damaged; resume the run")
+            raise RunError(
+                f"checkpoint {steps[-1]} in {self._folder} is damaged; run the training command "
+                "again, which resumes from an older checkpoint"
+            )
         return self._best_of[steps[-1]]
 
     def variables(self, step: int) -> dict[str, Any]:
@@ -114,14 +117,16 @@ class Checkpoints:
             RunError: there is no such checkpoint, or it cannot be read.
         """
         if step not in self.steps():
-            raise RunError(f"{self._folder} holds checkpoints of steps {self.steps()}, not {step}")
+            raise RunError(
+                f"{self._folder} holds no checkpoint of step {step}; give one of {self.steps()}"
+            )
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore())
             state = self._manager.restore(step, args=args).state
         except Exception as error:
             raise RunError(
                 f"checkpoint {step} in {self._folder} cannot be read "
-                f"({str(error).splitlines()[0][:200]}); put it back from a copy, or delete the "
+                f"({str(error).splitlines()[0][:200]}); restore it from a backup, or delete the "
                 "folder and train again"
             ) from error
         kept = state.get("average") or state
@@ -150,14 +155,14 @@ class Checkpoints:
         steps = np.unique(multihost_utils.process_allgather(np.array(found[0] if found else -1)))
         if steps.size > 1:
             raise RunError(
-                f"the processes can read different checkpoints, of steps {steps.tolist()} (-1: "
+                f"the newest readable checkpoint differs between processes: {steps.tolist()} (-1: "
                 f"none); all of them must see the same folder {self._folder}"
             )
         if failed and not found:
             tried = "\n".join(f"  step {step}: {reason}" for step, reason in failed.items())
             raise RunError(
                 f"no checkpoint in {self._folder} can be read:\n{tried}\n"
-                "Delete the folder to begin anew."
+                "Restore one from a backup, or delete the folder to start over."
             )
         if failed:
             self._put_aside(list(failed))

@@ -74,7 +74,7 @@ def class_weights(given: Any, dataset: Dataset) -> np.ndarray | None:
     if weights != ("balanced",):
         if len(weights) != num_classes:
             raise InputError(
-                f"loss.class_weights has {len(weights)} numbers, and there are {num_classes} "
+                f"loss.class_weights has {len(weights)} numbers, but there are {num_classes} "
                 f"classes; give {num_classes}, or --config.loss.class_weights=balanced"
             )
         return np.array(weights, np.float32)

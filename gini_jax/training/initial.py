@@ -63,8 +63,9 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
     ]
     if other := [path for path in differing if "/head/" not in path]:
         raise InputError(
-            f"the run in {str(workdir)!r} has another network: {len(other)} of its arrays are "
-            f"missing or have another shape, such as {other[0]}; set --config.model.* to its values"
+            f"the run in {str(workdir)!r} has another network: {len(other)} arrays are missing, "
+            f"unexpected or of another shape, such as {other[0]}; set --config.model.* to the "
+            "values of that run"
         )
     if differing:
         print(f"{workdir} has another number of classes; the head keeps its initial values")

@@ -1,4 +1,4 @@
-"""Where a run's metrics are written. A new place takes one class and one line in `LOGGERS`."""
+"""Where a run's metrics are written. A new logger takes one class and one line in `LOGGERS`."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -208,7 +208,7 @@ def stop(step: int, status: int, hooks: Hooks) -> NoReturn:
     """
     hooks.saver.checkpoints.close()
     hooks.bar.close()
-    raise Stopped(f"stopped after step {step}, saved; the same command resumes", status)
+    raise Stopped(f"stopped after step {step}, saved; the same command resumes the run", status)
 
 
 class Saver:

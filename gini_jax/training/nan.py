@@ -1,4 +1,4 @@
-"""Finds where a NaN came from: repeats the step that made it, one module at a time."""
+"""Finds the origin of a NaN: repeats the step that produced it, one module at a time."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from gini_jax.training.stepper import Stepper
 
 
 def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
-    """Trains from a state up to a step, then runs the step's forward pass unmapped.
+    """Trains from a state up to a step, then runs the step's forward pass on one device.
 
     The whole batch goes through in one part, whatever `config.grad_accumulation` says.
 
@@ -41,7 +41,7 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
         if not _finite(leaf)
     ]
     if bad:
-        return f"Before step {step}, after {step - 1}, these were not finite: {', '.join(bad[:5])}."
+        return f"Already before step {step}, these were not finite: {', '.join(bad[:5])}."
     train = stepper.dataset.splits["train"]
     epoch, place = divmod(step - 1, experiment.steps_per_epoch)
     order = epoch_order(config, epoch, train.labels)[place]
@@ -65,7 +65,7 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
         )
     if found:
         return f"The first module whose output is not finite in step {step} is {found[0]}."
-    return f"The forward pass of step {step} is finite: its loss or its gradient is not."
+    return f"The forward pass of step {step} is finite; the loss or the gradient is not."
 
 
 def _finite(tree: Any) -> bool:

@@ -146,7 +146,7 @@ def start_text(
         f"{num_parameters(state.params):,} parameters, {num_devices(devices)} x "
         f"{jax.devices()[0].device_kind}, {config.num_epochs} epochs of "
         f"{experiment.steps_per_epoch} steps of {config.batch_size} images, "
-        + ("held on each device" if feed_name == "device" else "streamed by the host")
+        + ("held on each device" if feed_name == "device" else "streamed from the host")
     )
     lines = [text]
     if experiment.objective.weights:
@@ -166,7 +166,7 @@ def examples_per_class(batch_size: int, num_classes: int) -> str:
     if average >= 2:
         return text
     return (
-        f"warning: {text}; below 2 almost every feature looks pure in a batch, and the terms do "
-        f"little: set --config.batch_size={2 * num_classes} or more, or "
+        f"warning: {text}; below 2, almost every feature looks pure in a batch, and the terms have "
+        f"little effect: set --config.batch_size={2 * num_classes} or more, or "
         "--config.loss.running_decay=0.9"
     )

@@ -56,17 +56,17 @@ def measure(
 def _for_pictures(
     outputs: SplitOutputs, test: Split, arrays: Mapping[str, np.ndarray], most: int = 2000
 ) -> dict[str, np.ndarray]:
-    """A subsample of the pooled features, and the images that fire the purest and flattest most.
+    """Some pooled features, and the images that most activate the purest and flattest features.
 
     For the first layer: the eight features of lowest and the eight of highest impurity, and the
-    eight test images that fire each of them most: `fired_features [16]`,
+    eight test images that activate each of them most: `fired_features [16]`,
     `fired_images [16, 8, h, w, 3]` and `fired_labels [16, 8]`.
     """
     rows = subsample(len(outputs.labels), most)
     layer, activations = next(iter(outputs.layers.items()))
     order = np.argsort(arrays[f"impurity/{layer}"], kind="stable")
     alive = order[activations[:, order].max(axis=0) > 0]
-    shown = alive if len(alive) else order  # of a network that died, any
+    shown = alive if len(alive) else order  # if all are dead, any of them
     features = np.concatenate([shown[:8], shown[-8:]])
     top = np.argsort(-activations[:, features], axis=0, kind="stable")[:8].T
     shrink = max(1, test.images.shape[1] // 64)

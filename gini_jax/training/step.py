@@ -100,7 +100,7 @@ class Forward(NamedTuple):
         accuracy: the mean over this device's examples.
         batch_stats: the model's next running statistics.
         values: the terms' values on the global batch; None between two micro-batches.
-        squares: squared norms of gradients by the features that the terms act on: of
+        squares: squared norms of gradients with respect to the features that the terms act on: of
             cross-entropy as `ce`, and of each weighted term. Empty if the network takes no `added`.
     """
 
@@ -165,7 +165,7 @@ def gradient_shares(squares: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """By term, the norm of its gradient at its layers over that of cross-entropy.
 
     Args:
-        squares: of the norms, averaged over the devices; empty if they are not known.
+        squares: the squared norms, averaged over the devices; empty if they are not known.
     """
     if not squares:
         return {}
@@ -224,7 +224,7 @@ def batch_gradients(
 
 
 def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, jax.Array]:
-    """Zeros by layer, whose gradient is that by the features of the layers with terms.
+    """Zeros to add to each layer with terms; their gradient is that of the layer's features.
 
     Empty where there is no term, or where the network takes no `added`.
     """
@@ -283,7 +283,7 @@ def accumulated_gradients(
     squares = {name: jnp.zeros(()) for name in names}
     none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, None, squares)
     (gradients, forward), values = lax.scan(add_part, (zeros, none), parts)
-    # They are functions of the total, so they are the same in each part.
+    # The values are functions of the total, so they are the same in each part.
     return gradients, forward._replace(values=jax.tree.map(lambda x: x[-1], values))
 
 
@@ -343,7 +343,7 @@ def create_step(
     Args:
         experiment: the fixed parts of the run.
         devices: to map over; they need not be present on this machine; all by default.
-        num_steps: steps per call; more than one saves a small network from waiting for the host.
+        num_steps: steps per call; more than one spares a small network waiting for the host.
         feed: `device` or `stream`.
 
     Returns:

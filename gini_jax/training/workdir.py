@@ -63,7 +63,7 @@ def saved_config(workdir: Path) -> ConfigDict:
 
 
 def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Writes config.json, and dataset.json with the names that the run's outputs stand for."""
+    """Writes config.json, and dataset.json with the names of the classes and the splits' sizes."""
     about = {
         "class_names": dataset.class_names,
         "superclass_names": dataset.superclass_names,
@@ -100,7 +100,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         _check_extension(workdir, old["num_epochs"], config)
     elif differing:
         raise InputError(
-            f"workdir {str(workdir)!r} holds a run of another config:\n"
+            f"workdir {str(workdir)!r} holds a run with another config:\n"
             + "\n".join(differing)
             + "\nChoose another --workdir, set these values back, or delete the folder."
         )
@@ -151,7 +151,7 @@ def lock(workdir: Path) -> Iterator[None]:
     If no run began, because its input was rejected, nothing is left behind.
 
     Raises:
-        InputError: another process holds the lock; the error names its host and number.
+        InputError: another process holds the lock; the error names its host and process number.
     """
     holder = workdir / ".lock_holder"
     held = FileLock(workdir / ".lock")
