@@ -24,7 +24,8 @@ from gini_jax.data import load_dataset
 from gini_jax.data.loader import DeviceFeed, StreamFeed, as_images, resident_batch
 from gini_jax.devices import AXIS, map_over_devices, num_devices, replicate
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.step import augmented_batch, create_step, init_state
+from gini_jax.training.state import init_state
+from gini_jax.training.step import augmented_batch, create_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar100_resnet18.py")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each way.")

@@ -24,7 +24,8 @@ from gini_jax.data import Dataset, Split
 from gini_jax.data.loader import resident
 from gini_jax.devices import num_devices, replicate, shard
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.step import create_step, init_state
+from gini_jax.training.state import init_state
+from gini_jax.training.step import create_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar100_resnet18.py:ce")
 _CHANGE = flags.DEFINE_string("change", "objective=gini_kl", "KEY=VALUE of the other step.")

@@ -28,7 +28,8 @@ from gini_jax.data.loader import resident
 from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import num_devices, prepare_cpu, replicate, shard
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.step import create_step, init_state
+from gini_jax.training.state import init_state
+from gini_jax.training.step import create_step
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed steps of each way.")
 _CASES = flags.DEFINE_list("cases", None, "Names of the settings; all by default.")

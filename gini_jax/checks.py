@@ -107,14 +107,15 @@ def notes_on(config: ConfigDict) -> list[str]:
         >>> config = default_config("ce")
         >>> config.schedule.update(name="step", boundaries=(60,))
         >>> notes_on(config)
-        ['schedule.boundaries: (60,) lie after the last epoch, 1']
+        ['schedule.boundaries: (60,) have no effect in a run of 1 epochs']
     """
     notes = []
     if config.schedule.name == "step":
         beyond = tuple(b for b in config.schedule.boundaries if b >= config.num_epochs)
         if beyond:
             notes.append(
-                f"schedule.boundaries: {beyond} lie after the last epoch, {config.num_epochs}"
+                f"schedule.boundaries: {beyond} have no effect in a run of "
+                f"{config.num_epochs} epochs"
             )
     if config.model.init and not config.dataset.mean and not Path(config.model.init).is_dir():
         notes.append(

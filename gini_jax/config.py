@@ -279,6 +279,7 @@ def help_text() -> str:
     """All settings with their defaults and meanings, in the table's order."""
     lines, section = [], None
     config = default_config()
+    values = flattened(config)
     for path, row in all_rows(config).items():
         head = path.rpartition(".")[0]
         if head != section:
@@ -287,5 +288,5 @@ def help_text() -> str:
         rule = row.bounds if row.bounds != ANY else ""
         choices = ", ".join(str(choice) for choice in row.known())
         rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
-        lines.append(f"  --config.{path}={row.default!r}\n      {row.meaning}{rules}")
+        lines.append(f"  --config.{path}={values[path]!r}\n      {row.meaning}{rules}")
     return "\n".join(lines[1:])

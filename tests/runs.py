@@ -10,7 +10,8 @@ from gini_jax.data.loader import resident
 from gini_jax.data.sampling import epoch_order
 from gini_jax.devices import order_by_device, replicate
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.step import create_step, init_state
+from gini_jax.training.state import init_state
+from gini_jax.training.step import create_step
 
 TIMES = {"train_seconds", "images_per_second", "device"}
 

@@ -12,7 +12,8 @@ from gini_jax.data import Dataset, Split
 from gini_jax.data.loader import resident
 from gini_jax.modes import summary as summary_mode
 from gini_jax.training.experiment import build_experiment, check_before_data
-from gini_jax.training.step import create_step, init_state
+from gini_jax.training.state import init_state
+from gini_jax.training.step import create_step
 from tests.conftest import ROOT
 from tests.reference import SMALL
 from tests.runs import set_up

@@ -12,7 +12,8 @@ from gini_jax.data.sampling import epoch_order
 from gini_jax.devices import AXIS, replicate
 from gini_jax.losses.terms import ObjectiveState
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.step import TrainState, augmented_batch, create_step
+from gini_jax.training.state import TrainState
+from gini_jax.training.step import augmented_batch, create_step
 
 FEED = {"device": DeviceFeed, "stream": StreamFeed}
 

@@ -312,7 +312,7 @@ def test_one_epoch_of_a_narrow_resnet18_on_cifar100_starts(shared_tfds, tmp_path
     result = train(config, tmp_path / "run", devices=jax.devices()[:2])
     assert result["steps"] == 2
     assert result["notes"] == [
-        "schedule.boundaries: (60, 120, 160, 200) lie after the last epoch, 1"
+        "schedule.boundaries: (60, 120, 160, 200) have no effect in a run of 1 epochs"
     ]
 
 

@@ -16,4 +16,5 @@ def get_config(objective: str | None = None) -> ConfigDict:
     config.loss.layers = ("stage2",)
     config.evals = ()
     config.report = False
+    config.loggers = ("jsonl",)
     return config

@@ -90,7 +90,10 @@ class Folder:
 def _classes(folder: Path) -> tuple[str, ...]:
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."))
     if len(names) < 2:
-        raise InputError(f"{folder} has {len(names)} class folders; it needs at least two")
+        raise InputError(
+            f"{folder} has {len(names)} class folders; put the images of each of two "
+            "or more classes into a folder of its own"
+        )
     return names
 
 

@@ -70,17 +70,10 @@ def discriminability_loss(
         >>> float(loss), float(terms["gini"]), float(terms["kl"])
         (0.25, 0.5, 0.0)
     """
-    batch: dict[str, Any] = {
-        "num_classes": num_classes,
-        "where": where,
-        "axis_name": axis_name,
-        "axis": axis,
-    }
+    batch: Any = {"num_classes": num_classes, "where": where, "axis_name": axis_name, "axis": axis}
     sums, signed_sums = layer_sums(features, labels, impurity=impurity, **batch)
-    weights: dict[str, Any] = {"gini_weight": gini_weight, "kl_weight": kl_weight}
-    return discriminability_from_sums(
-        sums, signed_sums=signed_sums, impurity=impurity, target=target, **weights
-    )
+    weights: Any = {"gini_weight": gini_weight, "kl_weight": kl_weight, "target": target}
+    return discriminability_from_sums(sums, signed_sums=signed_sums, impurity=impurity, **weights)
 
 
 def layer_sums(

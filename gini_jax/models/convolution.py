@@ -201,7 +201,8 @@ def _both_shifted(
 ) -> jax.Array:
     """For stride 1: one product of `x` shifted along rows and `dy` shifted along columns.
 
-    `[pixels, w C]^T @ [pixels, h K]` needs a third of the copies that nine shifts of `x` would.
+    `[pixels, w C]^T @ [pixels, h K]` copies `w C + h K` numbers per pixel, nine shifts of `x` or
+    of `dy` copy `w h C` or `w h K`.
     """
     height, width, channels, features = kernel
     (top, bottom), horizontal = geometry.padding

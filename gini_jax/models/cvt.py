@@ -139,17 +139,7 @@ class CvT(nn.Module):
         ):
             last = stage == len(self.widths)
             with jax.named_scope(f"stage{stage}"):
-                kernel, stride, pad = (7, 4, 2) if stage == 1 else (3, 2, 1)
-                x = nn.Conv(
-                    channels,
-                    (kernel, kernel),
-                    strides=stride,
-                    padding=((pad, pad), (pad, pad)),
-                    kernel_init=_init,
-                    dtype=self.dtype,
-                    conv_general_dilated=conv_general_dilated,
-                    name=f"stage{stage}_embed",
-                )(x)
+                x = _patch_embedding(stage, channels, self.dtype)(x)
                 n, height, width, _ = x.shape
                 x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"stage{stage}_norm")(x)
                 x = x.reshape((n, height * width, channels))
@@ -179,6 +169,20 @@ class CvT(nn.Module):
             classifier = Classifier(self.num_classes, self.dropout, name="head")
             logits = classifier(features["pooled"], train=train, places=places)
         return logits, features
+
+
+def _patch_embedding(stage: int, channels: int, dtype: Any) -> nn.Conv:
+    kernel, stride, pad = (7, 4, 2) if stage == 1 else (3, 2, 1)
+    return nn.Conv(
+        channels,
+        (kernel, kernel),
+        strides=stride,
+        padding=((pad, pad), (pad, pad)),
+        kernel_init=_init,
+        dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
+        name=f"stage{stage}_embed",
+    )
 
 
 # Rules that turn our paths, without their last part, into the names of two PyTorch implementations;

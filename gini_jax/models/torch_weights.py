@@ -135,7 +135,8 @@ def read_torch_file(path: str | Path) -> Mapping[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(
-            f"model.init={str(path)!r} is not a file; give a .safetensors or .pth file"
+            f"model.init={str(path)!r} is not a file; give a .safetensors or .pth file, or "
+            "the folder of a run"
         )
     with path.open("rb") as file:
         start = file.read(9)

@@ -17,7 +17,8 @@ from gini_jax.data import Dataset, dataset_shapes
 from gini_jax.data.loader import feed_shapes
 from gini_jax.errors import InputError
 from gini_jax.training.experiment import build_experiment, check_before_data
-from gini_jax.training.step import create_step, init_state
+from gini_jax.training.state import init_state
+from gini_jax.training.step import create_step
 from gini_jax.training.workdir import make_workdir, write
 
 EXAMPLES = "v4:2x2x2, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:2x4"
@@ -106,17 +107,22 @@ def main(
     path = workdir / "plan.json"
     write(path, json.dumps(result, indent=2) + "\n")
     if compiled is None:
-        fitting = result["largest_batch_per_device"]
-        fix = f"set --config.batch_size={fitting * len(devices)}" if fitting else "shrink the model"
-        raise InputError(
-            f"batch_size={config.batch_size}, {batch} per device, does not fit: {reason}\n"
-            f"The largest batch that fits is {fitting} per device: {fix}, or try "
-            "--config.model.remat=True, --config.model.dtype=bfloat16 or --config.dataset.feed="
-            f"stream. Written to {path}"
-        )
+        raise _does_not_fit(config, result, path)
     print(table(result))
     print(f"\nwritten to {path}")
     return result
+
+
+def _does_not_fit(config: Any, result: dict[str, Any], path: Path) -> InputError:
+    fitting = result["largest_batch_per_device"]
+    batch_size = fitting * result["num_devices"]
+    fix = f"set --config.batch_size={batch_size}" if fitting else "shrink the model"
+    return InputError(
+        f"batch_size={config.batch_size}, {result['batch_per_device']} per device, does not fit: "
+        f"{result['reason']}\nThe largest batch that fits is {fitting} per device: {fix}, or try "
+        "--config.model.remat=True, --config.model.dtype=bfloat16 or --config.dataset.feed="
+        f"stream. Written to {path}"
+    )
 
 
 def compare_batches(

@@ -13,7 +13,8 @@ from gini_jax.config import default_config
 from gini_jax.data import Dataset, Split, load_dataset
 from gini_jax.losses.terms import ObjectiveState
 from gini_jax.training.experiment import build_experiment, check_before_data
-from gini_jax.training.step import TrainState, augmented_batch
+from gini_jax.training.state import TrainState
+from gini_jax.training.step import augmented_batch
 from gini_jax.training.workdir import make_workdir
 
 FLAGS: dict[str, Any] = {}

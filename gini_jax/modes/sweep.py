@@ -262,7 +262,10 @@ def _parse_vary(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
     for value in parsed:
         fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
         if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise InputError(f"--vary={text}: {value!r} is not of type {wanted.__name__}")
+            raise InputError(
+                f"--vary={text}: {value!r} is not of type {wanted.__name__}, such as "
+                f"{rows[path].default if path in rows else 0.5!r}"
+            )
     return path, [float(v) if wanted is float else v for v in parsed]
 
 

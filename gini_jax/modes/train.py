@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from gini_jax.analysis.pictures import draw_curves, draw_impurity
-from gini_jax.analysis.report import write_report
 from gini_jax.analysis.text import summary_text
 from gini_jax.data import load_dataset
 from gini_jax.devices import wait_for_all
@@ -69,11 +68,7 @@ def main(
         if first:
             write_run(workdir, config, dataset)
 
-        def draw() -> None:
-            with writing(workdir / "curves.png"):
-                draw_curves(workdir, workdir / "curves.png")
-
-        progress = fit(experiment, dataset, workdir, devices, after_validation=draw)
+        progress = fit(experiment, dataset, workdir, devices, after_validation=CurvesNow(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints")
         best = checkpoints.variables(progress.best_step)
         checkpoints.close()
@@ -81,15 +76,41 @@ def main(
         numbers, arrays = measure(experiment, dataset, best, initial, devices)
         result = training_record(experiment, progress, best["params"], devices) | numbers
         if first:
-            write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
-            with writing(workdir):
-                np.savez_compressed(workdir / "arrays.npz", **arrays)  # type: ignore[arg-type]
-                draw_curves(workdir, workdir / "curves.png")
-                draw_impurity(arrays, title_of(result), workdir / "impurity.png")
-                if config.report:
-                    write_report(workdir)
+            write_results(config, workdir, result, arrays)
             print(summary_text(result, workdir))
         return result
+
+
+class CurvesNow:
+    """Draws curves.png during a run, at most every 30 seconds."""
+
+    def __init__(self, workdir: Path):
+        self._workdir, self._drawn_at = workdir, time.monotonic()
+
+    def __call__(self) -> None:
+        """Draws, if it is time."""
+        if time.monotonic() - self._drawn_at > 30:
+            from gini_jax.analysis.pictures import draw_curves  # matplotlib starts here
+
+            with writing(self._workdir / "curves.png"):
+                draw_curves(self._workdir, self._workdir / "curves.png")
+            self._drawn_at = time.monotonic()
+
+
+def write_results(
+    config: Any, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
+    from gini_jax.analysis.pictures import draw_curves, draw_impurity
+    from gini_jax.analysis.report import write_report
+
+    write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+    with writing(workdir):
+        np.savez_compressed(workdir / "arrays.npz", **arrays)  # type: ignore[arg-type]
+        draw_curves(workdir, workdir / "curves.png")
+        draw_impurity(arrays, title_of(result), workdir / "impurity.png")
+        if config.report:
+            write_report(workdir)
 
 
 def title_of(result: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from gini_jax.errors import InputError
 from gini_jax.losses.terms import Objective
 from gini_jax.models import create_model
 from gini_jax.training.optim import create_optimizer, create_schedule
-from gini_jax.training.step import Experiment, feature_shapes
+from gini_jax.training.state import Experiment, feature_shapes
 
 
 def build_experiment(
@@ -62,7 +62,8 @@ def class_weights(given: Any, dataset: Dataset) -> np.ndarray | None:
 
     Args:
         given: `config.loss.class_weights`: nothing, `K` numbers, or `balanced`, which gives
-            `N / (K * N_k)`, so that the mean over the `N` training examples is 1.
+            `N / (K * N_k)`, so that the mean over the `N` training examples is 1. Cross-entropy
+            stays a mean over the examples: it is not divided by the sum of their weights.
         dataset: the data; where it holds only shapes, `balanced` gives ones.
 
     Raises:

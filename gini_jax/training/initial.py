@@ -11,7 +11,7 @@ from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.models import from_torch, read_torch_file
 from gini_jax.training.checkpoints import Checkpoints
-from gini_jax.training.step import Experiment, TrainState, init_state
+from gini_jax.training.state import Experiment, TrainState, init_state
 
 
 def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:

@@ -70,4 +70,5 @@ def create_loggers(workdir: Path, config: Any) -> list[Logger]:
         >>> [type(logger).__name__ for logger in create_loggers(Path("."), default_config())]
         ['Jsonl', 'TensorBoard']
     """
-    return [LOGGERS[name](workdir, config) for name in config.loggers]
+    names = dict.fromkeys(("jsonl", *config.loggers))  # pictures are drawn from metrics.jsonl
+    return [LOGGERS[name](workdir, config) for name in names]

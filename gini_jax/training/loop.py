@@ -19,10 +19,10 @@ from gini_jax.evals import Extractor, validation_metrics
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.initial import start_state
 from gini_jax.training.interrupt import Interrupts
-from gini_jax.training.loggers import create_loggers
+from gini_jax.training.loggers import Logger, create_loggers
 from gini_jax.training.nan import first_nan
 from gini_jax.training.progress import Progress, ProgressBar, start_text
-from gini_jax.training.step import Experiment, TrainState
+from gini_jax.training.state import Experiment, TrainState
 from gini_jax.training.stepper import Stepper
 from gini_jax.training.workdir import keep_lines_until
 
@@ -75,22 +75,16 @@ def fit(
             stack.callback(logger.close)
         interrupts = stack.enter_context(Interrupts())
         profile = stack.enter_context(Profile(workdir / "profile", on=config.profile))
-        hooks = Hooks(stepper, bar, saver, interrupts, profile)
+        hooks = Hooks(stepper, bar, saver, interrupts, profile, validate, loggers, after_validation)
         for epoch in range(progress.epochs, config.num_epochs):
             state = train_epoch(epoch, state, progress, hooks)
             line = progress.end_epoch(experiment)
             if epoch + 1 == config.num_epochs or (epoch + 1) % config.eval_every_epochs == 0:
-                line |= progress.add_validation(validate(state), line["step"])
-                for logger in loggers:
-                    logger.write(line)
-                if writes:
-                    after_validation()
+                line = validated(state, progress, line, hooks)
             bar.end_epoch(line, progress)
             save_or_stop(state, progress, hooks)
             if progress.is_last(config):
                 break
-        if writes and progress.epochs < config.num_epochs:
-            print(f"stopped early: epoch {progress.best_epoch} is the best of {progress.epochs}")
     checkpoints.close()
     return progress
 
@@ -103,6 +97,21 @@ class Hooks(NamedTuple):
     saver: "Saver"
     interrupts: Interrupts
     profile: "Profile"
+    validate: Callable[[TrainState], dict[str, float]]
+    loggers: Sequence[Logger]  # empty in processes that do not write
+    after_validation: Callable[[], object]
+
+
+def validated(
+    state: TrainState, progress: Progress, line: dict[str, Any], hooks: Hooks
+) -> dict[str, Any]:
+    """Validates a state and logs the epoch; returns the epoch's line with the validation."""
+    line = line | progress.add_validation(hooks.validate(state), line["step"])
+    for logger in hooks.loggers:
+        logger.write(line)
+    if hooks.loggers:
+        hooks.after_validation()
+    return line
 
 
 def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks) -> None:
@@ -115,6 +124,8 @@ def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks) -> None:
         hooks.saver.save(step, state, progress)
     if status:
         stop(step, status, hooks)
+    if hooks.loggers and progress.stopped_early(experiment.config):
+        print(f"stopped early: epoch {progress.best_epoch} is the best of {progress.epochs}")
 
 
 def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks) -> TrainState:

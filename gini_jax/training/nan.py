@@ -10,7 +10,8 @@ from gini_jax.data.augment import standardize
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
 from gini_jax.devices import replicate
-from gini_jax.training.step import TrainState, augmented_batch
+from gini_jax.training.state import TrainState
+from gini_jax.training.step import augmented_batch
 from gini_jax.training.stepper import Stepper
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from gini_jax.checks import notes_on
 from gini_jax.devices import num_devices
-from gini_jax.training.step import Experiment, TrainState
+from gini_jax.training.state import Experiment, TrainState
 
 
 @dataclasses.dataclass
@@ -39,8 +39,11 @@ class Progress:
 
     def is_last(self, config: Any) -> bool:
         """Whether the run ends here: after `num_epochs`, or stopped early."""
-        since_best, patience = self.epochs - self.best_epoch, config.early_stopping_epochs
-        return self.epochs == config.num_epochs or 0 < patience <= since_best
+        return self.epochs == config.num_epochs or self.stopped_early(config)
+
+    def stopped_early(self, config: Any) -> bool:
+        """Whether validation has not improved for `early_stopping_epochs`."""
+        return 0 < config.early_stopping_epochs <= self.epochs - self.best_epoch
 
     def add_step(self, metrics: dict[str, float], batch_size: int) -> None:
         """Adds the metrics of a step."""

@@ -11,7 +11,7 @@ from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import num_devices
 from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample
 from gini_jax.training.progress import Progress, num_parameters
-from gini_jax.training.step import Experiment
+from gini_jax.training.state import Experiment
 
 
 def measure(

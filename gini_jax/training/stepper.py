@@ -7,7 +7,8 @@ import jax
 
 from gini_jax.data.loader import DeviceFeed, StreamFeed, choose_feed
 from gini_jax.data.source import Dataset
-from gini_jax.training.step import Experiment, TrainState, create_step
+from gini_jax.training.state import Experiment, TrainState
+from gini_jax.training.step import create_step
 
 
 class Stepper:

@@ -113,16 +113,16 @@ def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
         InputError: they would not, or there are fewer than before.
     """
     schedule = config.schedule.name
+    if config.num_epochs < epochs:
+        raise InputError(
+            f"workdir {str(workdir)!r} holds a run of {epochs} epochs; num_epochs="
+            f"{config.num_epochs} is fewer. Choose another --workdir, or a larger number"
+        )
     if schedule in ("cosine", "onecycle"):
         raise InputError(
             f"workdir {str(workdir)!r} holds a run of {epochs} epochs; with {config.num_epochs}, "
             f"its {schedule} learning rate would differ from the first step on. Start a new run "
             f"from its weights: --workdir=NEW --init_from={workdir}"
-        )
-    if config.num_epochs < epochs:
-        raise InputError(
-            f"workdir {str(workdir)!r} holds a run of {epochs} epochs; num_epochs="
-            f"{config.num_epochs} is fewer. Choose another --workdir, or a larger number"
         )
 
 

@@ -1,0 +1,98 @@
+"""The state of a run and its fixed parts: what a step changes, and what it closes over."""
+
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int32, UInt32
+
+from gini_jax.losses.terms import Objective, ObjectiveState, Outputs
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes; the same on all devices.
+
+    Attributes:
+        step: number of steps done.
+        params: the model's parameters.
+        batch_stats: the model's running statistics.
+        opt_state: the optimiser's state.
+        rng: key data; each step derives its random numbers from this and the step number.
+        terms: the state of the loss's terms.
+        average: exponential moving average of the variables; None without `optimizer.ema_decay`.
+    """
+
+    step: Int32[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    rng: UInt32[Array, "2"]
+    terms: ObjectiveState
+    average: Any = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and batch statistics, as the model takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables that are evaluated and exported: the moving average, if there is one."""
+        return self.variables if self.average is None else self.average
+
+
+class Experiment(NamedTuple):
+    """The fixed parts of a run: everything that a step closes over."""
+
+    config: Any
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    objective: Objective
+    num_classes: int
+    image_size: int
+    stored_shape: tuple[int, int, int]
+    steps_per_epoch: int
+    class_weights: np.ndarray | None = None
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step, a pure function of the config's seed."""
+    size = experiment.image_size
+
+    @jax.jit
+    def init(key: jax.Array) -> TrainState:
+        params_key, train_key = jax.random.split(key)
+        variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=experiment.optimizer.init(variables["params"]),
+            rng=jax.random.key_data(train_key),
+            terms=experiment.objective.init(output_shapes(experiment)),
+        )
+        average = state.variables if experiment.config.optimizer.ema_decay else None
+        return state.replace(average=average)  # type: ignore[attr-defined]
+
+    return init(jax.random.key(experiment.config.seed))
+
+
+def output_shapes(experiment: Experiment) -> Outputs:
+    """Shapes of the outputs that the terms see, for one example."""
+    shapes = feature_shapes(experiment.model, experiment.image_size)
+    tapped = {layer: shapes[layer] for layer in experiment.config.loss.layers}
+    rows = jax.ShapeDtypeStruct((1, experiment.num_classes), jnp.float32)
+    return Outputs(tapped, rows, rows)
+
+
+def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a model's features for one image, without computing them."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    (_, features), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    return features
