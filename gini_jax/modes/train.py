@@ -18,6 +18,7 @@ from gini_jax.errors import InputError
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.initial import start_state
+from gini_jax.training.loggers import check_loggers
 from gini_jax.training.loop import fit
 from gini_jax.training.result import measure, training_record
 from gini_jax.training.workdir import check_workdir, lock, write, write_run, writing
@@ -58,6 +59,7 @@ def main(
             )
         config.model.init = str(Path(init_from).expanduser())
     check_before_data(config, devices)
+    check_loggers(config)
     check_workdir(workdir, config)
     first = jax.process_index() == 0
     with lock(workdir) if first else contextlib.nullcontext():

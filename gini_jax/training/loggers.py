@@ -1,10 +1,15 @@
 """Where a run's metrics are written. A new logger takes one class and one line in `LOGGERS`."""
 
+import importlib.util
+import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gini_jax.training.workdir import add_line
+from gini_jax.config import flattened
+from gini_jax.errors import InputError
+from gini_jax.training.workdir import add_line, write
 
 
 class Logger(Protocol):
@@ -15,6 +20,23 @@ class Logger(Protocol):
 
     def close(self) -> None:
         """Writes everything that is still buffered."""
+
+
+def run_name(config: Any) -> str:
+    """A run's name for people: config, objective and seed."""
+    return f"{config.name}-{config.objective}-seed{config.seed}"
+
+
+def numbers_of(line: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line; names and missing values are left out."""
+    return {key: value for key, value in line.items() if isinstance(value, (int, float))}
+
+
+def remembered(path: Path, create: Callable[[], str]) -> str:
+    """A service's name of a run, kept in the workdir so that a resumed run finds it again."""
+    if not path.exists():
+        write(path, create())
+    return path.read_text().strip()
 
 
 class Jsonl:
@@ -46,9 +68,8 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(self._workdir))
-        for key, value in line.items():
-            if isinstance(value, (int, float)):
-                self._writer.add_scalar(key, value, line["step"])
+        for key, value in numbers_of(line).items():
+            self._writer.add_scalar(key, value, line["step"])
 
     def close(self) -> None:
         """Flushes the events."""
@@ -56,10 +77,93 @@ class TensorBoard:
             self._writer.close()
 
 
+class WandB:
+    """Weights & Biases: a run of project `WANDB_PROJECT`, or gini_jax; a resumed run goes on.
+
+    `WANDB_MODE=offline` keeps everything in the workdir, for `wandb sync` later.
+    """
+
+    needs = "wandb"
+
+    def __init__(self, workdir: Path, config: Any):
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "gini_jax"),
+            name=run_name(config),
+            id=remembered(workdir / "wandb_id.txt", lambda: uuid.uuid4().hex[:8]),
+            dir=str(workdir),
+            config=config.to_dict(),
+            resume="allow",
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Logs every number."""
+        self._run.log(numbers_of(line))
+
+    def close(self) -> None:
+        """Ends the run there."""
+        self._run.finish()
+
+
+class MLflow:
+    """MLflow: experiment gini_jax at `MLFLOW_TRACKING_URI`, or in mlflow.db in the workdir."""
+
+    needs = "mlflow"
+
+    def __init__(self, workdir: Path, config: Any):
+        from mlflow import MlflowClient
+
+        place = f"sqlite:///{workdir.resolve() / 'mlflow.db'}"
+        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", place))
+        found = self._client.get_experiment_by_name("gini_jax")
+        experiment = found.experiment_id if found else self._client.create_experiment("gini_jax")
+
+        def new_run() -> str:
+            run = self._client.create_run(experiment, run_name=run_name(config))
+            for path, value in flattened(config).items():
+                self._client.log_param(run.info.run_id, path, value)
+            return run.info.run_id
+
+        self._id = remembered(workdir / "mlflow_id.txt", new_run)
+        self._client.update_run(self._id, status="RUNNING")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Logs every number."""
+        for key, value in numbers_of(line).items():
+            self._client.log_metric(self._id, key, value, step=line["step"])
+
+    def close(self) -> None:
+        """Ends the run there."""
+        self._client.set_terminated(self._id)
+
+
 LOGGERS: dict[str, Callable[[Path, Any], Logger]] = {
     "jsonl": Jsonl,
     "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
 }
+
+
+def check_loggers(config: Any) -> None:
+    """Refuses a logger whose library is missing, before any work starts.
+
+    Raises:
+        InputError: names the library and how to install it.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> check_loggers(default_config())
+    """
+    for name in config.loggers:
+        library = getattr(LOGGERS[name], "needs", None)
+        if library and importlib.util.find_spec(library) is None:
+            raise InputError(
+                f"loggers={tuple(config.loggers)}: {name} needs the library {library}; "
+                "pip install 'gini_jax[loggers]', or leave it out"
+            )
 
 
 def create_loggers(workdir: Path, config: Any) -> list[Logger]:

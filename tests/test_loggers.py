@@ -1,0 +1,82 @@
+"""Where metrics go besides metrics.jsonl: W&B offline and MLflow's SQLite store."""
+
+import json
+import sqlite3
+import struct
+import sys
+
+import jax
+import pytest
+
+from gini_jax.errors import InputError
+from gini_jax.modes.train import main as train
+from tests import tiny
+from tests.runs import lines_of
+
+
+def config_of(*loggers, **changes):
+    config = tiny.get_config("gini_kl")
+    config.update({"loggers": loggers, "num_epochs": 2, **changes})
+    config.schedule.name, config.loss.start_epoch = "constant", 1
+    return config
+
+
+def test_metrics_reach_mlflow_and_a_longer_run_goes_on_there(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="writes to MLflow, which is not installed")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for epochs in (1, 2):
+        config = config_of("mlflow", num_epochs=epochs)
+        train(config, tmp_path, devices=jax.devices()[:1])
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        metrics = store.execute("SELECT key, value, step FROM metrics").fetchall()
+        params = dict(store.execute("SELECT key, value FROM params").fetchall())
+        runs = store.execute("SELECT name, status FROM runs").fetchall()
+    assert runs == [("tiny-gini_kl-seed0", "FINISHED")]
+    assert params["loss.terms.kl"] == "0.5"
+    lines = lines_of(tmp_path)  # metrics.jsonl is written although it was not asked for
+    for line in lines:
+        for key, value in line.items():
+            assert (key, pytest.approx(value), line["step"]) in metrics
+
+
+def records_of(data):
+    """The records of a W&B file: LevelDB's log format behind a header of 7 bytes."""
+    place, parts = 7, []
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:  # the end of a block is padded
+            place += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, place)
+        parts.append(data[place + 7 : place + 7 + size])
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield b"".join(parts)
+            parts = []
+
+
+def test_metrics_reach_an_offline_run_of_wandb(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="writes to W&B, which is not installed")
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(config_of("wandb", num_epochs=1), tmp_path, devices=jax.devices()[:1])
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    logged = []
+    for data in records_of(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            logged.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+    (line,) = lines_of(tmp_path)
+    for key, value in line.items():
+        assert logged[0][key] == pytest.approx(value)
+
+
+def test_a_logger_whose_library_is_missing_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"wandb needs the library wandb; pip install"):
+        train(config_of("wandb"), tmp_path)
+    assert not list(tmp_path.iterdir())
