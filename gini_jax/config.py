@@ -25,7 +25,9 @@ SETTINGS: dict[str, Setting] = {
     "num_epochs": Setting(1, "epochs of training", bounds=COUNT),
     "batch_size": Setting(128, "images per step, over all devices of all processes", bounds=COUNT),
     "grad_accumulation": Setting(1, "micro-batches per batch; the terms stay exact", bounds=COUNT),
-    "steps_per_call": Setting(1, "steps in one compiled call, for small networks", bounds=COUNT),
+    "steps_per_call": Setting(
+        1, "steps per compiled call, for small networks on accelerators", bounds=COUNT
+    ),
     "eval_batch_size": Setting(
         1000, "images per evaluation step, over all devices; the last is padded", bounds=COUNT
     ),

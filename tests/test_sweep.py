@@ -139,7 +139,7 @@ def without_times(workdir):
     return table.drop(columns=["train_seconds", "images_per_second"])
 
 
-TWO_BY_TWO = ("--objectives=ce,gini_kl", "--seeds=0,1", "--config.num_epochs=3")
+TWO_BY_TWO = ("--objectives=ce,gini_kl", "--seeds=0,1", "--config.num_epochs=2")
 
 
 def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_whole(tmp_path):
