@@ -59,6 +59,29 @@ def _step(network, settings, images, labels, num_classes, compiled) -> Callable[
     return call
 
 
+def evaluations(
+    network: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> dict[str, Callable[[], None]]:
+    """By name, functions that evaluate the images eight times, in eager mode."""
+    del labels
+    if torch is None:
+        print("torch is not installed: no comparison")
+        return {}
+    cvt = network.startswith("cvt")
+    model = _cvt(num_classes) if cvt else _resnet(network, settings["width"], num_classes)
+    model = model.eval() if cvt else model.eval().to(memory_format=torch.channels_last)
+    x = torch.tensor(images.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+
+    def call() -> None:
+        with torch.inference_mode():
+            for _ in range(8):
+                logits, features = model(x.float() / 255.0)
+                pooled = features.abs().flatten(2).mean(2)
+                logits.numpy(), pooled.numpy()
+
+    return {"torch eager": call}
+
+
 def _terms(features, onehot):
     """The Gini and KL terms of `[N, C, ...]` features, weight 0.5 each."""
     z = features.abs().flatten(2).mean(2)

@@ -1,11 +1,13 @@
 """Images per second of a training step, against PyTorch doing the same step.
 
     python benchmarks/train_step.py --out=results/train_step.json
+    python benchmarks/train_step.py --evaluation --out=results/evaluation.json
 
 The same network, terms and SGD with momentum on the same random images, on whatever device is
 there: ResNets of width 16 and 64, and CvT-13. All ways take turns; medians and quartiles over the
 rounds. `--cases` picks some of the settings. With `--xla_convolutions` a step whose convolutions
-are all XLA's own takes part too. Without torch the comparison is left out, and a line says so.
+are all XLA's own takes part too. With `--evaluation` it is a pass over eight batches, in evaluation
+mode. Without torch the comparison is left out, and a line says so.
 """
 
 import json
@@ -27,13 +29,15 @@ from gini_jax.config import default_config, set_model
 from gini_jax.data.loader import resident
 from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import num_devices, prepare_cpu, replicate, shard
+from gini_jax.evals import Extractor
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.state import init_state
+from gini_jax.training.state import Experiment, init_state
 from gini_jax.training.step import create_step
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed steps of each way.")
 _CASES = flags.DEFINE_list("cases", None, "Names of the settings; all by default.")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the figures.")
+_EVALUATION = flags.DEFINE_bool("evaluation", False, "Time evaluation passes instead.")
 _XLA = flags.DEFINE_bool("xla_convolutions", False, "Also time XLA's own convolutions.")
 K = 100
 
@@ -47,10 +51,10 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
 }
 
 
-def jax_step(
+def experiment_of(
     name: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray
-) -> Callable[[], None]:
-    """The step of gini_jax, without augmentation: PyTorch's has none."""
+) -> tuple[Experiment, Split]:
+    """A run on some images, without augmentation: PyTorch's has none."""
     config = default_config("gini_kl")
     set_model(config, name, **settings)
     config.batch_size = config.eval_batch_size = len(labels)
@@ -58,7 +62,20 @@ def jax_step(
     split = Split(images, labels)
     names = tuple(map(str, range(K)))
     dataset = Dataset(dict.fromkeys(("train", "val", "test"), split), names, images.shape[1])
-    experiment = build_experiment(config, dataset)
+    return build_experiment(config, dataset), split
+
+
+def jax_evaluation(experiment: Experiment, split: Split) -> Callable[[], None]:
+    """The evaluation pass of gini_jax over the images, eight times."""
+    extract = Extractor(experiment.model, experiment.config, experiment.image_size)
+    variables = jax.device_get(init_state(experiment).variables)
+    eight = Split(np.tile(split.images, (8, 1, 1, 1)), np.tile(split.labels, 8))
+    return lambda: extract(variables, eight) and None
+
+
+def jax_step(experiment: Experiment, split: Split) -> Callable[[], None]:
+    """The training step of gini_jax."""
+    labels = split.labels
     state, data = replicate(init_state(experiment)), replicate(resident(split))
     order = shard(np.arange(len(labels), dtype=np.int32), num_devices())[:, None]
     step = create_step(experiment).lower(state, data, order).compile()
@@ -77,15 +94,20 @@ def time_case(name: str) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
     labels = rng.integers(0, K, batch).astype(np.int32)
-    ways = {"gini_jax": jax_step(network, settings, images, labels)}
+    ours = jax_evaluation if _EVALUATION.value else jax_step
+    run = experiment_of(network, settings, images, labels)
+    ways = {"gini_jax": ours(*run)}
     if _XLA.value:
         path = "gini_jax.models.{}.conv_general_dilated"
         with (
             mock.patch(path.format("resnet"), lax.conv_general_dilated),
             mock.patch(path.format("cvt"), lax.conv_general_dilated),
         ):
-            ways["gini_jax, XLA's convolutions"] = jax_step(network, settings, images, labels)
-    ways |= torch_networks.steps(network, settings, images, labels, K)
+            ways["gini_jax, XLA's convolutions"] = ours(*run)
+    theirs = torch_networks.evaluations if _EVALUATION.value else torch_networks.steps
+    ways |= theirs(network, settings, images, labels, K)
+    if _EVALUATION.value:
+        batch *= 8
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(_ROUNDS.value + 1):
         for way, call in ways.items():

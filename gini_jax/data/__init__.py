@@ -12,7 +12,7 @@ import numpy as np
 from gini_jax.data import cache
 from gini_jax.data.images import stored_size
 from gini_jax.data.sampling import balanced_subset
-from gini_jax.data.source import Arrays, Dataset, Rows, Source, Split
+from gini_jax.data.source import Dataset, Rows, Source, Split
 from gini_jax.errors import InputError
 
 __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
@@ -74,13 +74,7 @@ def load_dataset(
     needed = {"train" if name == "val" and not own_val else name for name in only}
     for name in sorted(needed):
         name_there = config.test_split if name == "test" else name
-        examples = source.splits[name_there]
-        if isinstance(examples, Arrays):
-            images, labels = examples.split
-        else:
-            images, labels, superclass_of = cache.decoded(
-                source, name_there, config.image_size, folder
-            )
+        images, labels, superclass_of = cache.decoded(source, name_there, config.image_size, folder)
         _check_labels(config, labels, dataset.num_classes, name_there)
         splits[name] = Split(images, labels)
     if "train" in needed:

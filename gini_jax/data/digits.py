@@ -1,10 +1,13 @@
 """The 8x8 digits that scikit-learn ships: the embedded default."""
 
+import importlib.metadata
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from gini_jax.data.source import Arrays
+from gini_jax.data.source import Example
 from gini_jax.errors import InputError
 
 SIZES = {"train": 1197, "val": 200, "test": 400}
@@ -24,21 +27,35 @@ class Digits:
                 f"dataset.val_size={config.val_size}, image_size={config.image_size}, test_split="
                 f"{config.test_split!r}: digits has its own splits and size; leave all three out"
             )
-        self.splits = _load_splits()
+        self.splits = {split: _Examples(split) for split in SIZES}
 
     def fingerprint(self, split: str) -> Any:
-        """Never called, because the arrays need no cache."""
-        return ["digits", split]
+        """The version of scikit-learn, and the split."""
+        return ["digits", importlib.metadata.version("scikit-learn"), split]
 
 
-def _load_splits() -> dict[str, Arrays]:
+class _Examples(Sequence[Example]):
+    """Examples of a split; scikit-learn is imported at the first access."""
+
+    def __init__(self, split: str):
+        self._split = split
+
+    def __len__(self) -> int:
+        return SIZES[self._split]
+
+    def __getitem__(self, index: Any) -> Any:
+        images, labels = _load_splits()[self._split]
+        return Example(images[index], int(labels[index]))
+
+
+@cache
+def _load_splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[..., None], 3, axis=-1)
-    labels = digits.target.astype(np.int32)
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=SIZES["test"], stratify=labels, random_state=0
     )
@@ -46,4 +63,4 @@ def _load_splits() -> dict[str, Arrays]:
         rest, test_size=SIZES["val"], stratify=labels[rest], random_state=0
     )
     parts = {"train": train, "val": val, "test": test}
-    return {name: Arrays(images[part], labels[part]) for name, part in parts.items()}
+    return {name: (images[part], labels[part]) for name, part in parts.items()}

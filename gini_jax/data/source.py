@@ -1,6 +1,6 @@
 """What a data source is, and what it becomes: the splits of a data set as arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -67,19 +67,6 @@ class Split(NamedTuple):
 
     images: Any
     labels: Any
-
-
-class Arrays(Sequence[Example]):
-    """Examples that are already arrays in memory; they need no cache."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
-        self.split = Split(images, labels)
-
-    def __len__(self) -> int:
-        return len(self.split.labels)
-
-    def __getitem__(self, index: Any) -> Any:
-        return Example(self.split.images[index], int(self.split.labels[index]))
 
 
 class Rows:

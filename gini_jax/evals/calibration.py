@@ -1,7 +1,6 @@
 """Calibration: how far a network's confidence is from its accuracy."""
 
 import numpy as np
-import scipy.special
 from jaxtyping import Float, Int
 
 from gini_jax.evals.inputs import Inputs
@@ -30,7 +29,9 @@ def expected_calibration_error(
         >>> print(f"{expected_calibration_error(logits, np.array([0, 0, 0, 1])):.4f}")
         0.0000
     """
-    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    from scipy.special import softmax  # here, because the import takes as long as flax's
+
+    probabilities = softmax(logits.astype(np.float64), axis=1)
     confidence = probabilities.max(axis=1)
     hit = probabilities.argmax(axis=1) == labels
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

@@ -1,5 +1,6 @@
 """The state of a run and its fixed parts: what a step changes, and what it closes over."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax
@@ -91,6 +92,7 @@ def output_shapes(experiment: Experiment) -> Outputs:
     return Outputs(tapped, rows, rows)
 
 
+@lru_cache(maxsize=8)
 def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a model's features for one image, without computing them."""
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)

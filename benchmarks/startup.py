@@ -1,0 +1,106 @@
+"""Seconds from the start of the program to its first training step, and where they go.
+
+    python benchmarks/startup.py --out=results/startup.json
+
+The default config, digits. A first start has no compiled programs in its cache; a second start has
+them. Both take turns with a program that only imports jax, flax and optax.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Starts of each kind.")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the figures.")
+ROOT = Path(__file__).resolve().parent.parent
+
+IMPORTS = """
+import time, psutil
+import jax, flax, optax
+print("seconds", {"imports": time.time() - psutil.Process().create_time()})
+"""
+FIRST_STEP = """
+import os, sys, time
+import psutil
+since = psutil.Process().create_time()
+seconds = {}
+sys.argv[0] = "launch.py"
+import gini_jax.cli
+import gini_jax.modes.train as train
+seconds["imports"] = time.time() - since
+from gini_jax.training import loop, stepper
+load, call = train.load_dataset, stepper.Stepper.__call__
+
+def timed_load(*args):
+    before = time.time()
+    dataset = load(*args)
+    seconds["data"] = time.time() - before
+    return dataset
+
+def timed_call(self, state, step, count):
+    before = time.time()
+    state, metrics = call(self, state, step, count)
+    float(metrics["loss"][-1])
+    seconds["step, with tracing and compilation"] = time.time() - before
+    seconds["all"] = time.time() - since
+    print("seconds", seconds, flush=True)
+    os._exit(0)
+
+train.load_dataset, stepper.Stepper.__call__ = timed_load, timed_call
+gini_jax.cli.main(sys.argv)
+"""
+
+
+def seconds_of(program: str, cache: str, *arguments: str) -> dict[str, float]:
+    """What a program prints about its own time."""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    out = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    line = next(line for line in out.splitlines() if line.startswith("seconds "))
+    return json.loads(line.removeprefix("seconds ").replace("'", '"'))
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table, and writes the figures."""
+    del argv
+    found: dict[str, list[dict[str, float]]] = {"imports alone": [], "first": [], "second": []}
+    for _ in range(_ROUNDS.value):
+        with tempfile.TemporaryDirectory() as folder:
+            found["imports alone"].append(seconds_of(IMPORTS, folder))
+            for start in ("first", "second"):
+                workdir = f"--workdir={folder}/{start}"
+                found[start].append(seconds_of(FIRST_STEP, f"{folder}/jax", workdir))
+    report: dict[str, Any] = {"cores": os.cpu_count(), "rounds": _ROUNDS.value}
+    for start, rounds in found.items():
+        report[start] = {
+            part: [round(v, 3) for v in statistics.quantiles([r[part] for r in rounds], n=4)]
+            for part in rounds[0]
+        }
+        shown = ", ".join(f"{part} {values[1]:.2f} s" for part, values in report[start].items())
+        print(f"{start}: {shown}")
+    ratios = [
+        second["all"] / alone["imports"]
+        for second, alone in zip(found["second"], found["imports alone"], strict=True)
+    ]
+    report["second over imports"] = [round(v, 2) for v in statistics.quantiles(ratios, n=4)]
+    print(f"second start over the imports alone: {report['second over imports'][1]:.2f}")
+    if _OUT.value:
+        Path(_OUT.value).write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
