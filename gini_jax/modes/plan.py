@@ -42,6 +42,10 @@ def topology_devices(topology: str) -> list[jax.Device]:
     # Do not look up a TPU machine's metadata, and take no lock, because no TPU is used.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # What libtpu would ask such a machine for, and complain about on every start.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_WORKER_ID", "0")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
             f"--topology={topology} needs the TPU compiler, libtpu, which runs on any Linux "
@@ -144,10 +148,12 @@ def compare_batches(
     if not sizes or len(sizes) != len(batches.split(",")):
         raise InputError(f"--batches={batches}: give batch sizes per device, such as 64,128,256")
     config = config.copy_and_resolve_references()
-    config.batch_size = sizes[0] * len(devices)
-    check_before_data(config, devices)
-    make_workdir(workdir)
     shapes, rows = dataset_shapes(config.dataset), []
+    for size in sizes:  # all of them are checked before the first compilation
+        config.batch_size = size * len(devices)
+        check_before_data(config, devices)
+        build_experiment(config, shapes, devices)
+    make_workdir(workdir)
     for size in sizes:
         config.batch_size = size * len(devices)
         print(f"compiling for {len(devices)} x {devices[0].device_kind}, {size} images each ...")
