@@ -34,13 +34,12 @@ def losses() -> str:
     return "\n".join(lines)
 
 
-def train_step() -> str:
-    """Images per second of a training step against PyTorch."""
-    report = json.loads((RESULTS / "train_step.json").read_text())
-    ways = ("gini_jax, XLA's convolutions", "torch eager", "torch.compile")
+def against_torch(name: str, *ways: str) -> str:
+    """Images per second of a training step or of an evaluation pass against PyTorch."""
+    report = json.loads((RESULTS / f"{name}.json").read_text())
     lines = [
         "| network, batch, image size | gini_jax, images/s | " + " | ".join(ways) + " |",
-        "| --- | --- | --- | --- | --- |",
+        "| --- " * (len(ways) + 2) + "|",
     ]
     for name, case in report["cases"].items():
         rate = case["gini_jax"]["images_per_second"][1]
@@ -55,6 +54,24 @@ def train_step() -> str:
     where = f"{report['device']}, {report['cores']} cores, jax {report['jax']}, torch"
     rounds = next(iter(report["cases"].values()))["rounds"]
     note = f"{where} {report['torch']}; medians and quartiles of {rounds} alternating rounds."
+    return "\n".join([*lines, "", note])
+
+
+def startup() -> str:
+    """Seconds from the start of the program to its first step."""
+    report = json.loads((RESULTS / "startup.json").read_text())
+    parts = ("imports", "data", "step, with tracing and compilation", "all")
+    lines = ["| | " + " | ".join(parts) + " |", "| --- " * (len(parts) + 1) + "|"]
+    names = {"imports alone": "`import jax, flax, optax`", "first": "first start"}
+    for start, name in (names | {"second": "second start"}).items():
+        own = report[start]
+        cells = [f"{own[part][1]:.2f} s" if part in own else "-" for part in parts]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    low, middle, high = report["second over imports"]
+    note = (
+        f"{report['cores']} CPU cores, medians of {report['rounds']} alternating rounds. The "
+        f"second start takes {middle:.2f} ({low:.2f} to {high:.2f}) times as long as the imports alone."
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -130,7 +147,11 @@ SHOWN = (
 )
 TABLES: dict[str, Callable[[], str]] = {
     "losses": losses,
-    "train_step": train_step,
+    "train_step": lambda: against_torch(
+        "train_step", "gini_jax, XLA's convolutions", "torch eager", "torch.compile"
+    ),
+    "evaluation": lambda: against_torch("evaluation", "torch eager"),
+    "startup": startup,
     "running_sums": running_sums,
     "input": feeds,
     "digits": lambda: sweep("digits", SHOWN),
