@@ -70,7 +70,8 @@ def startup() -> str:
     low, middle, high = report["second over imports"]
     note = (
         f"{report['cores']} CPU cores, medians of {report['rounds']} alternating rounds. The "
-        f"second start takes {middle:.2f} ({low:.2f} to {high:.2f}) times as long as the imports alone."
+        f"second start takes {middle:.2f} ({low:.2f} to {high:.2f}) times as long as the imports "
+        "alone."
     )
     return "\n".join([*lines, "", note])
 
