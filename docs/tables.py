@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gini_jax.analysis.statistics import METRICS, compare, markdown, number
+from gini_jax.analysis.statistics import METRICS, compare, markdown, number, seeds_needed
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -131,7 +131,19 @@ def sweep(name: str, metrics: tuple[str, ...]) -> str:
         f"{first['jax_version']}. Test accuracy, paired by seed:"
     )
     note = note.replace(f"{n.min()} to {n.min()} ", f"{n.min()} ")
-    return "\n".join([*lines, "", note, "", markdown(compare(table, "test_accuracy"))])
+    compared = markdown(compare(table, "test_accuracy"))
+    return "\n".join([*lines, "", note, "", compared, "", _power(table)])
+
+
+def _power(table: pd.DataFrame) -> str:
+    """How many seeds a paired t-test would need to confirm each measured difference."""
+    accuracy = table.pivot(index="seed", columns="group", values="test_accuracy").dropna()
+    parts = []
+    for group in dict.fromkeys(table["group"]):
+        if group != "ce":
+            needed = seeds_needed(accuracy[group] - accuracy["ce"])
+            parts.append(f"`{group}` {needed if needed else 'not defined'}")
+    return "Seeds for a power of 80 % at the measured difference: " + ", ".join(parts) + "."
 
 
 SHOWN = (

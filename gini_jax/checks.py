@@ -117,7 +117,7 @@ def notes_on(config: ConfigDict) -> list[str]:
                 f"schedule.boundaries: {beyond} have no effect in a run of "
                 f"{config.num_epochs} epochs"
             )
-    if config.model.init and not config.dataset.mean and not Path(config.model.init).is_dir():
+    if config.model.init and not config.dataset.mean and Path(config.model.init).suffix:
         notes.append(
             "model.init is set without dataset.mean and std: images stay in [0, 1]; weights "
             "pretrained on ImageNet expect --config.dataset.mean=imagenet "

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from gini_jax.checks import check_keys
 from gini_jax.config import help_text, set_model, set_objective
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
+from gini_jax.storage import storage_path
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
 MODES = {
@@ -72,14 +73,14 @@ def run(argv: list[str]) -> Any:
     if FLAGS.distributed or any(value is not None for value in several):
         devices.connect(*several)
     given = dict(config_flags.get_override_values(FLAGS["config"]))
-    workdir = local_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
+    workdir = storage_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
     has_run = (workdir / "config.json").exists()
     if mode != "train" and has_run and not FLAGS["config"].present:
         config = _saved_with(given, terms, workdir, mode, getattr(module, "USES", None))
     else:
         config = resolved(config, given, terms)
-    local_path("dataset.data_dir", config.dataset.data_dir)
-    local_path("model.init", config.model.init)
+    storage_path("dataset.data_dir", config.dataset.data_dir)
+    storage_path("model.init", config.model.init)
     values = {name: FLAGS[name].value for name in module.FLAGS if name != "command"}
     if "command" in module.FLAGS:
         own = ("mode", "workdir", *values)
@@ -174,24 +175,6 @@ def resolved(config: ConfigDict, given: dict[str, Any], terms: dict[str, float])
     check_keys(config)
     config.objective = objective_name(config.loss.terms)
     return config
-
-
-def local_path(what: str, path: str) -> Path:
-    """A path on this machine, with `~` resolved.
-
-    Raises:
-        InputError: it is a URL.
-
-    Examples:
-        >>> local_path("--workdir", "runs/r18")
-        PosixPath('runs/r18')
-    """
-    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", path):
-        raise InputError(
-            f"{what}={path}: {scheme[1]}:// storage is not supported; give a folder on this "
-            "machine, or mount the bucket"
-        )
-    return Path(path).expanduser()
 
 
 def _joined(argv: list[str]) -> list[str]:

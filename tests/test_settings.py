@@ -12,13 +12,14 @@ import pytest
 
 from configs import digits
 from gini_jax.checks import check_config, check_keys, notes_on
-from gini_jax.cli import config_path, local_path, resolved
+from gini_jax.cli import config_path, resolved
 from gini_jax.config import all_rows, default_config, flattened, help_text, set_model
 from gini_jax.errors import InputError, RunError
 from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
 from gini_jax.models.registry import model_rows
 from gini_jax.modes.train import main as train
+from gini_jax.storage import storage_path
 from tests import tiny
 from tests.conftest import QUICK, ROOT
 
@@ -147,10 +148,10 @@ def test_shipped_configs_are_found_by_name_from_any_folder(name, tmp_path, monke
 
 def test_urls_are_refused_and_home_is_resolved(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert str(local_path("--workdir", "~/x")) == "/home/someone/x"
-    for url in ("gs://b/x", "s3://b/x", "file:/x", "hdfs://x/y"):
-        with pytest.raises(InputError, match="storage is not supported"):
-            local_path("--workdir", url)
+    assert str(storage_path("--workdir", "~/x")) == "/home/someone/x"
+    for url in ("gs:/b/x", "s3://b/x", "file:/x", "hdfs://x/y"):
+        with pytest.raises(InputError, match=r"or a bucket as gs://BUCKET/FOLDER"):
+            storage_path("--workdir", url)
 
 
 def test_evaluation_needs_no_batch_that_devices_divide():

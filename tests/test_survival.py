@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from gini_jax.training.workdir import lock
+from gini_jax.training.lock import lock
 from tests.conftest import QUICK, ROOT
 from tests.runs import cut_in_half, lines_of, steps_of, without_times
 

@@ -1,5 +1,6 @@
 """Pictures of one run: training curves, the features' impurity, and augmented images."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from gini_jax.storage import write
 
 
 def draw_curves(workdir: Path, png: Path) -> None:
@@ -51,7 +54,7 @@ def draw_curves(workdir: Path, png: Path) -> None:
         ha="center",
         fontsize=8,
     )
-    figure.savefig(png, dpi=120, bbox_inches="tight")
+    save(figure, png, bbox_inches="tight")
 
 
 def draw_impurity(arrays: Mapping[str, np.ndarray], title: str, png: Path) -> None:
@@ -79,7 +82,7 @@ def draw_impurity(arrays: Mapping[str, np.ndarray], title: str, png: Path) -> No
         axis.set_xlabel("Gini impurity (0: fires for one class)")
         axis.set_ylabel("features")
         axis.legend()
-    figure.savefig(png, dpi=120)
+    save(figure, png)
 
 
 def draw_preview(rows: list[dict[str, Any]], title: str, png: Path) -> None:
@@ -100,4 +103,11 @@ def draw_preview(rows: list[dict[str, Any]], title: str, png: Path) -> None:
             axis.set_title(label, fontsize=7, fontweight="bold" if axis is line[0] else "normal")
             axis.set_axis_off()
     figure.suptitle(title, fontsize=10)
-    figure.savefig(png, dpi=120)
+    save(figure, png)
+
+
+def save(figure: Figure, png: Path, **options: Any) -> None:
+    """Writes a figure as a PNG."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120, **options)
+    write(png, data.getvalue())

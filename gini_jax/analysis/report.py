@@ -11,6 +11,7 @@ from gini_jax.analysis import figures
 from gini_jax.analysis.figures import drawn
 from gini_jax.analysis.runs import Run, read_runs
 from gini_jax.analysis.statistics import METRICS, compare, number, seeds_needed
+from gini_jax.storage import write
 
 MOST_GROUPS = 7  # that pictures show side by side
 
@@ -57,7 +58,7 @@ def write_report(workdir: Path) -> Path:
         left_out=list(groups)[MOST_GROUPS:],
     )
     path = workdir / "report.html"
-    path.write_text(page)
+    write(path, page)
     return path
 
 

@@ -1,6 +1,7 @@
 """Finished runs, as they lie in their folders."""
 
 import dataclasses
+import io
 import json
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ class Run:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """What pictures are drawn from."""
-        with np.load(self.folder / "arrays.npz") as file:
+        with np.load(io.BytesIO((self.folder / "arrays.npz").read_bytes())) as file:
             return dict(file)
 
     @property

@@ -10,6 +10,7 @@ from gini_jax.data.images import decode
 from gini_jax.data.sampling import stratified
 from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError
+from gini_jax.storage import is_remote
 
 
 class Folder:
@@ -33,6 +34,11 @@ class Folder:
     splits: dict[str, list[Example]]
 
     def __init__(self, config: Any):
+        if is_remote(config.data_dir):
+            raise InputError(
+                f"dataset.data_dir={config.data_dir}: folders of images are read from this "
+                "machine; copy the folder here"
+            )
         root = Path(config.data_dir).expanduser()
         self.name = root.resolve().name
         if not config.data_dir or not root.is_dir():

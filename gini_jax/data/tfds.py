@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gini_jax.data.cache import alone
+from gini_jax.data.cache import alone, default_folder
 from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.storage import download, is_remote, storage_path
 
 _RANDOM_ACCESS = {"array_record", "parquet"}  # TFDS reads these without TensorFlow
 
@@ -114,8 +115,8 @@ def _find(name: str, data_dir: str, test_split: str) -> Any:
     """The TFDS builder of a prepared set."""
     import tensorflow_datasets as tfds
 
-    folder = str(Path(data_dir or os.environ.get("TFDS_DATA_DIR", "")).expanduser())
-    folder = "" if folder == "." and not data_dir else folder
+    given = data_dir or os.environ.get("TFDS_DATA_DIR", "")
+    folder = str(_on_this_machine(name, given)) if given else ""
     prepare = how_to_prepare(name, folder)
     if folder and not Path(folder).is_dir():
         raise InputError(f"data directory {folder!r} does not exist; prepare it with\n{prepare}")
@@ -130,6 +131,19 @@ def _find(name: str, data_dir: str, test_split: str) -> Any:
         builder = _download(name, prepare)
     _check(builder, name, test_split)
     return builder
+
+
+def _on_this_machine(name: str, data_dir: str) -> Path:
+    """A folder of prepared sets; of one in a bucket, the set is copied to the cache once."""
+    folder = storage_path("dataset.data_dir", data_dir)
+    if not is_remote(folder):
+        return folder
+    copy = default_folder() / "buckets" / str(folder).replace("://", "_").replace("/", "_")
+    own = name.partition("/")[0].partition(":")[0]
+    print(f"copying {own} from {folder} to {copy}")
+    with alone(copy.parent, f"copies {own} from {folder}"):
+        download(folder / own, copy / own)
+    return copy
 
 
 def _download(name: str, prepare: str) -> Any:

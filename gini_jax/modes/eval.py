@@ -12,10 +12,11 @@ import jax
 from gini_jax.data import load_dataset
 from gini_jax.devices import num_devices, wait_for_all
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.storage import write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment
+from gini_jax.training.lock import lock
 from gini_jax.training.result import measure
-from gini_jax.training.workdir import lock, write
 
 FLAGS: dict[str, Any] = {
     "step": (None, int, "Step of the checkpoint; by default the best by validation accuracy."),

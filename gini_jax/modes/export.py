@@ -1,5 +1,6 @@
 """Exports a trained network: safetensors or a torch file under PyTorch's names, or StableHLO."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from gini_jax.data.augment import standardize
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.models import to_torch
+from gini_jax.storage import write
 from gini_jax.trained import Trained, load
 
 FORMATS = ("safetensors", "torch", "stablehlo")
@@ -46,12 +48,13 @@ def main(
     folder.mkdir(exist_ok=True)
     if format == "stablehlo":
         path = folder / "model.stablehlo"
-        path.write_bytes(to_stablehlo(trained))
+        write(path, to_stablehlo(trained))
     else:
-        path = _write_torch(trained, folder, format)
+        path = folder / ("model.safetensors" if format == "safetensors" else "model.pth")
+        write(path, to_weights(trained, format))
     result = workdir / "result.json"
     metrics = json.loads(result.read_text()) if result.exists() else {}
-    (folder / "README.md").write_text(model_card(trained, path.name, metrics))
+    write(folder / "README.md", model_card(trained, path.name, metrics))
     print(f"written to {path}, with a model card next to it")
     return path
 
@@ -73,21 +76,20 @@ def to_stablehlo(trained: Trained) -> bytes:
     return bytes(jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images).serialize())
 
 
-def _write_torch(trained: Trained, folder: Path, format: str) -> Path:
+def to_weights(trained: Trained, format: str) -> bytes:
+    """The weights under PyTorch's names, as a file of format `safetensors` or `torch`."""
     arrays = to_torch(trained.config.model.name, jax.device_get(trained.variables))
     if format == "safetensors":
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        path = folder / "model.safetensors"
-        save_file(arrays, path)
-        return path
+        return bytes(save(arrays))
     try:
         import torch
     except ImportError as error:
         raise InputError("--format=torch needs torch: pip install torch") from error
-    path = folder / "model.pth"
-    torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, path)
-    return path
+    file = io.BytesIO()
+    torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, file)
+    return file.getvalue()
 
 
 def model_card(trained: Trained, file: str, metrics: dict[str, Any]) -> str:

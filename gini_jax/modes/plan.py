@@ -16,10 +16,11 @@ from gini_jax.analysis.program import figures
 from gini_jax.data import Dataset, dataset_shapes
 from gini_jax.data.loader import feed_shapes
 from gini_jax.errors import InputError
+from gini_jax.storage import write
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.state import init_state
 from gini_jax.training.step import create_step
-from gini_jax.training.workdir import make_workdir, write
+from gini_jax.training.workdir import make_workdir
 
 EXAMPLES = "v4:2x2x2, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:2x4"
 FLAGS: dict[str, Any] = {

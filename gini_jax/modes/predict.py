@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from gini_jax.errors import InputError
+from gini_jax.storage import write
 from gini_jax.trained import load
 
 FLAGS: dict[str, Any] = {
@@ -56,7 +57,7 @@ def main(
         )
     ]
     table = pd.DataFrame(rows)
-    table.to_csv(workdir / "predictions.csv", index=False)
+    write(workdir / "predictions.csv", table.to_csv(index=False))
     for row in rows[:20]:
         print(f"{row['image']}: {row['class']} ({row['probability']:.3f})")
     print(f"{len(rows)} predictions written to {workdir / 'predictions.csv'}")

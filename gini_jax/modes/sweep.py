@@ -22,8 +22,9 @@ from gini_jax.config import all_rows, set_objective
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.losses.terms import objective_name
 from gini_jax.modes import train
+from gini_jax.storage import add, log_file, write
 from gini_jax.training.experiment import check_before_data
-from gini_jax.training.workdir import check_workdir, make_workdir, write
+from gini_jax.training.workdir import check_workdir, make_workdir
 
 FLAGS: dict[str, Any] = {
     "objectives": (None, str, "Objectives, separated by commas; that of the config by default."),
@@ -118,8 +119,7 @@ def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:
             raise Stopped(f"{member.name}: {stopped}", stopped.status) from stopped
         except Exception as error:
             failed[member.name] = f"{type(error).__name__}: {error}"
-            with (folder / "log.txt").open("a") as log:
-                log.write(traceback.format_exc())
+            add(folder / "log.txt", traceback.format_exc())
         ran += 1
         jax.clear_caches()
         write_tables(workdir, members)
@@ -188,7 +188,7 @@ def run_member(member: Member, folder: Path) -> None:
     """Trains a member; what it prints goes to log.txt in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     check_before_data(member.config)
-    with (folder / "log.txt").open("a") as log, _printing_to(log):
+    with log_file(folder / "log.txt") as log, _printing_to(log):
         train.main(member.config, folder)
 
 

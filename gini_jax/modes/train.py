@@ -1,6 +1,7 @@
 """Trains, or resumes, a run; tests its best checkpoint; writes and draws the results."""
 
 import contextlib
+import io
 import json
 import os
 import time
@@ -13,15 +14,18 @@ import numpy as np
 
 from gini_jax.analysis.text import summary_text
 from gini_jax.data import load_dataset
+from gini_jax.data.cache import default_folder
 from gini_jax.devices import wait_for_all
 from gini_jax.errors import InputError
+from gini_jax.storage import is_remote, storage_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.initial import start_state
+from gini_jax.training.lock import lock
 from gini_jax.training.loggers import check_loggers
 from gini_jax.training.loop import fit
 from gini_jax.training.result import measure, training_record
-from gini_jax.training.workdir import check_workdir, lock, write, write_run, writing
+from gini_jax.training.workdir import check_workdir, write_run
 
 FLAGS: dict[str, Any] = {
     "init_from": (None, str, "Start a new run from the weights of the run in this folder."),
@@ -57,9 +61,9 @@ def main(
                 f"--init_from={init_from} and model.init={config.model.init!r} both name weights "
                 "to start from; give one of them"
             )
-        config.model.init = str(Path(init_from).expanduser())
+        config.model.init = str(storage_path("--init_from", init_from))
     check_before_data(config, devices)
-    check_loggers(config)
+    check_loggers(config, workdir)
     check_workdir(workdir, config)
     first = jax.process_index() == 0
     with lock(workdir) if first else contextlib.nullcontext():
@@ -94,8 +98,7 @@ class CurvesNow:
         if time.monotonic() - self._drawn_at > 30:
             from gini_jax.analysis.pictures import draw_curves  # matplotlib starts here
 
-            with writing(self._workdir / "curves.png"):
-                draw_curves(self._workdir, self._workdir / "curves.png")
+            draw_curves(self._workdir, self._workdir / "curves.png")
             self._drawn_at = time.monotonic()
 
 
@@ -107,12 +110,13 @@ def write_results(
     from gini_jax.analysis.report import write_report
 
     write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
-    with writing(workdir):
-        np.savez_compressed(workdir / "arrays.npz", **arrays)  # type: ignore[arg-type]
-        draw_curves(workdir, workdir / "curves.png")
-        draw_impurity(arrays, title_of(result), workdir / "impurity.png")
-        if config.report:
-            write_report(workdir)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+    write(workdir / "arrays.npz", packed.getvalue())
+    draw_curves(workdir, workdir / "curves.png")
+    draw_impurity(arrays, title_of(result), workdir / "impurity.png")
+    if config.report:
+        write_report(workdir)
 
 
 def title_of(result: dict[str, Any]) -> str:
@@ -121,8 +125,12 @@ def title_of(result: dict[str, Any]) -> str:
 
 
 def cache_compilations(workdir: Path) -> None:
-    """Keeps compiled programs next to the workdir, unless another folder is set."""
+    """Keeps compiled programs next to the workdir, or on this machine if it lies in a bucket.
+
+    `JAX_COMPILATION_CACHE_DIR` sets another folder.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = workdir.resolve().parent / ".jax_cache"
+        folder = default_folder() if is_remote(workdir) else workdir.resolve().parent
+        cache = folder / ".jax_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from gini_jax.errors import RunError
-from gini_jax.training.workdir import not_written
+from gini_jax.storage import is_remote, not_written
 
 
 class Checkpoints:
@@ -29,7 +29,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder.resolve()
+        self._folder = epath.Path(folder if is_remote(folder) else folder.resolve())
         self._best_of: dict[int, int] = {}  # step -> the best step when it was saved
         self._open()
         for step in self.steps():
@@ -191,7 +191,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in steps:
                 aside = self._folder.parent / f"damaged-checkpoint-{step}"
-                shutil.rmtree(aside, ignore_errors=True)
+                if aside.exists():
+                    aside.rmtree()
                 (self._folder / str(step)).rename(aside)
         multihost_utils.sync_global_devices("damaged checkpoints are put aside")
         self._open()

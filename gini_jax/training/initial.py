@@ -10,6 +10,7 @@ from gini_jax.config import model_settings
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.models import from_torch, read_torch_file
+from gini_jax.storage import is_remote, storage_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.state import Experiment, TrainState, init_state
 
@@ -24,11 +25,16 @@ def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
     state, model = init_state(experiment), experiment.config.model
     if not model.init:
         return state
-    path = Path(model.init).expanduser()
+    path = storage_path("model.init", model.init)
     if path.is_dir():
         weights = weights_of_run(path, jax.device_get(state.variables))
     else:
         settings = model_settings(experiment.config)
+        if is_remote(path):
+            raise InputError(
+                f"model.init={model.init}: a bucket may hold a run to start from, not a file; copy "
+                "the file to this machine"
+            )
         state_dict = read_torch_file(model.init)
         weights = from_torch(model.name, state_dict, dataset.num_classes, **settings)
     average = None if state.average is None else weights

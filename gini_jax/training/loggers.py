@@ -1,5 +1,6 @@
 """Where a run's metrics are written. A new logger takes one class and one line in `LOGGERS`."""
 
+import contextlib
 import importlib.util
 import os
 import uuid
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 
 from gini_jax.config import flattened
 from gini_jax.errors import InputError
-from gini_jax.training.workdir import add_line, write
+from gini_jax.storage import add_line, is_remote, local_folder, write
 
 
 class Logger(Protocol):
@@ -59,6 +60,7 @@ class TensorBoard:
 
     def __init__(self, workdir: Path, config: Any):
         del config
+        self._stack = contextlib.ExitStack()
         self._workdir = workdir
         self._writer: Any = None
 
@@ -67,7 +69,8 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._workdir))
+            folder = self._stack.enter_context(local_folder(self._workdir))
+            self._writer = SummaryWriter(str(folder))
         for key, value in numbers_of(line).items():
             self._writer.add_scalar(key, value, line["step"])
 
@@ -75,6 +78,7 @@ class TensorBoard:
         """Flushes the events."""
         if self._writer is not None:
             self._writer.close()
+        self._stack.close()
 
 
 class WandB:
@@ -92,7 +96,7 @@ class WandB:
             project=os.environ.get("WANDB_PROJECT", "gini_jax"),
             name=run_name(config),
             id=remembered(workdir / "wandb_id.txt", lambda: uuid.uuid4().hex[:8]),
-            dir=str(workdir),
+            dir=None if is_remote(workdir) else str(workdir),
             config=config.to_dict(),
             resume="allow",
         )
@@ -147,16 +151,22 @@ LOGGERS: dict[str, Callable[[Path, Any], Logger]] = {
 }
 
 
-def check_loggers(config: Any) -> None:
-    """Refuses a logger whose library is missing, before any work starts.
+def check_loggers(config: Any, workdir: Path) -> None:
+    """Refuses a logger that cannot write, before any work starts.
 
     Raises:
-        InputError: names the library and how to install it.
+        InputError: its library is missing, or it cannot write to a bucket.
 
     Examples:
         >>> from gini_jax.config import default_config
-        >>> check_loggers(default_config())
+        >>> check_loggers(default_config(), Path("runs/digits"))
     """
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+    if "mlflow" in config.loggers and is_remote(workdir) and not elsewhere:
+        raise InputError(
+            f"loggers={tuple(config.loggers)}: mlflow cannot keep its database in {workdir}; "
+            "set the variable MLFLOW_TRACKING_URI, or leave it out"
+        )
     for name in config.loggers:
         library = getattr(LOGGERS[name], "needs", None)
         if library and importlib.util.find_spec(library) is None:

@@ -16,6 +16,7 @@ from gini_jax.data.source import Dataset
 from gini_jax.devices import replicate
 from gini_jax.errors import RunError, Stopped
 from gini_jax.evals import Extractor, validation_metrics
+from gini_jax.storage import local_folder
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.initial import start_state
 from gini_jax.training.interrupt import Interrupts
@@ -248,7 +249,8 @@ class Profile(contextlib.ExitStack):
 
     def __init__(self, folder: Path, on: bool):
         super().__init__()
-        self._folder, self._first, self._until = str(folder), -1 if on else None, 0
+        self._folder, self._until = folder, 0
+        self._first: int | None = -1 if on else None
 
     def before_call(self, step: int) -> None:
         """Starts or stops the trace when it is time."""
@@ -257,7 +259,8 @@ class Profile(contextlib.ExitStack):
         if self._first < 0:
             self._first = step
         elif not self._until:
-            self.enter_context(jax.profiler.trace(self._folder))
+            folder = self.enter_context(local_folder(self._folder))
+            self.enter_context(jax.profiler.trace(str(folder)))
             self._until = step + 10
         elif step >= self._until:
             self.close()

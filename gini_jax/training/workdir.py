@@ -1,20 +1,16 @@
-"""The folder of a run: which run owns it, which process writes to it, and its metrics file."""
+"""The folder of a run: which run owns it, and its metrics file."""
 
-import contextlib
 import json
 import os
-import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from gini_jax.config import default_config, flattened, set_model
 from gini_jax.data.source import Dataset
-from gini_jax.errors import InputError, RunError
+from gini_jax.errors import InputError
+from gini_jax.storage import is_remote, write
 
 # Settings that may change within a run: where the data is, and how the run is saved and observed.
 FREE = (
@@ -135,64 +131,15 @@ def make_workdir(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{socket.gethostname()}-{os.getpid()}"
-        probe.touch()
+        probe.write_text("")
         probe.unlink()
-    except OSError as error:
+    except Exception as error:  # the libraries of buckets have errors of their own
+        if not is_remote(workdir) and not isinstance(error, OSError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(
-            f"workdir {str(workdir)!r} cannot be written ({error.strerror}); "
-            "choose another with --workdir"
+            f"workdir {str(workdir)!r} cannot be written ({reason}); choose another with --workdir"
         ) from error
-
-
-@contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """Locks a workdir for this process; the system releases the lock when the process ends.
-
-    If no run began, because its input was rejected, nothing is left behind.
-
-    Raises:
-        InputError: another process holds the lock; the error names its host and process number.
-    """
-    holder = workdir / ".lock_holder"
-    held = FileLock(workdir / ".lock")
-    try:
-        held.acquire(timeout=0)
-    except Timeout as error:
-        name = holder.read_text() if holder.exists() else "another process"
-        raise InputError(
-            f"workdir {str(workdir)!r} is being written by {name}; wait for it, stop it, or choose "
-            "another --workdir"
-        ) from error
-    try:
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        yield
-    finally:
-        if not (workdir / "config.json").exists():
-            holder.unlink(missing_ok=True)
-            (workdir / ".lock").unlink(missing_ok=True)
-        held.release()
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file atomically: all of it or nothing.
-
-    Raises:
-        RunError: it could not be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        partial.write_text(text)
-        partial.replace(path)
-
-
-def add_line(path: Path, line: dict[str, Any]) -> None:
-    """Adds a line of JSON to a file.
-
-    Raises:
-        RunError: it could not be written.
-    """
-    with writing(path), path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def keep_lines_until(path: Path, step: int) -> None:
@@ -206,25 +153,3 @@ def keep_lines_until(path: Path, step: int) -> None:
             except json.JSONDecodeError:
                 break  # an incomplete line, from a process that was killed
         write(path, "".join(kept))
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns any failure to write to a path into one error that names the path and the free space.
-
-    Raises:
-        RunError: it could not be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise not_written(path, error) from error
-
-
-def not_written(path: Path, error: Exception) -> RunError:
-    """The error for a file or folder that could not be written."""
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-    return RunError(
-        f"{path} could not be written: {error}\n{free / 2**20:,.0f} MiB are free there. Older "
-        "checkpoints are left as they are; make room and run the same command again."
-    )
