@@ -13,7 +13,7 @@ from gini_jax.storage import write
 
 
 def draw_curves(workdir: Path, png: Path) -> None:
-    """Draws loss, accuracy and the terms by epoch.
+    """Draws loss, accuracy and the terms by epoch, and the terms' gradients if they are known.
 
     Args:
         workdir: of a run, with its config.json and metrics.jsonl.
@@ -28,18 +28,26 @@ def draw_curves(workdir: Path, png: Path) -> None:
         "Gini impurity of the features": ["train_gini", "val_gini"],
         "KL of the features' distribution from the classes'": ["train_kl", "val_kl"],
     }
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    if shares := sorted({key for line in lines for key in line if "_share_" in key}):
+        panels["Gradient of a term / of cross-entropy"] = shares
+        panels["Share of features that never fire"] = ["val_dead"]
+    figure = Figure(figsize=(5 * len(panels) / 2, 6.5), layout="constrained")
     figure.suptitle(f"{config['name']}:{config['objective']}, seed {config['seed']}")
-    axes = figure.subplots(2, 2, sharex=True)
+    axes = figure.subplots(2, len(panels) // 2, sharex=True)
     for axis, (title, names) in zip(axes.flat, panels.items(), strict=True):
         for name in names:
             values = [line.get(name) for line in lines]
             if any(value is not None for value in values):
                 label = "training batches" if name.startswith("train") else "validation split"
+                if "_share_" in name:
+                    label = name.partition("_share_")[2]
+                    axis.set_yscale("log")
                 axis.plot(epochs, values, label=label, marker="." if len(epochs) < 10 else None)
         start = config["loss"]["start_epoch"]
         if config["loss"]["terms"] and 1 < start <= epochs[-1]:
             axis.axvline(start, color="0.5", linestyle=":", label=f"terms on from epoch {start}")
+        if "val_dead" in names:
+            axis.set_ylim(0, max(0.05, *axis.get_ylim()))
         axis.set_title(title)
         axis.grid(alpha=0.3)
         if axis.lines:
