@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int32
 from orbax.checkpoint import multihost
 
 from gini_jax.errors import InputError
@@ -159,7 +160,9 @@ def shard(batch: Any, devices: int) -> Any:
     return jax.tree.map(part, batch)
 
 
-def order_by_device(order: np.ndarray, devices: int) -> np.ndarray:
+def order_by_device(
+    order: Int32[np.ndarray, "steps batch"], devices: int
+) -> Int32[np.ndarray, "local steps n"]:
     """An epoch's order by device: `[steps, batch]` to `[local devices, steps, batch / devices]`.
 
     Examples:

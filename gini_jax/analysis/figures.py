@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from jaxtyping import Int
 from matplotlib.figure import Figure
 
 from gini_jax.analysis.runs import Run
@@ -222,7 +223,7 @@ def _contact_sheet(images: np.ndarray) -> np.ndarray:
     return sheet.reshape(rows * (height + gap), columns * (width + gap), 4)
 
 
-def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
+def confusion(matrix: Int[np.ndarray, "K K"], names: Sequence[str]) -> Figure:
     """Shares of each true class (rows) by predicted class."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from gini_jax.errors import InputError
 
@@ -54,7 +55,7 @@ class Run:
         return len(self.about["class_names"])
 
     @property
-    def groups(self) -> np.ndarray:
+    def groups(self) -> Int[np.ndarray, " K"]:
         """The superclass of each class; the class itself where there are none."""
         return np.array(self.about["superclass_of"] or range(self.num_classes))
 

@@ -8,6 +8,7 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Key, UInt8
 
 from gini_jax.data.policies import apply_policy
 
@@ -16,7 +17,9 @@ ERASED_ASPECT = 0.3  # ... the smallest aspect ratio of random erasing, as in it
 CROP_ASPECT = 3 / 4  # the smallest aspect ratio of random resized crops, as in Inception
 
 
-def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: int) -> jax.Array:
+def augment_batch(
+    config: Any, key: Key[Array, " N"], images: UInt8[Array, "N H W 3"], image_size: int
+) -> Float[Array, "N h w 3"]:
     """Random crops, flips, policies and erasing of training images.
 
     Args:
@@ -55,11 +58,11 @@ def augment_batch(config: Any, key: jax.Array, images: jax.Array, image_size: in
 
 def mix_batch(
     config: Any,
-    key: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
+    key: Key[Array, ""],
+    images: Float[Array, "n H W 3"],
+    labels: Float[Array, "n K"],
     axis_name: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "n H W 3"], Float[Array, "n K"]]:
     """Mixup and CutMix: each image and its label row, mixed with those of a partner.
 
     The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on
@@ -154,7 +157,7 @@ def _resample(image: jax.Array, size: int, scale: jax.Array, start: jax.Array) -
     return jax.image.scale_and_translate(image, shape, (0, 1), scale, start, method="linear")
 
 
-def centre_crop(images: jax.Array, image_size: int) -> jax.Array:
+def centre_crop(images: UInt8[Array, "N H W 3"], image_size: int) -> Float[Array, "N h w 3"]:
     """The centres of images for evaluation, `[N, image_size, image_size, 3]`, in `[0, 1]`.
 
     Examples:
@@ -165,7 +168,7 @@ def centre_crop(images: jax.Array, image_size: int) -> jax.Array:
     return to_float(jax.vmap(crop)(images))
 
 
-def to_float(images: jax.Array) -> jax.Array:
+def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """uint8 in `[0, 255]` to float32 in `[0, 1]`; not standardised, as in the paper's recipe."""
     return images.astype(jnp.float32) / 255.0
 
@@ -190,7 +193,7 @@ def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return found[0], found[1]
 
 
-def standardize(images: jax.Array, config: Any) -> jax.Array:
+def standardize(images: Float[Array, "N H W 3"], config: Any) -> Float[Array, "N H W 3"]:
     """Images in `[0, 1]` as the network sees them: `(images - mean) / std`.
 
     Args:

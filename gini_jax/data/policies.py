@@ -6,6 +6,7 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Int, Key
 
 
 class Policy(NamedTuple):
@@ -56,7 +57,9 @@ OPERATIONS = (
 )
 
 
-def apply_policy(key: jax.Array, image: jax.Array, name: str) -> jax.Array:
+def apply_policy(
+    key: Key[Array, ""], image: Float[Array, "H W 3"], name: str
+) -> Float[Array, "H W 3"]:
     """Random operations on an image.
 
     Args:
@@ -84,8 +87,12 @@ def apply_policy(key: jax.Array, image: jax.Array, name: str) -> jax.Array:
 
 
 def apply_operation(
-    image: jax.Array, kind: jax.Array | int, strength: Any, sign: Any, policy: Policy
-) -> jax.Array:
+    image: Float[Array, "H W 3"],
+    kind: Int[Array, ""] | int,
+    strength: Any,
+    sign: Any,
+    policy: Policy,
+) -> Float[Array, "H W 3"]:
     """One operation on an image.
 
     Under vmap all kinds are computed and one is kept. To save work, the geometric operations share

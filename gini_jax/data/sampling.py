@@ -37,14 +37,18 @@ def epoch_order(
     return SAMPLERS[config.dataset.sampler](rng, labels, config).astype(np.int32)
 
 
-def shuffled(rng: np.random.Generator, labels: np.ndarray, config: Any) -> np.ndarray:
+def shuffled(
+    rng: np.random.Generator, labels: Integer[np.ndarray, " N"], config: Any
+) -> Integer[np.ndarray, "steps batch"]:
     """Every example once, in random order; an incomplete last batch is left out."""
     steps = len(labels) // config.batch_size
     order = rng.permutation(len(labels))
     return order[: steps * config.batch_size].reshape(steps, config.batch_size)
 
 
-def class_balanced(rng: np.random.Generator, labels: np.ndarray, config: Any) -> np.ndarray:
+def class_balanced(
+    rng: np.random.Generator, labels: Integer[np.ndarray, " N"], config: Any
+) -> Integer[np.ndarray, "steps batch"]:
     """Batches of P random classes with M examples each, as metric learning samples them.
 
     Each class goes through its examples in random order, again and again, so a small class is seen

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.source import Split
@@ -93,7 +93,7 @@ def _fetched(outputs: Any, kept: int) -> Any:
 
 def padded_batches(
     split: Split, batch_size: int, devices: int = 1
-) -> Iterator[tuple[np.ndarray, int]]:
+) -> Iterator[tuple[UInt8[np.ndarray, "local n H W 3"], int]]:
     """Batches of a split's images, in order; the last is padded with copies of its first image.
 
     Args:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from gini_jax.evals.extract import SplitOutputs
 
@@ -25,7 +26,7 @@ class Inputs(NamedTuple):
     superclass_of: tuple[int, ...] = ()
 
 
-def subsample(size: int, most: int = MOST_EXAMPLES, seed: int = 0) -> np.ndarray:
+def subsample(size: int, most: int = MOST_EXAMPLES, seed: int = 0) -> Int[np.ndarray, " n"]:
     """Indices of at most `most` of `size` examples, in order, drawn with a fixed seed."""
     if size <= most:
         return np.arange(size)

@@ -13,7 +13,7 @@ from gini_jax.losses import gini_impurity
 KEYS: dict[str, str] = {}
 
 
-def evaluate(inputs: Inputs) -> dict[str, np.ndarray]:
+def evaluate(inputs: Inputs) -> dict[str, Float[np.ndarray, " S"]]:
     """The curve as `selection/sizes`, `selection/purest` and `selection/random`, `[S]` each."""
     train, train_labels, test, test_labels = probe_inputs(inputs, most=4000)
     profile = profile_of(np.abs(train), train_labels, inputs.num_classes)

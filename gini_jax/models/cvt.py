@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Dropout, Network, with_added
@@ -28,7 +29,9 @@ class ConvProjection(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, cls: jax.Array | None, *, train: bool) -> jax.Array:
+    def __call__(
+        self, tokens: Float[Array, "N H W C"], cls: Float[Array, "N 1 C"] | None, *, train: bool
+    ) -> Float[Array, "N T C"]:
         """`[N, H, W, C]` and `[N, 1, C]` to `[N, tokens, C]`."""
         x = nn.Conv(
             self.channels,
@@ -64,8 +67,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, places: jax.Array | None, height: int, width: int, train: bool
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "N T C"],
+        places: Int[Array, " N"] | None,
+        height: int,
+        width: int,
+        train: bool,
+    ) -> Float[Array, "N T C"]:
         """`[N, tokens, C]`, the class token first if there is one, to the same shape."""
         channels = x.shape[-1]
         dense = partial(nn.Dense, kernel_init=_init, dtype=self.dtype)
@@ -119,11 +127,11 @@ class CvT(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
+        images: Float[Array, "N H W 3"],
         train: bool = False,
-        places: jax.Array | None = None,
-        added: Mapping[str, jax.Array] | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        places: Int[Array, " N"] | None = None,
+        added: Mapping[str, Float[Array, "N ..."]] | None = None,
+    ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float, `H, W >= 32`.
 
         The features are `stage1` to `stage3`, `[N, tokens, C]` without the class token, and

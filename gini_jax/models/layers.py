@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Int
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -34,7 +35,9 @@ class Network(NamedTuple):
     infer: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda weights: {}
 
 
-def with_added(x: jax.Array, layer: str, added: Mapping[str, jax.Array] | None) -> jax.Array:
+def with_added(
+    x: Float[Array, "*shape"], layer: str, added: Mapping[str, Float[Array, "..."]] | None
+) -> Float[Array, "*shape"]:
     """A layer's activations, plus the array to add to this layer, if there is one.
 
     The gradient with respect to added zeros is that with respect to the layer's activations.
@@ -64,11 +67,11 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        x: Float[Array, "*shape C"],
         *,
         train: bool,
         max_pool: Callable[[jax.Array], jax.Array] | None = None,
-    ) -> jax.Array:
+    ) -> Float[Array, "... C"]:
         """Normalises `x`, `[..., C]`; in training with the batch's statistics, which it records.
 
         Args:
@@ -122,7 +125,9 @@ class Dropout(nn.Module):
     broadcast: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, places: jax.Array | None, *, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "N ..."], places: Int[Array, " N"] | None, *, train: bool
+    ) -> Float[Array, "N ..."]:
         """`[N, ...]` with zeros at probability `rate`, the rest scaled up by `1 / (1 - rate)`.
 
         Args:
@@ -153,8 +158,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pooled: jax.Array, *, train: bool, places: jax.Array | None = None
-    ) -> jax.Array:
+        self, pooled: Float[Array, "N C"], *, train: bool, places: Int[Array, " N"] | None = None
+    ) -> Float[Array, "N K"]:
         """Logits `[N, K]` of pooled features `[N, C]`; `places` as in `Dropout`."""
         pooled = Dropout(self.dropout)(pooled, places, train=train)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="dense")(pooled)

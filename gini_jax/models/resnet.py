@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Network, with_added
@@ -34,7 +35,7 @@ class ConvNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "N H W C"], *, train: bool) -> Float[Array, "N h w K"]:
         """`[N, H, W, C]` to `[N, H', W', channels]`."""
         pad = (self.kernel - 1) // 2
         x = nn.Conv(
@@ -63,7 +64,7 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w K"]:
         """`[N, H, W, C]` to `[N, H / stride, W / stride, channels]`."""
         act = ACTIVATIONS[self.activation]
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
@@ -83,7 +84,7 @@ class BottleneckBlock(nn.Module):
     expansion = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w K"]:
         """`[N, H, W, C]` to `[N, H / stride, W / stride, 4 * channels]`."""
         act = ACTIVATIONS[self.activation]
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
@@ -132,11 +133,11 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
+        images: Float[Array, "N H W 3"],
         train: bool = False,
-        places: jax.Array | None = None,
-        added: Mapping[str, jax.Array] | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        places: Int[Array, " N"] | None = None,
+        added: Mapping[str, Float[Array, "N ..."]] | None = None,
+    ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
         The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last activation,

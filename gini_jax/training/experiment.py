@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jaxtyping import Float32
 
 from gini_jax.checks import check_config, check_layers
 from gini_jax.config import model_settings
@@ -57,7 +58,7 @@ def build_experiment(
     )
 
 
-def class_weights(given: Any, dataset: Dataset) -> np.ndarray | None:
+def class_weights(given: Any, dataset: Dataset) -> Float32[np.ndarray, " K"] | None:
     """The weights of the classes in cross-entropy, `[K]`; None if all are 1.
 
     Args:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int32, UInt32
+from jaxtyping import Array, Float32, Int32, UInt32
 
 from gini_jax.losses.terms import Objective, ObjectiveState, Outputs
 
@@ -59,7 +59,7 @@ class Experiment(NamedTuple):
     image_size: int
     stored_shape: tuple[int, int, int]
     steps_per_epoch: int
-    class_weights: np.ndarray | None = None
+    class_weights: Float32[np.ndarray, " K"] | None = None
 
 
 def init_state(experiment: Experiment) -> TrainState:

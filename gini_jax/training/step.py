@@ -61,7 +61,7 @@ class Forward(NamedTuple):
 
 def train_step(
     state: TrainState, batch: Split, *, experiment: Experiment
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One optimiser step on one global batch; runs mapped over the axis "batch".
 
     Args:
@@ -109,7 +109,7 @@ def with_average(state: TrainState, average: Any, final_decay: float) -> TrainSt
     return state.replace(average=average)  # type: ignore[attr-defined]
 
 
-def gradient_shares(squares: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def gradient_shares(squares: dict[str, Float[Array, ""]]) -> dict[str, Float[Array, ""]]:
     """By term, the norm of its gradient at its layers over that of cross-entropy.
 
     Args:
@@ -171,7 +171,7 @@ def batch_gradients(
     return gradients, forward._replace(squares=squares)
 
 
-def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, jax.Array]:
+def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, Float[Array, "n ..."]]:
     """Zeros to add to each layer with terms; their gradient is that of the layer's features.
 
     Empty where there is no term, or where the network takes no `added`.
