@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import decode, fit
@@ -49,7 +50,7 @@ class Trained:
 
     model: nn.Module
     variables: dict[str, Any]
-    config: Any
+    config: ConfigDict
     class_names: tuple[str, ...]
     image_size: int
     step: int

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from gini_jax.data import cache
 from gini_jax.data.images import stored_size
@@ -25,7 +26,7 @@ SOURCES = {
 }
 
 
-def open_source(config: Any) -> Source:
+def open_source(config: ConfigDict) -> Source:
     """The source that `config.dataset` names; nothing is decoded.
 
     Raises:
@@ -42,7 +43,9 @@ def open_source(config: Any) -> Source:
 
 
 def load_dataset(
-    config: Any, cache_dir: Path | None = None, only: Iterable[str] = ("train", "val", "test")
+    config: ConfigDict,
+    cache_dir: Path | None = None,
+    only: Iterable[str] = ("train", "val", "test"),
 ) -> Dataset:
     """The splits of a data set, decoded once and then mapped from the cache.
 
@@ -94,7 +97,7 @@ def load_dataset(
     return replace(dataset, splits=splits, superclass_of=superclass_of)
 
 
-def dataset_shapes(config: Any) -> Dataset:
+def dataset_shapes(config: ConfigDict) -> Dataset:
     """A data set that holds the shapes of its arrays instead of the arrays; nothing is decoded.
 
     Args:
@@ -111,7 +114,7 @@ def dataset_shapes(config: Any) -> Dataset:
     return _shapes(config, open_source(config))
 
 
-def _shapes(config: Any, source: Source) -> Dataset:
+def _shapes(config: ConfigDict, source: Source) -> Dataset:
     height, width = source.image_shape
     size = config.image_size or height
     if size is None:
@@ -158,7 +161,7 @@ def _shapes(config: Any, source: Source) -> Dataset:
     return Dataset(shapes, source.class_names, size, source.superclass_names)
 
 
-def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str) -> None:
+def _check_labels(config: ConfigDict, labels: np.ndarray, num_classes: int, split: str) -> None:
     """Rejects labels that are not classes: some sets do not publish their test labels."""
     if labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(
@@ -168,13 +171,13 @@ def _check_labels(config: Any, labels: np.ndarray, num_classes: int, split: str)
         )
 
 
-def _check_classes(config: Any, labels: np.ndarray) -> None:
+def _check_classes(config: ConfigDict, labels: np.ndarray) -> None:
     """Checks that the training images have as many classes as the config states, if it does."""
     if config.num_classes not in (0, found := len(np.unique(labels))):
         raise _other_classes(config, f"has {found} classes among its training images")
 
 
-def _other_classes(config: Any, what: str) -> InputError:
+def _other_classes(config: ConfigDict, what: str) -> InputError:
     return InputError(
         f"dataset.num_classes={config.num_classes}, but {config.name} {what}; use the "
         "intended data, or set --config.dataset.num_classes=0 to accept any number"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key, UInt8
+from ml_collections import ConfigDict
 
 from gini_jax.data.policies import apply_policy
 
@@ -18,7 +19,7 @@ CROP_ASPECT = 3 / 4  # the smallest aspect ratio of random resized crops, as in 
 
 
 def augment_batch(
-    config: Any, key: Key[Array, " N"], images: UInt8[Array, "N H W 3"], image_size: int
+    config: ConfigDict, key: Key[Array, " N"], images: UInt8[Array, "N H W 3"], image_size: int
 ) -> Float[Array, "N h w 3"]:
     """Random crops, flips, policies and erasing of training images.
 
@@ -57,7 +58,7 @@ def augment_batch(
 
 
 def mix_batch(
-    config: Any,
+    config: ConfigDict,
     key: Key[Array, ""],
     images: Float[Array, "n H W 3"],
     labels: Float[Array, "n K"],
@@ -176,7 +177,7 @@ def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation that `config.dataset` names, three numbers each.
 
     Examples:
@@ -193,7 +194,7 @@ def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return found[0], found[1]
 
 
-def standardize(images: Float[Array, "N H W 3"], config: Any) -> Float[Array, "N H W 3"]:
+def standardize(images: Float[Array, "N H W 3"], config: ConfigDict) -> Float[Array, "N H W 3"]:
     """Images in `[0, 1]` as the network sees them: `(images - mean) / std`.
 
     Args:

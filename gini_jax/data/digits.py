@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gini_jax.data.source import Example
 from gini_jax.errors import InputError
@@ -21,7 +22,7 @@ class Digits:
     superclass_names = ()
     image_shape = (8, 8)
 
-    def __init__(self, config: Any):
+    def __init__(self, config: ConfigDict):
         if config.val_size or config.image_size or config.test_split != "test":
             raise InputError(
                 f"dataset.val_size={config.val_size}, image_size={config.image_size}, test_split="

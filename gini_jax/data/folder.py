@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from gini_jax.data.images import decode
@@ -33,7 +34,7 @@ class Folder:
     image_shape = (None, None)
     splits: dict[str, list[Example]]
 
-    def __init__(self, config: Any):
+    def __init__(self, config: ConfigDict):
         if is_remote(config.data_dir):
             raise InputError(
                 f"dataset.data_dir={config.data_dir}: folders of images are read from this "
@@ -76,7 +77,7 @@ class Folder:
                 )
         self.splits = {name: _examples(root / name, self.class_names) for name in found}
 
-    def _divide(self, root: Path, config: Any) -> None:
+    def _divide(self, root: Path, config: ConfigDict) -> None:
         """Divides each class in the same proportions, so that every split has its share of it."""
         self.class_names = _classes(root)
         examples = _examples(root, self.class_names)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gini_jax.data.sampling import stratified
 from gini_jax.data.source import Example, refuse_val_size
@@ -31,7 +32,7 @@ class HuggingFace:
     superclass_names: tuple[str, ...] = ()
     image_shape = (None, None)
 
-    def __init__(self, config: Any):
+    def __init__(self, config: ConfigDict):
         self.name = config.name.partition(":")[2]
         found = _open(self.name, config.data_dir)
         train = found.get("train") or next(iter(found.values()))

@@ -15,6 +15,7 @@ import psutil
 from grain.experimental import device_put
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int32
+from ml_collections import ConfigDict
 
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
@@ -136,7 +137,9 @@ class DeviceFeed:
         devices: to train on; all by default.
     """
 
-    def __init__(self, train: Split, config: Any, devices: Sequence[jax.Device] | None = None):
+    def __init__(
+        self, train: Split, config: ConfigDict, devices: Sequence[jax.Device] | None = None
+    ):
         whole = resident(Split(*map(np.asarray, train)))
         self._steps = len(whole.labels) // config.batch_size
         self._data = replicate(whole, devices, donated=False)
@@ -161,7 +164,9 @@ class StreamFeed:
         devices: to train on; all by default.
     """
 
-    def __init__(self, train: Split, config: Any, devices: Sequence[jax.Device] | None = None):
+    def __init__(
+        self, train: Split, config: ConfigDict, devices: Sequence[jax.Device] | None = None
+    ):
         self._train, self._config, self._devices = train, config, devices
         self._next: tuple[int, int] | None = None  # step and count of the next call
         self._batches: Any = None
@@ -209,7 +214,7 @@ class HostBatches:
         (1, 2, 2)
     """
 
-    def __init__(self, train: Split, config: Any, devices: int, start: int):
+    def __init__(self, train: Split, config: ConfigDict, devices: int, start: int):
         self._train, self._config, self._devices = train, config, devices
         self._steps = len(train.labels) // config.batch_size
         self._order = lru_cache(maxsize=2)(lambda epoch: epoch_order(config, epoch, train.labels))

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Integer
+from ml_collections import ConfigDict
 
 from gini_jax.errors import InputError
 
 
 def epoch_order(
-    config: Any, epoch: int, labels: Integer[np.ndarray, " N"]
+    config: ConfigDict, epoch: int, labels: Integer[np.ndarray, " N"]
 ) -> Int32[np.ndarray, "steps batch"]:
     """The examples of each batch of an epoch, a pure function of seed and epoch.
 
@@ -38,7 +39,7 @@ def epoch_order(
 
 
 def shuffled(
-    rng: np.random.Generator, labels: Integer[np.ndarray, " N"], config: Any
+    rng: np.random.Generator, labels: Integer[np.ndarray, " N"], config: ConfigDict
 ) -> Integer[np.ndarray, "steps batch"]:
     """Every example once, in random order; an incomplete last batch is left out."""
     steps = len(labels) // config.batch_size
@@ -47,7 +48,7 @@ def shuffled(
 
 
 def class_balanced(
-    rng: np.random.Generator, labels: Integer[np.ndarray, " N"], config: Any
+    rng: np.random.Generator, labels: Integer[np.ndarray, " N"], config: ConfigDict
 ) -> Integer[np.ndarray, "steps batch"]:
     """Batches of P random classes with M examples each, as metric learning samples them.
 
@@ -73,7 +74,7 @@ SAMPLERS: dict[str, Callable[[np.random.Generator, np.ndarray, Any], np.ndarray]
 }
 
 
-def check_sampler(config: Any, num_classes: int) -> None:
+def check_sampler(config: ConfigDict, num_classes: int) -> None:
     """Refuses batches that cannot be divided into classes.
 
     Args:

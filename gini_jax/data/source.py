@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gini_jax.errors import InputError
 
@@ -49,7 +50,7 @@ class Source(Protocol):
         """
 
 
-def refuse_val_size(config: Any, where: str) -> None:
+def refuse_val_size(config: ConfigDict, where: str) -> None:
     """Refuses `val_size` where the source's own validation split would silently replace it.
 
     Raises:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from gini_jax.data.cache import alone, default_folder
 from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError, unknown_name
@@ -26,7 +28,7 @@ class Tfds:
         InputError: the set is unknown or missing, or is not one for image classification.
     """
 
-    def __init__(self, config: Any):
+    def __init__(self, config: ConfigDict):
         self.builder = _find(config.name, config.data_dir, config.test_split)
         features = self.builder.info.features
         self.name = self.builder.info.full_name

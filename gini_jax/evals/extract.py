@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Float, Int, UInt8
+from ml_collections import ConfigDict
 
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.source import Split
@@ -45,7 +46,7 @@ class Extractor:
     def __init__(
         self,
         model: nn.Module,
-        config: Any,
+        config: ConfigDict,
         image_size: int,
         devices: Sequence[jax.Device] | None = None,
     ):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from gini_jax.data import load_dataset
 from gini_jax.devices import num_devices, wait_for_all
@@ -27,7 +28,7 @@ USES = ("dataset.data_dir", "dataset.test_split", "eval_batch_size", "evals")
 
 
 def main(
-    config: Any,
+    config: ConfigDict,
     workdir: Path,
     *,
     step: int | None = None,

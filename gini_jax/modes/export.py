@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from gini_jax.data.augment import standardize
 from gini_jax.errors import InputError, unknown_name
@@ -24,7 +25,7 @@ USES: tuple[str, ...] = ()
 
 
 def main(
-    config: Any, workdir: Path, *, format: str = "safetensors", step: int | None = None
+    config: ConfigDict, workdir: Path, *, format: str = "safetensors", step: int | None = None
 ) -> Path:
     """Writes `export/model.*` and a model card, `export/README.md`.
 

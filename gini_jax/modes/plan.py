@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from gini_jax.analysis.program import figures
 from gini_jax.data import Dataset, dataset_shapes
@@ -63,7 +64,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
 
 def main(
-    config: Any, workdir: Path, *, topology: str | None = None, batches: str | None = None
+    config: ConfigDict, workdir: Path, *, topology: str | None = None, batches: str | None = None
 ) -> dict[str, Any]:
     """Compiles the training step of a config, prints its figures and writes plan.json.
 
@@ -118,7 +119,7 @@ def main(
     return result
 
 
-def _does_not_fit(config: Any, result: dict[str, Any], path: Path) -> InputError:
+def _does_not_fit(config: ConfigDict, result: dict[str, Any], path: Path) -> InputError:
     fitting = result["largest_batch_per_device"]
     batch_size = fitting * result["num_devices"]
     fix = f"set --config.batch_size={batch_size}" if fitting else "shrink the model"
@@ -131,7 +132,7 @@ def _does_not_fit(config: Any, result: dict[str, Any], path: Path) -> InputError
 
 
 def compare_batches(
-    config: Any,
+    config: ConfigDict,
     workdir: Path,
     devices: Sequence[jax.Device],
     topology: str | None,
@@ -202,7 +203,7 @@ def batches_table(rows: list[dict[str, Any]]) -> str:
 
 
 def compile_step(
-    config: Any, shapes: Dataset, devices: Sequence[jax.Device]
+    config: ConfigDict, shapes: Dataset, devices: Sequence[jax.Device]
 ) -> tuple[Any | None, str]:
     """The compiled training step; or None and the reason, if it does not fit into memory."""
     experiment = build_experiment(config, shapes, devices)
@@ -240,7 +241,7 @@ def _memory_reason(text: str) -> str:
     return text.splitlines()[0]
 
 
-def _largest_batch(config: Any, shapes: Dataset, devices: Sequence[jax.Device]) -> int:
+def _largest_batch(config: ConfigDict, shapes: Dataset, devices: Sequence[jax.Device]) -> int:
     """Largest batch per device that fits, by bisection; a multiple of 8 if it is above 8."""
     too_large = config.batch_size // len(devices)
     parts = config.grad_accumulation
@@ -250,7 +251,7 @@ def _largest_batch(config: Any, shapes: Dataset, devices: Sequence[jax.Device]) 
 
 
 def _bisect(
-    config: Any, shapes: Dataset, devices: Sequence[jax.Device], unit: int, too_large: int
+    config: ConfigDict, shapes: Dataset, devices: Sequence[jax.Device], unit: int, too_large: int
 ) -> int:
     """The largest multiple of `unit` below `too_large` that fits; 0 if none does."""
     low, high = 0, math.ceil(too_large / unit)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from ml_collections import ConfigDict
 
 from gini_jax.errors import InputError
 from gini_jax.storage import write
@@ -18,7 +19,7 @@ USES: tuple[str, ...] = ()
 
 
 def main(
-    config: Any, workdir: Path, *, images: str | None = None, step: int | None = None
+    config: ConfigDict, workdir: Path, *, images: str | None = None, step: int | None = None
 ) -> pd.DataFrame:
     """Predicts the classes of images.
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from gini_jax.analysis.pictures import draw_preview
 from gini_jax.config import default_config
@@ -21,7 +22,7 @@ FLAGS: dict[str, Any] = {}
 NUM_IMAGES, NUM_DRAWS = 8, 7
 
 
-def main(config: Any, workdir: Path) -> Path:
+def main(config: ConfigDict, workdir: Path) -> Path:
     """Draws preview.png, a contact sheet of raw and augmented training images.
 
     Each row shows an image of a different class and its augmented versions in seven steps, made by
@@ -92,7 +93,7 @@ def _mixture(dataset: Dataset, row: np.ndarray, smoothing: float) -> str:
     return "\n".join(f"{row[k]:.0%} {dataset.class_names[k]}" for k in top)
 
 
-def _title(config: Any) -> str:
+def _title(config: ConfigDict) -> str:
     """The config's name and the augmentations that are on."""
     off = default_config().augment
     on = [f"{key}={value}" for key, value in config.augment.items() if value != off[key]]

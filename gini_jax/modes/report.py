@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from gini_jax.analysis.report import write_report
 
 FLAGS: dict[str, Any] = {}
 
 
-def main(config: Any, workdir: Path) -> Path:
+def main(config: ConfigDict, workdir: Path) -> Path:
     """Writes the report of whatever a workdir holds.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from clu import parameter_overview
+from ml_collections import ConfigDict
 
 from gini_jax.data import dataset_shapes
 from gini_jax.training.experiment import check_before_data, create_model_of
@@ -13,7 +14,7 @@ from gini_jax.training.experiment import check_before_data, create_model_of
 FLAGS: dict[str, Any] = {}
 
 
-def main(config: Any, workdir: Path) -> dict[str, Any]:
+def main(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Prints the parameter table, the features' shapes and the operations per image.
 
     The operations are those that the compiler counts in the compiled forward pass, and in forward

@@ -50,7 +50,7 @@ class Member(NamedTuple):
 
 
 def main(
-    config: Any,
+    config: ConfigDict,
     workdir: Path,
     *,
     objectives: str | None = None,

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from gini_jax.analysis.text import summary_text
 from gini_jax.data import load_dataset
@@ -33,7 +34,7 @@ FLAGS: dict[str, Any] = {
 
 
 def main(
-    config: Any,
+    config: ConfigDict,
     workdir: Path,
     *,
     init_from: str | None = None,
@@ -103,7 +104,7 @@ class CurvesNow:
 
 
 def write_results(
-    config: Any, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
+    config: ConfigDict, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
     from gini_jax.analysis.pictures import draw_curves, draw_impurity

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float32
+from ml_collections import ConfigDict
 
 from gini_jax.checks import check_config, check_layers
 from gini_jax.config import model_settings
@@ -21,7 +22,7 @@ from gini_jax.training.state import Experiment, feature_shapes
 
 
 def build_experiment(
-    config: Any, dataset: Dataset, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
 ) -> Experiment:
     """The model, optimiser, schedule and objective that a config gives for a data set.
 
@@ -87,7 +88,7 @@ def class_weights(given: Any, dataset: Dataset) -> Float32[np.ndarray, " K"] | N
     return (len(labels) / (num_classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) -> None:
+def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:
     """Rejects a config that is wrong for every data set, before any data set is opened.
 
     Raises:
@@ -99,7 +100,9 @@ def check_before_data(config: Any, devices: Sequence[jax.Device] | None = None) 
     create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
 
 
-def create_model_of(config: Any, num_classes: int, axis_name: str | None = AXIS) -> nn.Module:
+def create_model_of(
+    config: ConfigDict, num_classes: int, axis_name: str | None = AXIS
+) -> nn.Module:
     """The network of a config; batch norm is synchronised over `axis_name`."""
     settings = model_settings(config)
     return create_model(config.model.name, num_classes, axis_name=axis_name, **settings)

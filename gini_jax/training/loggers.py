@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from ml_collections import ConfigDict
+
 from gini_jax.config import flattened
 from gini_jax.errors import InputError
 from gini_jax.storage import add_line, is_remote, local_folder, write
@@ -23,7 +25,7 @@ class Logger(Protocol):
         """Writes everything that is still buffered."""
 
 
-def run_name(config: Any) -> str:
+def run_name(config: ConfigDict) -> str:
     """A run's name for people: config, objective and seed."""
     return f"{config.name}-{config.objective}-seed{config.seed}"
 
@@ -43,7 +45,7 @@ def remembered(path: Path, create: Callable[[], str]) -> str:
 class Jsonl:
     """metrics.jsonl: one line of JSON per evaluation."""
 
-    def __init__(self, workdir: Path, config: Any):
+    def __init__(self, workdir: Path, config: ConfigDict):
         del config
         self._path = workdir / "metrics.jsonl"
 
@@ -58,7 +60,7 @@ class Jsonl:
 class TensorBoard:
     """Event files for TensorBoard; written without TensorFlow."""
 
-    def __init__(self, workdir: Path, config: Any):
+    def __init__(self, workdir: Path, config: ConfigDict):
         del config
         self._stack = contextlib.ExitStack()
         self._workdir = workdir
@@ -89,7 +91,7 @@ class WandB:
 
     needs = "wandb"
 
-    def __init__(self, workdir: Path, config: Any):
+    def __init__(self, workdir: Path, config: ConfigDict):
         import wandb
 
         self._run = wandb.init(
@@ -116,7 +118,7 @@ class MLflow:
 
     needs = "mlflow"
 
-    def __init__(self, workdir: Path, config: Any):
+    def __init__(self, workdir: Path, config: ConfigDict):
         from mlflow import MlflowClient
 
         place = f"sqlite:///{workdir.resolve() / 'mlflow.db'}"
@@ -151,7 +153,7 @@ LOGGERS: dict[str, Callable[[Path, Any], Logger]] = {
 }
 
 
-def check_loggers(config: Any, workdir: Path) -> None:
+def check_loggers(config: ConfigDict, workdir: Path) -> None:
     """Refuses a logger that cannot write, before any work starts.
 
     Raises:
@@ -176,7 +178,7 @@ def check_loggers(config: Any, workdir: Path) -> None:
             )
 
 
-def create_loggers(workdir: Path, config: Any) -> list[Logger]:
+def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
     """The loggers that `config.loggers` names.
 
     Examples:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from gini_jax.data.source import Dataset
 from gini_jax.devices import replicate
@@ -186,7 +187,7 @@ def validator(
     return validate
 
 
-def calls_of_epoch(step: int, end: int, config: Any) -> Iterator[tuple[int, int]]:
+def calls_of_epoch(step: int, end: int, config: ConfigDict) -> Iterator[tuple[int, int]]:
     """The first step and the number of steps of each call from `step` to `end`."""
     while step < end:
         count = min(config.steps_per_call, end - step)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import optax
+from ml_collections import ConfigDict
 
 from gini_jax.errors import InputError, unknown_name
 
@@ -24,7 +25,7 @@ SCHEDULES: dict[str, Callable[[Any, int, int, int], optax.Schedule]] = {
 }
 
 
-def _l2(config: Any) -> optax.GradientTransformation:
+def _l2(config: ConfigDict) -> optax.GradientTransformation:
     """Weight decay as PyTorch's optimisers do it: added to the gradient."""
     return optax.add_decayed_weights(config.weight_decay)
 
@@ -39,7 +40,7 @@ OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformati
 }
 
 
-def create_schedule(config: Any, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
+def create_schedule(config: ConfigDict, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
     """The learning rate as a function of the step, counted from 0.
 
     Args:
@@ -80,7 +81,7 @@ def create_schedule(config: Any, steps_per_epoch: int, num_epochs: int) -> optax
     return optax.join_schedules([ramp, schedule], [warmup])
 
 
-def create_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimiser of a config.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from clu import parameter_overview
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from gini_jax.checks import notes_on
@@ -37,11 +38,11 @@ class Progress:
     train_seconds: float = 0.0
     images: int = 0
 
-    def is_last(self, config: Any) -> bool:
+    def is_last(self, config: ConfigDict) -> bool:
         """Whether the run ends here: after `num_epochs`, or stopped early."""
         return self.epochs == config.num_epochs or self.stopped_early(config)
 
-    def stopped_early(self, config: Any) -> bool:
+    def stopped_early(self, config: ConfigDict) -> bool:
         """Whether validation has not improved for `early_stopping_epochs`."""
         return 0 < config.early_stopping_epochs <= self.epochs - self.best_epoch
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float32, Int32, UInt32
+from ml_collections import ConfigDict
 
 from gini_jax.losses.terms import Objective, ObjectiveState, Outputs
 
@@ -50,7 +51,7 @@ class TrainState:
 class Experiment(NamedTuple):
     """The fixed parts of a run: everything that a step closes over."""
 
-    config: Any
+    config: ConfigDict
     model: nn.Module
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
