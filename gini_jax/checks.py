@@ -17,7 +17,14 @@ _USED_BY = {
     "schedule.boundaries": lambda config: config.schedule.name == "step",
     "schedule.final": lambda config: config.schedule.name == "cosine",
     "schedule.onecycle_peak": lambda config: config.schedule.name == "onecycle",
-    "dataset.val_seed": lambda config: config.dataset.val_size or config.dataset.train_size,
+    "dataset.val_seed": lambda config: any(
+        config.dataset[key] for key in ("val_size", "train_size", "test_size")
+    ),
+    "dataset.test_size": lambda config: config.dataset.name.partition(":")[0] in ("folder", "hf"),
+    "dataset.skip_damaged": lambda config: config.dataset.name == "folder",
+    "dataset.image_column": lambda config: config.dataset.name.startswith("hf:"),
+    "dataset.label_column": lambda config: config.dataset.name.startswith("hf:"),
+    "early_stopping_epochs": lambda config: config.early_stopping_epochs < config.num_epochs,
     "dataset.examples_per_class": lambda config: config.dataset.sampler == "class_balanced",
 }
 RENAMED = {
@@ -117,7 +124,7 @@ def notes_on(config: ConfigDict) -> list[str]:
                 f"schedule.boundaries: {beyond} have no effect in a run of "
                 f"{config.num_epochs} epochs"
             )
-    if config.model.init and not config.dataset.mean and Path(config.model.init).suffix:
+    if config.model.init and not config.dataset.mean and not Path(config.model.init).is_dir():
         notes.append(
             "model.init is set without dataset.mean and std: images stay in [0, 1]; weights "
             "pretrained on ImageNet expect --config.dataset.mean=imagenet "
@@ -125,8 +132,9 @@ def notes_on(config: ConfigDict) -> list[str]:
         )
     rows = all_rows(config)
     for path, used_by in _USED_BY.items():
-        section, key = path.split(".")
-        value, name = config[section][key], config[section].get("name")
+        section, _, key = path.rpartition(".")
+        of = config[section] if section else config
+        value, name = of[key], of.get("name") if section else None
         if value != rows[path].default and not used_by(config):
             notes.append(f"{path}={value!r} has no effect" + (f" with {name}" if name else ""))
     if config.eval_every_epochs > config.num_epochs:

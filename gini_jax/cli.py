@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from gini_jax.checks import check_keys
 from gini_jax.config import help_text, set_model, set_objective
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
-from gini_jax.storage import storage_path
+from gini_jax.storage import reading, storage_path
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
 MODES = {
@@ -74,7 +74,8 @@ def run(argv: list[str]) -> Any:
         devices.connect(*several)
     given = dict(config_flags.get_override_values(FLAGS["config"]))
     workdir = storage_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
-    has_run = (workdir / "config.json").exists()
+    with reading(workdir):
+        has_run = (workdir / "config.json").exists()
     if mode != "train" and has_run and not FLAGS["config"].present:
         config = _saved_with(given, terms, workdir, mode, getattr(module, "USES", None))
     else:
@@ -85,7 +86,8 @@ def run(argv: list[str]) -> Any:
     if "command" in module.FLAGS:
         own = ("mode", "workdir", *values)
         values["command"] = [a for a in argv[1:] if _flag_of(a) not in own]
-    return module.main(config, workdir, **values)
+    with reading(workdir):
+        return module.main(config, workdir, **values)
 
 
 def usage() -> str:

@@ -259,7 +259,11 @@ def model_settings(config: ConfigDict) -> dict[str, Any]:
         >>> model_settings(default_config())["width"]
         64
     """
-    return {key: value for key, value in config.model.items() if key not in ("name", "init")}
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config.model.items()
+        if key not in ("name", "init")
+    }
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

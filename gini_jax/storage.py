@@ -94,7 +94,9 @@ def add(path: Path, text: str) -> None:
         RunError: it could not be written.
     """
     if is_remote(path):  # objects cannot grow
-        write(path, (path.read_text() if path.exists() else "") + text)
+        with writing(path):
+            before = path.read_text() if path.exists() else ""
+        write(path, before + text)
         return
     with writing(path), path.open("a") as file:
         file.write(text)
@@ -156,6 +158,30 @@ def download(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns a failure to reach a bucket into one error that names the path.
+
+    Raises:
+        InputError: it could not be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_remote(path) or not _of_storage(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"{path} cannot be read ({reason}); check its name, the network and your credentials"
+        ) from error
+
+
+def _of_storage(error: Exception) -> bool:
+    """Whether the system or a library that reaches buckets raised an error."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or library in ("aiohttp", "fsspec", "gcsfs", "google")
+
+
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns any failure to write to a path into one error that names the path and the free space.
 
@@ -164,12 +190,8 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, RunError):
-        raise
-    except OSError as error:
-        raise not_written(path, error) from error
     except Exception as error:
-        if not is_remote(path):  # the libraries of buckets have errors of their own
+        if not isinstance(error, OSError) and not (is_remote(path) and _of_storage(error)):
             raise
         raise not_written(path, error) from error
 

@@ -13,6 +13,8 @@ import jax
 import pytest
 
 import gini_jax
+from gini_jax.config import default_config
+from gini_jax.data import load_dataset
 from gini_jax.errors import InputError, RunError
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes.report import main as report
@@ -153,6 +155,15 @@ def test_a_bucket_that_is_not_there_is_one_error():
         train(tiny.get_config(), workdir, devices=jax.devices()[:1])
     with pytest.raises(RunError, match=r"could not be written"):
         write(workdir / "x", "text")
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_error():
+    out, err = start("gs://nowhere/run", "--mode=report").communicate(timeout=100)
+    assert "Traceback" not in err, (out, err)
+    config = default_config().dataset
+    config.update(name="cifar100", data_dir="gs://bucket/none")
+    with pytest.raises(InputError, match="'cifar100' is not in gs://bucket/none"):
+        load_dataset(config)
 
 
 def test_a_folder_of_a_bucket_is_copied_once(tmp_path):

@@ -62,6 +62,17 @@ def test_a_set_without_a_test_split_is_divided_class_by_class(tmp_path):
     assert sorted(seen) == list(range(24))
 
 
+def test_a_validation_split_stays_where_the_test_split_is_divided_off(tmp_path):
+    parts = {"train": a_set(fine=LABELS), "validation": a_set(fine=LABELS)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    splits = open_source(config_of(tmp_path / "set", test_size=8)).splits
+    assert {name: len(splits[name]) for name in ("train", "val", "test")} == {
+        "train": 16,
+        "val": 24,
+        "test": 8,
+    }
+
+
 def test_a_validation_split_of_the_set_is_used(tmp_path):
     parts = {name: a_set(fine=LABELS) for name in ("train", "validation", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
@@ -74,11 +85,18 @@ def test_what_cannot_be_read_ends_in_one_error(tmp_path):
     a_set(fine=LABELS, coarse=LABELS).save_to_disk(tmp_path / "two")
     with pytest.raises(InputError, match=r"2 that could be the label.*label_column"):
         open_source(config_of(tmp_path / "two"))
-    assert len(open_source(config_of(tmp_path / "two", label_column="coarse")).splits["train"])
+    found = open_source(config_of(tmp_path / "two", label_column="coarse", test_size=4))
+    assert len(found.splits["train"]) == 20
     with pytest.raises(InputError, match=r"has \['img', 'fine', 'coarse'\]"):
         open_source(config_of(tmp_path / "two", label_column="species"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be opened"):
         open_source(config_of(tmp_path / "empty"))
-    with pytest.raises(InputError, match="no 'test'"):
-        load_dataset(config_of(tmp_path / "two", label_column="fine"))
+    for size in (0, 24):
+        with pytest.raises(InputError, match=r"24 training images and no split 'test'.*such as 4"):
+            open_source(config_of(tmp_path / "two", label_column="fine", test_size=size))
+    names = [("ant", "bee", "cat")[k] for k in LABELS]
+    parts = {"train": a_set(kind=names), "test": a_set(kind=["dog", *names[1:]])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "other")
+    with pytest.raises(InputError, match=r"split test .* has labels \['dog'\] that train lacks"):
+        open_source(config_of(tmp_path / "other", label_column="kind"))

@@ -10,6 +10,7 @@ import pytest
 
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
+from gini_jax.training.loggers import LOGGERS, create_loggers
 from tests import tiny
 from tests.runs import lines_of
 
@@ -80,3 +81,32 @@ def test_a_logger_whose_library_is_missing_is_refused_at_once(tmp_path, monkeypa
     with pytest.raises(InputError, match=r"wandb needs the library wandb; pip install"):
         train(config_of("wandb"), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_service_that_fails_ends_no_run(tmp_path, monkeypatch, capsys):
+    class Broken:
+        def __init__(self, workdir, config):
+            pass
+
+        def write(self, line):
+            raise ConnectionError("no route")
+
+        close = write
+
+    monkeypatch.setitem(LOGGERS, "wandb", Broken)
+    jsonl, broken = create_loggers(tmp_path, config_of("wandb"))
+    for logger in (jsonl, broken):
+        for step in (1, 2):
+            logger.write({"step": step})
+        logger.close()
+    assert capsys.readouterr().err.count("warning: wandb failed (no route)") == 1
+    assert lines_of(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_service_that_cannot_start_is_one_error(tmp_path, monkeypatch):
+    def refused(workdir, config):
+        raise PermissionError("not logged in")
+
+    monkeypatch.setitem(LOGGERS, "wandb", refused)
+    with pytest.raises(InputError, match=r"wandb cannot start \(not logged in\)"):
+        create_loggers(tmp_path, config_of("wandb"))

@@ -7,16 +7,19 @@ import numpy as np
 import optax
 import pytest
 
+from gini_jax.checks import notes_on
 from gini_jax.config import default_config
 from gini_jax.data import load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
 from gini_jax.trained import load
+from gini_jax.training import initial
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.initial import start_state
 from gini_jax.training.optim import create_optimizer
+from gini_jax.training.state import init_state
 from gini_jax.training.step import apply_model, augmented_batch
 from tests import tiny
 from tests.runs import lines_of, set_up
@@ -89,7 +92,7 @@ def test_too_few_class_weights_are_refused():
         build_experiment(config, load_dataset(config.dataset), jax.devices()[:1])
 
 
-def test_a_run_stops_once_validation_no_longer_improves(tmp_path):
+def test_a_run_stops_once_validation_no_longer_improves(tmp_path, capsys):
     """With a learning rate of almost 0, it soon does not."""
     config = config_of(**{"schedule.learning_rate": 1e-9, "early_stopping_epochs": 2})
     result = train(config, tmp_path / "run", devices=jax.devices()[:1])
@@ -97,8 +100,12 @@ def test_a_run_stops_once_validation_no_longer_improves(tmp_path):
     best = 1 + int(np.argmax(accuracies))
     assert result["best_epoch"] == best and len(accuracies) == best + 2 < 6
     assert result["epochs"] == best + 2 and result["steps"] == 18 * (best + 2)
+    capsys.readouterr()
     again = train(config, tmp_path / "run", devices=jax.devices()[:1])
     assert again["test_loss"] == result["test_loss"] and again["epochs"] == best + 2
+    assert "to train on, raise --config.early_stopping_epochs" in capsys.readouterr().out
+    config.early_stopping_epochs = 3
+    assert train(config, tmp_path / "run", devices=jax.devices()[:1])["epochs"] > best + 2
 
 
 def test_a_finished_run_of_a_constant_learning_rate_is_extended(tmp_path):
@@ -139,8 +146,62 @@ def test_a_cosine_run_cannot_be_extended_but_its_weights_start_another(tmp_path,
         start_state(build_experiment(config, dataset, one), dataset)
     with pytest.raises(InputError, match="both name weights"):
         train(config, tmp_path / "third", init_from=str(first), devices=one)
+    with pytest.raises(InputError, match="is no file and no folder of a run"):
+        train(config_of(), tmp_path / "third", init_from=str(first / "nothing"), devices=one)
+    # The run resumes and ends although the other one is gone.
+    first = first.rename(tmp_path / "moved")
+    longer = config_of(num_epochs=1, **{"schedule.learning_rate": 1e-9})
+    longer.model.init = str(tmp_path / "first")
+    train(longer, tmp_path / "second", devices=one)
+    assert "the untrained network is not evaluated" in capsys.readouterr().out
     dataset = Dataset(dataset.splits, (*dataset.class_names, "none"), dataset.image_size)
     config.model.width, config.model.init = 8, str(first)
     state = start_state(build_experiment(config, dataset, one), dataset)
     assert state.params["head"]["dense"]["kernel"].shape[1] == 11
     assert "the head keeps its initial values" in capsys.readouterr().out
+
+
+def test_weights_without_statistics_start_an_average(tmp_path, monkeypatch):
+    """As those of a network without batch norm are: a flat dictionary has no empty collection."""
+    config = config_of(**{"optimizer.ema_decay": 0.9})
+    dataset, one = load_dataset(config.dataset), jax.devices()[:1]
+    config.model.init = str(tmp_path)
+    experiment = build_experiment(config, dataset, one)
+    params = init_state(experiment).params
+    monkeypatch.setattr(initial, "weights_of_run", lambda *_: {"params": params})
+    state = start_state(experiment, dataset)
+    assert jax.tree.structure(state.average) == jax.tree.structure(state.variables)
+    jax.tree.map(np.testing.assert_array_equal, state.average["params"], params)
+
+
+def test_a_list_in_a_config_file_is_a_tuple_to_the_network():
+    config = config_of()
+    config.model.blocks = [1, 1]
+    assert set_up(config).experiment.model.blocks == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset.test_size": 5},
+        {"dataset.image_column": "img"},
+        {"dataset.skip_damaged": True},
+        {"dataset.examples_per_class": 8},
+        {"early_stopping_epochs": 50},
+    ],
+)
+def test_options_without_effect_are_said(changes):
+    (path,) = changes
+    assert any(note.startswith(f"{path}=") for note in notes_on(config_of(**changes)))
+
+
+def test_options_that_cannot_work_are_refused():
+    config = config_of(**{"early_stopping_epochs": 3, "eval_every_epochs": 2})
+    with pytest.raises(InputError, match="must be a multiple of eval_every_epochs=2"):
+        build_experiment(config, load_dataset(config.dataset), jax.devices()[:1])
+    config = config_of(**{"early_stopping_epochs": 2})
+    whole = load_dataset(config.dataset)
+    without = {**whole.splits, "val": Split(whole.splits["val"].images[:0], np.zeros(0, np.int32))}
+    dataset = Dataset(without, whole.class_names, whole.image_size)
+    with pytest.raises(InputError, match="needs a validation split"):
+        build_experiment(config, dataset, jax.devices()[:1])

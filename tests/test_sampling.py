@@ -6,7 +6,9 @@ import pytest
 from gini_jax.config import default_config
 from gini_jax.data import dataset_shapes, load_dataset
 from gini_jax.data.sampling import balanced_subset, check_sampler, epoch_order
+from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
+from gini_jax.training.experiment import build_experiment
 
 LABELS = np.repeat(np.arange(5), [100, 40, 20, 7, 3])
 
@@ -56,6 +58,16 @@ def test_batches_that_cannot_be_balanced_are_refused_with_a_fix_that_works(batch
     path, value = fix.removeprefix("--config.").split("=")
     config.update_from_flattened_dict({path: int(value)})
     check_sampler(config, num_classes=10)
+
+
+def test_a_class_without_training_images_does_not_count():
+    config = config_of(**{"dataset.sampler": "class_balanced", "batch_size": 40})
+    whole = load_dataset(config.dataset)
+    rows = np.flatnonzero(whole.splits["train"].labels != 9)
+    train = Split(*(np.asarray(x)[rows] for x in whole.splits["train"]))
+    dataset = Dataset({**whole.splits, "train": train}, whole.class_names, whole.image_size)
+    with pytest.raises(InputError, match="takes 10 classes per batch, but there are only 9"):
+        build_experiment(config, dataset)
 
 
 def test_a_balanced_subset_takes_from_each_class_what_it_has():

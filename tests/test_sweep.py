@@ -15,7 +15,7 @@ import scipy.stats
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.statistics import compare, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
-from gini_jax.modes.sweep import members_of, seeds_of
+from gini_jax.modes.sweep import finished, members_of, run_member, seeds_of
 from tests import tiny
 from tests.conftest import QUICK, ROOT
 
@@ -196,3 +196,18 @@ def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
 def test_a_folder_without_a_finished_run_has_no_report(tmp_path):
     with pytest.raises(InputError, match="holds no finished run"):
         write_report(tmp_path)
+
+
+def test_members_of_fewer_epochs_are_not_finished(tmp_path):
+    """A sweep repeated with more epochs extends them, where the schedule allows it."""
+    config = tiny.get_config("ce")
+    config.schedule.name, config.num_epochs = "constant", 1
+    (member,) = members_of(config, ["ce"], [0], [])
+    run_member(member, tmp_path)
+    assert finished(member, tmp_path)
+    config.num_epochs = 2
+    (longer,) = members_of(config, ["ce"], [0], [])
+    assert not finished(longer, tmp_path)
+    run_member(longer, tmp_path)
+    assert finished(longer, tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["epochs"] == 2

@@ -41,21 +41,41 @@ class HuggingFace:
         self._number, self.class_names = _classes(train, self._label)
         self._parts: dict[str, tuple[Any, np.ndarray | None]]
         self._parts = {name: (part, None) for name, part in found.items()}
-        if config.test_split not in found and config.test_size and len(found) == 1:
-            labels = np.array([self._number[x] for x in train[self._label]])
-            sizes = {config.test_split: config.test_size, "val": config.val_size}
-            rows = stratified(labels, sizes, config.val_seed)
-            self._parts = {name: (train, index) for name, index in rows.items() if len(index)}
-        elif "train" not in found:
+        if "train" not in found and len(found) > 1:
             raise InputError(f"{config.name} has splits {sorted(found)}, and no train")
-        else:
-            for name in {"validation", "val"} & set(found) - {config.test_split}:
-                self._parts["val"] = self._parts[name]
-                refuse_val_size(config, config.name)
+        for name in {"validation", "val"} & set(found) - {config.test_split}:
+            self._parts["val"] = self._parts[name]
+            refuse_val_size(config, config.name)
+        for name in {"train", "val", config.test_split} & set(self._parts):
+            self._check_labels(name)
+        if config.test_split not in found:
+            self._divide(train, config)
         self.splits = {
             name: _Examples(part.cast_column(self._image, _encoded()), rows, self)
             for name, (part, rows) in self._parts.items()
         }
+
+    def _check_labels(self, split: str) -> None:
+        part, _ = self._parts[split]
+        if unknown := sorted({str(x) for x in part[self._label] if x not in self._number})[:5]:
+            raise InputError(
+                f"split {split} of hf:{self.name} has labels {unknown} that train lacks; remove "
+                "these rows, or name another --config.dataset.label_column"
+            )
+
+    def _divide(self, train: Any, config: ConfigDict) -> None:
+        """Takes the test split, and the validation split if there is none, out of `train`."""
+        if not 0 < config.test_size + config.val_size < len(train) or not config.test_size:
+            raise InputError(
+                f"{config.name} has {len(train)} training images and no split "
+                f"{config.test_split!r}; set --config.dataset.test_size to how many of them are "
+                f"tested on, such as {max(1, len(train) // 5)}, or name another "
+                "--config.dataset.test_split"
+            )
+        labels = np.array([self._number[x] for x in train[self._label]])
+        sizes = {config.test_split: config.test_size, "val": config.val_size}
+        rows = stratified(labels, sizes, config.val_seed)
+        self._parts |= {name: (train, index) for name, index in rows.items() if len(index)}
 
     def fingerprint(self, split: str) -> Any:
         """The library's own fingerprint of the split, the columns and the rows."""
@@ -136,5 +156,5 @@ def _classes(train: Any, column: str) -> tuple[dict[Any, int], tuple[str, ...]]:
     names = getattr(train.features[column], "names", None)
     if names is not None:
         return {k: k for k in range(-1, len(names))}, tuple(names)
-    values = sorted(set(train[column]))
+    values = sorted({x for x in train[column] if x is not None})
     return {value: k for k, value in enumerate(values)}, tuple(map(str, values))

@@ -79,7 +79,7 @@ def check_sampler(config: ConfigDict, num_classes: int) -> None:
 
     Args:
         config: the run's settings.
-        num_classes: classes of the training examples.
+        num_classes: classes that have training examples.
 
     Raises:
         InputError: `batch_size` is no multiple of `examples_per_class`, or takes more classes than

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from gini_jax.data.cache import alone, default_folder
 from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.storage import download, is_remote, storage_path
+from gini_jax.storage import download, is_remote, reading, storage_path
 
 _RANDOM_ACCESS = {"array_record", "parquet"}  # TFDS reads these without TensorFlow
 
@@ -142,8 +142,15 @@ def _on_this_machine(name: str, data_dir: str) -> Path:
         return folder
     copy = default_folder() / "buckets" / str(folder).replace("://", "_").replace("/", "_")
     own = name.partition("/")[0].partition(":")[0]
+    with reading(folder):
+        found = (folder / own).is_dir()
+    if not found:
+        raise InputError(
+            f"data set {own!r} is not in {folder}; prepare it with\n{how_to_prepare(own, data_dir)}"
+        )
     print(f"copying {own} from {folder} to {copy}")
-    with alone(copy.parent, f"copies {own} from {folder}"):
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with alone(copy.parent, f"is copying {own} from {folder}"), reading(folder):
         download(folder / own, copy / own)
     return copy
 

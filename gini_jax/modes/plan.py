@@ -206,6 +206,8 @@ def compile_step(
     config: ConfigDict, shapes: Dataset, devices: Sequence[jax.Device]
 ) -> tuple[Any | None, str]:
     """The compiled training step; or None and the reason, if it does not fit into memory."""
+    config = config.copy_and_resolve_references()
+    config.dataset.sampler = "shuffled"  # the step is the same, and any batch may be tried
     experiment = build_experiment(config, shapes, devices)
     state = jax.eval_shape(lambda: init_state(experiment))
     feed = "stream" if config.dataset.feed == "stream" else "device"

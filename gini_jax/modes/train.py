@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from gini_jax.errors import InputError
 from gini_jax.storage import is_remote, storage_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
-from gini_jax.training.initial import start_state
+from gini_jax.training.initial import check_init, untrained_variables
 from gini_jax.training.lock import lock
 from gini_jax.training.loggers import check_loggers
 from gini_jax.training.loop import fit
@@ -66,6 +67,8 @@ def main(
     check_before_data(config, devices)
     check_loggers(config, workdir)
     check_workdir(workdir, config)
+    if not any((workdir / "checkpoints").glob("[0-9]*")):
+        check_init(config)
     first = jax.process_index() == 0
     with lock(workdir) if first else contextlib.nullcontext():
         cache_compilations(workdir)
@@ -79,7 +82,7 @@ def main(
         checkpoints = Checkpoints(workdir / "checkpoints")
         best = checkpoints.variables(progress.best_step)
         checkpoints.close()
-        initial = start_state(experiment, dataset).evaluated
+        initial = untrained_variables(experiment, dataset)
         numbers, arrays = measure(experiment, dataset, best, initial, devices)
         result = training_record(experiment, progress, best["params"], devices) | numbers
         if first:
@@ -99,7 +102,10 @@ class CurvesNow:
         if time.monotonic() - self._drawn_at > 30:
             from gini_jax.analysis.pictures import draw_curves  # matplotlib starts here
 
-            draw_curves(self._workdir, self._workdir / "curves.png")
+            try:
+                draw_curves(self._workdir, self._workdir / "curves.png")
+            except Exception as error:  # a picture does not end a run
+                print(f"warning: curves.png was not drawn ({error})", file=sys.stderr)
             self._drawn_at = time.monotonic()
 
 

@@ -43,7 +43,9 @@ def build_experiment(
             f"--config.dataset.val_size, such as {max(train_size // 10, 1)}, or "
             "--config.early_stopping_epochs=0"
         )
-    check_sampler(config, dataset.num_classes)
+    labels = dataset.splits["train"].labels
+    shapes_only = isinstance(labels, jax.ShapeDtypeStruct)
+    check_sampler(config, dataset.num_classes if shapes_only else len(np.unique(labels)))
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
     return Experiment(
         config=config.copy_and_resolve_references(),

@@ -1,16 +1,18 @@
 """The state before the first step: initial values, PyTorch weights, or another run's weights."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 
 from gini_jax.config import model_settings
 from gini_jax.data.source import Dataset
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, RunError
 from gini_jax.models import from_torch, read_torch_file
-from gini_jax.storage import is_remote, storage_path
+from gini_jax.storage import is_remote, reading, storage_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.state import Experiment, TrainState, init_state
 
@@ -26,7 +28,9 @@ def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
     if not model.init:
         return state
     path = storage_path("model.init", model.init)
-    if path.is_dir():
+    with reading(path):
+        is_run = path.is_dir()
+    if is_run:
         weights = weights_of_run(path, jax.device_get(state.variables))
     else:
         settings = model_settings(experiment.config)
@@ -37,8 +41,32 @@ def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
             )
         state_dict = read_torch_file(model.init)
         weights = from_torch(model.name, state_dict, dataset.num_classes, **settings)
-    average = None if state.average is None else weights
-    return state.replace(**weights, average=average)  # type: ignore[attr-defined]
+    changed = state.replace(**weights)  # type: ignore[attr-defined]
+    return changed if state.average is None else changed.replace(average=changed.variables)
+
+
+def check_init(config: ConfigDict) -> None:
+    """Refuses weights to start from that are not there, before any long work.
+
+    Raises:
+        InputError: `model.init` names no file and no folder of a run.
+    """
+    if not config.model.init:
+        return
+    path = storage_path("model.init", config.model.init)
+    with reading(path):
+        found = path.exists() and (path.is_file() or (path / "config.json").exists())
+    if not found:
+        raise _no_run(path)
+
+
+def untrained_variables(experiment: Experiment, dataset: Dataset) -> dict[str, Any] | None:
+    """The variables before the first step; None if `model.init` is no longer there."""
+    try:
+        return start_state(experiment, dataset).evaluated
+    except (InputError, RunError) as error:
+        print(f"warning: the untrained network is not evaluated ({error})")
+        return None
 
 
 def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
@@ -54,10 +82,7 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
         RunError: its checkpoint cannot be read.
     """
     if not (workdir / "config.json").is_file():
-        raise InputError(
-            f"model.init={str(workdir)!r} is a folder without a run; give the --workdir of one, or "
-            "a .safetensors or .pth file"
-        )
+        raise _no_run(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     found = flatten_dict(checkpoints.variables(checkpoints.best_step()), sep="/")
     checkpoints.close()
@@ -67,13 +92,20 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
         for path in sorted(set(found) | set(wanted))
         if path not in found or path not in wanted or found[path].shape != wanted[path].shape
     ]
-    if other := [path for path in differing if "/head/" not in path]:
+    if other := [path for path in differing if not re.search("/(head|Classifier_[0-9]+)/", path)]:
         raise InputError(
             f"the run in {str(workdir)!r} has another network: {len(other)} arrays are missing, "
             f"unexpected or of another shape, such as {other[0]}; set --config.model.* to the "
             "values of that run"
         )
-    if differing:
+    if differing and jax.process_index() == 0:
         print(f"{workdir} has another number of classes; the head keeps its initial values")
     kept = {path: (wanted if path in differing else found)[path] for path in wanted}
     return unflatten_dict(kept, sep="/")
+
+
+def _no_run(path: Path) -> InputError:
+    return InputError(
+        f"model.init={str(path)!r} is no file and no folder of a run; give the --workdir of a run, "
+        "or a .safetensors or .pth file"
+    )

@@ -29,8 +29,9 @@ def lock(workdir: Path) -> Iterator[None]:
     On a disk the system releases the lock when the process ends, however it ends. A bucket has no
     locks: there a lease, the file `lease.json`, names its owner and is renewed every 30 seconds.
     After 120 seconds without a heartbeat it may be taken over; at once, if its owner was a process
-    of this machine that is dead. Two processes that start within the same second can both believe
-    that they own it until the next heartbeat; then the one that lost it says so.
+    of this machine that is dead. The machines' clocks have to agree to within a minute. Two
+    processes that start within the same second can both believe that they own it until the next
+    heartbeat; then the one that lost it says so.
 
     If no run began, because its input was rejected, nothing is left behind.
 
@@ -65,7 +66,7 @@ def _lease(workdir: Path) -> Iterator[None]:
     path = workdir / "lease.json"
     mine = {"host": socket.gethostname(), "process": os.getpid(), "id": uuid.uuid4().hex}
     there = _read(path)
-    age = time.time() - there["time"] if there else EXPIRES_SECONDS
+    age = time.time() - there.get("time", 0) if there else EXPIRES_SECONDS
     if there and age < EXPIRES_SECONDS and not _is_dead(there):
         raise _refused(
             workdir,
@@ -98,7 +99,8 @@ def _lease(workdir: Path) -> Iterator[None]:
         ended.set()
         thread.join()
         if (_read(path) or {}).get("id") == mine["id"]:
-            path.unlink()
+            with contextlib.suppress(Exception):  # then it expires
+                path.unlink()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,7 @@ class WandB:
 
     def close(self) -> None:
         """Ends the run there."""
-        self._run.finish()
+        self._run.finish(exit_code=int(_unwinding()))
 
 
 class MLflow:
@@ -120,6 +121,7 @@ class MLflow:
 
     def __init__(self, workdir: Path, config: ConfigDict):
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         place = f"sqlite:///{workdir.resolve() / 'mlflow.db'}"
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", place))
@@ -132,8 +134,13 @@ class MLflow:
                 self._client.log_param(run.info.run_id, path, value)
             return run.info.run_id
 
-        self._id = remembered(workdir / "mlflow_id.txt", new_run)
-        self._client.update_run(self._id, status="RUNNING")
+        memory = workdir / "mlflow_id.txt"
+        self._id = remembered(memory, new_run)
+        try:
+            self._client.update_run(self._id, status="RUNNING")
+        except MlflowException:  # another store, or one that was deleted
+            write(memory, new_run())
+            self._id = remembered(memory, new_run)
 
     def write(self, line: dict[str, Any]) -> None:
         """Logs every number."""
@@ -142,7 +149,7 @@ class MLflow:
 
     def close(self) -> None:
         """Ends the run there."""
-        self._client.set_terminated(self._id)
+        self._client.set_terminated(self._id, "FAILED" if _unwinding() else "FINISHED")
 
 
 LOGGERS: dict[str, Callable[[Path, Any], Logger]] = {
@@ -178,13 +185,58 @@ def check_loggers(config: ConfigDict, workdir: Path) -> None:
             )
 
 
+def _unwinding() -> bool:
+    """Whether an exception ends the run: a NaN, a signal, a full disk."""
+    return sys.exc_info()[0] is not None
+
+
+class Patient:
+    """A logger to a service: if the service fails during a run, a warning is printed once."""
+
+    def __init__(self, name: str, logger: Logger):
+        self._name, self._logger, self._warned = name, logger, False
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Passes the line on."""
+        self._try(lambda: self._logger.write(line))
+
+    def close(self) -> None:
+        """Passes it on."""
+        self._try(self._logger.close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            if not self._warned:
+                text = f"warning: {self._name} failed ({error}); metrics.jsonl has every line"
+                print(text, file=sys.stderr)
+            self._warned = True
+
+
 def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
-    """The loggers that `config.loggers` names.
+    """The loggers that `config.loggers` names, and `jsonl` in any case.
+
+    Raises:
+        InputError: one of them cannot start.
 
     Examples:
         >>> from gini_jax.config import default_config
         >>> [type(logger).__name__ for logger in create_loggers(Path("."), default_config())]
-        ['Jsonl', 'TensorBoard']
+        ['Jsonl', 'Patient']
     """
     names = dict.fromkeys(("jsonl", *config.loggers))  # pictures are drawn from metrics.jsonl
-    return [LOGGERS[name](workdir, config) for name in names]
+    loggers: list[Logger] = []
+    for name in names:
+        if name == "jsonl":
+            loggers.append(Jsonl(workdir, config))
+            continue
+        try:
+            loggers.append(Patient(name, LOGGERS[name](workdir, config)))
+        except Exception as error:  # of its library: no login, no connection
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(
+                f"loggers={tuple(config.loggers)}: {name} cannot start ({reason}); mend that, or "
+                "leave it out"
+            ) from error
+    return loggers

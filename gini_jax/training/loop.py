@@ -24,7 +24,7 @@ from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import Logger, create_loggers
 from gini_jax.training.nan import first_nan
 from gini_jax.training.progress import Progress, ProgressBar, start_text
-from gini_jax.training.state import Experiment, TrainState
+from gini_jax.training.state import Experiment, TrainState, init_state
 from gini_jax.training.stepper import Stepper
 from gini_jax.training.workdir import keep_lines_until
 
@@ -52,19 +52,17 @@ def fit(
         RunError: the loss is not finite, or a checkpoint could not be written.
         Stopped: after SIGTERM or SIGINT, with everything saved.
     """
-    config, steps = experiment.config, experiment.steps_per_epoch
+    config = experiment.config
     writes = jax.process_index() == 0
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, progress = resumed_or_new(experiment, dataset, checkpoints)
-    if writes and progress.epochs + int(state.step):
-        print(f"resuming {workdir} at step {int(state.step)}")
     if writes:
-        keep_lines_until(workdir / "metrics.jsonl", progress.epochs * steps)
+        announce_resume(int(state.step), progress, workdir, config)
+        keep_lines_until(workdir / "metrics.jsonl", progress.epochs * experiment.steps_per_epoch)
     if progress.is_last(config):
         checkpoints.close()
         return progress
     stepper = Stepper(experiment, dataset, devices)
-    validate = validator(experiment, dataset, devices)
     if writes:
         print(start_text(experiment, state, stepper.feed_name, devices))
     bar = ProgressBar(experiment, int(state.step), show=writes)
@@ -77,7 +75,8 @@ def fit(
             stack.callback(logger.close)
         interrupts = stack.enter_context(Interrupts())
         profile = stack.enter_context(Profile(workdir / "profile", on=config.profile))
-        hooks = Hooks(stepper, bar, saver, interrupts, profile, validate, loggers, after_validation)
+        validate, after = validator(experiment, dataset, devices), after_validation
+        hooks = Hooks(stepper, bar, saver, interrupts, profile, validate, loggers, after)
         for epoch in range(progress.epochs, config.num_epochs):
             state = train_epoch(epoch, state, progress, hooks)
             line = progress.end_epoch(experiment)
@@ -102,6 +101,14 @@ class Hooks(NamedTuple):
     validate: Callable[[TrainState], dict[str, float]]
     loggers: Sequence[Logger]  # empty in processes that do not write
     after_validation: Callable[[], object]
+
+
+def announce_resume(step: int, progress: Progress, workdir: Path, config: ConfigDict) -> None:
+    """Says where a run resumes, and whether it has already stopped early."""
+    if step:
+        print(f"resuming {workdir} at step {step}")
+    if step and progress.stopped_early(config):
+        print("it stopped early; to train on, raise --config.early_stopping_epochs")
 
 
 def validated(
@@ -164,10 +171,9 @@ def resumed_or_new(
     experiment: Experiment, dataset: Dataset, checkpoints: Checkpoints
 ) -> tuple[TrainState, Progress]:
     """State and progress of the newest checkpoint that can be read, or those of a new run."""
-    state = start_state(experiment, dataset)
-    restored = checkpoints.restore_newest(state)
+    restored = checkpoints.restore_newest(init_state(experiment))
     if restored is None:
-        return state, Progress()
+        return start_state(experiment, dataset), Progress()
     state, progress = restored
     return state, Progress(**progress)
 

@@ -154,11 +154,15 @@ def start_text(
     )
     lines = [text]
     if experiment.objective.weights:
-        lines.append(examples_per_class(config.batch_size, experiment.num_classes))
+        balanced = config.dataset.sampler == "class_balanced"
+        classes = config.batch_size / config.dataset.examples_per_class
+        lines.append(
+            examples_per_class(config.batch_size, classes if balanced else experiment.num_classes)
+        )
     return "\n".join([*lines, *(f"note: {note}" for note in notes_on(config))])
 
 
-def examples_per_class(batch_size: int, num_classes: int) -> str:
+def examples_per_class(batch_size: int, num_classes: float) -> str:
     """How many examples of a class the terms see at a time; a warning where they are too few.
 
     Examples:
@@ -171,6 +175,6 @@ def examples_per_class(batch_size: int, num_classes: int) -> str:
         return text
     return (
         f"warning: {text}; below 2, almost every feature looks pure in a batch, and the terms have "
-        f"little effect: set --config.batch_size={2 * num_classes} or more, or "
-        "--config.loss.running_decay=0.9"
+        f"little effect: set --config.batch_size={2 * num_classes:.0f} or more, "
+        "--config.dataset.sampler=class_balanced or --config.loss.running_decay=0.9"
     )

@@ -21,6 +21,7 @@ FREE = (
     "report",
     "eval_batch_size",
     "eval_every_epochs",
+    "early_stopping_epochs",
     "steps_per_call",
     "checkpoint_every_epochs",
     "checkpoint_every_minutes",
@@ -59,7 +60,10 @@ def saved_config(workdir: Path) -> ConfigDict:
 
 
 def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Writes config.json, and dataset.json with the names of the classes and the splits' sizes."""
+    """Writes config.json, and dataset.json with the names of the classes and the splits' sizes.
+
+    Where a finished run is being extended, result.json goes: it is of the shorter run.
+    """
     about = {
         "class_names": dataset.class_names,
         "superclass_names": dataset.superclass_names,
@@ -67,6 +71,9 @@ def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "image_size": dataset.image_size,
         "examples": {name: len(split.labels) for name, split in dataset.splits.items()},
     }
+    old = workdir / "result.json"
+    if old.exists() and saved_config(workdir).num_epochs != config.num_epochs:
+        old.unlink()
     write(workdir / "config.json", config_json(config))
     write(workdir / "dataset.json", json.dumps(about, indent=2) + "\n")
 
@@ -114,7 +121,7 @@ def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
             f"workdir {str(workdir)!r} holds a run of {epochs} epochs; num_epochs="
             f"{config.num_epochs} is fewer. Choose another --workdir, or a larger number"
         )
-    if schedule in ("cosine", "onecycle"):
+    if schedule not in ("constant", "step"):  # of these, the past does not depend on the end
         raise InputError(
             f"workdir {str(workdir)!r} holds a run of {epochs} epochs; with {config.num_epochs}, "
             f"its {schedule} learning rate would differ from the first step on. Start a new run "
