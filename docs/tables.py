@@ -199,6 +199,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "running_sums": running_sums,
     "input": feeds,
     "digits": lambda: sweep("digits", SHOWN),
+    "caltech101_64": lambda: sweep("caltech101_64", SHOWN),
 }
 
 
