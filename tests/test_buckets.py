@@ -84,8 +84,8 @@ def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk):
     """Then it is tested, loaded and reported from there."""
     workdir = bucket("killed")
     process = start(workdir)
-    while not (workdir / "metrics.jsonl").exists():
-        time.sleep(0.1)
+    while not (workdir / "checkpoints" / "18" / "commit_success.txt").exists():
+        time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()
     process.kill()
     process.communicate()
