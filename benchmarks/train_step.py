@@ -5,7 +5,8 @@
 
 The same network, terms and SGD with momentum on the same random images, on whatever device is
 there: ResNets of width 16 and 64, and CvT-13. All ways take turns; medians and quartiles over the
-rounds. `--cases` picks some of the settings. With `--xla_convolutions` a step whose convolutions
+rounds. The share of the device's peak is the step's rate of operations, as XLA counts them, over
+that of a large float32 product. `--cases` picks some of the settings. With `--xla_convolutions` a step whose convolutions
 are all XLA's own takes part too. With `--evaluation` it is a pass over eight batches, in evaluation
 mode. Without torch the comparison is left out, and a line says so.
 """
@@ -20,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from jax import lax
@@ -73,8 +75,22 @@ def jax_evaluation(experiment: Experiment, split: Split) -> Callable[[], None]:
     return lambda: extract(variables, eight) and None
 
 
+def peak_flops(size: int = 4096, rounds: int = 5) -> float:
+    """Operations per second of a large product, in the best of some rounds: the device's peak."""
+    size = size if jax.default_backend() != "cpu" else size // 4
+    matrix = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
 def jax_step(experiment: Experiment, split: Split) -> Callable[[], None]:
-    """The training step of gini_jax."""
+    """The training step of gini_jax; its `flops` are the operations that XLA counts."""
     labels = split.labels
     state, data = replicate(init_state(experiment)), replicate(resident(split))
     order = shard(np.arange(len(labels), dtype=np.int32), num_devices())[:, None]
@@ -85,6 +101,7 @@ def jax_step(experiment: Experiment, split: Split) -> Callable[[], None]:
         state, metrics = step(state, data, order)
         jax.block_until_ready(metrics)
 
+    call.flops = step.cost_analysis()["flops"]  # type: ignore[attr-defined]
     return call
 
 
@@ -115,7 +132,11 @@ def time_case(name: str) -> dict[str, Any]:
             call()
             seconds[way].append(time.perf_counter() - start)
     seconds = {way: times[1:] for way, times in seconds.items()}  # the first warms up
-    return {"batch": batch, "image_size": size, **settings, **figures(batch, seconds)}
+    result = {"batch": batch, "image_size": size, **settings, **figures(batch, seconds)}
+    if flops := getattr(ways["gini_jax"], "flops", None):
+        share = flops / statistics.median(seconds["gini_jax"]) / peak_flops()
+        result["share_of_peak"] = round(share, 3)
+    return result
 
 
 def figures(batch: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -154,6 +175,10 @@ def main(argv: list[str]) -> None:
         before = os.getloadavg()[0]
         case = time_case(name)
         report["cases"][name] = case | {"load_before": round(before, 2)}
+        if "share_of_peak" in case:
+            print(
+                f"{name:18} the step reaches {case['share_of_peak']:.0%} of a large product's rate"
+            )
         for way, value in case.items():
             if isinstance(value, dict):
                 low, middle, high = value["their_time_over_ours"]
