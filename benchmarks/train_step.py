@@ -7,8 +7,8 @@ The same network, terms and SGD with momentum on the same random images, on what
 there: ResNets of width 16 and 64, and CvT-13. All ways take turns; medians and quartiles over the
 rounds. The share of the device's peak is the step's rate of operations, as XLA counts them, over
 that of a large float32 product. `--cases` picks some of the settings. With `--xla_convolutions` a
-step whose convolutions are all XLA's own takes part too. With `--evaluation` it is a pass over eight
-batches, in evaluation mode. Without torch the comparison is left out, and a line says so.
+step whose convolutions are all XLA's own takes part too. With `--evaluation` it is a pass over
+eight batches, in evaluation mode. Without torch the comparison is left out, and a line says so.
 """
 
 import json
