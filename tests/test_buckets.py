@@ -11,12 +11,15 @@ import urllib.request
 
 import jax
 import pytest
+from PIL import Image
 
 import gini_jax
 from gini_jax.config import default_config
 from gini_jax.data import load_dataset
 from gini_jax.errors import InputError, RunError
 from gini_jax.modes import eval as eval_mode
+from gini_jax.modes import export as export_mode
+from gini_jax.modes import predict as predict_mode
 from gini_jax.modes.report import main as report
 from gini_jax.modes.train import main as train
 from gini_jax.storage import download, storage_path, write
@@ -80,8 +83,8 @@ def on_disk(tmp_path_factory):
     return train(config, workdir, devices=jax.devices()[:1]), lines_of(workdir)
 
 
-def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk):
-    """Then it is tested, loaded and reported from there."""
+def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk, tmp_path):
+    """Then it is tested, loaded, reported, exported and used from there."""
     workdir = bucket("killed")
     process = start(workdir)
     while not (workdir / "checkpoints" / "18" / "commit_success.txt").exists():
@@ -105,6 +108,12 @@ def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk):
     assert abs(again["test_loss"] - result["test_loss"]) < 1e-6
     assert gini_jax.load(str(workdir)).step == again["step"]
     assert "<h1" in report(None, workdir).read_text()
+    for format in ("safetensors", "stablehlo"):
+        file = export_mode.main(None, workdir, format=format)
+        assert file.stat().length > 1000 and (file.parent / "README.md").exists()
+    Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
+    predict_mode.main(None, workdir, images=str(tmp_path / "*.png"))
+    assert "black.png" in (workdir / "predictions.csv").read_text()
 
 
 def test_two_processes_in_a_bucket_end_like_one(on_disk):
