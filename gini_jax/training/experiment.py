@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
 from gini_jax.checks import check_config, check_layers
@@ -43,9 +43,7 @@ def build_experiment(
             f"--config.dataset.val_size, such as {max(train_size // 10, 1)}, or "
             "--config.early_stopping_epochs=0"
         )
-    labels = dataset.splits["train"].labels
-    shapes_only = isinstance(labels, jax.ShapeDtypeStruct)
-    check_sampler(config, dataset.num_classes if shapes_only else len(np.unique(labels)))
+    check_sampler(config, int(np.count_nonzero(class_counts(dataset))))
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
     return Experiment(
         config=config.copy_and_resolve_references(),
@@ -83,11 +81,16 @@ def class_weights(given: Any, dataset: Dataset) -> Float32[np.ndarray, " K"] | N
                 f"classes; give {num_classes}, or --config.loss.class_weights=balanced"
             )
         return np.array(weights, np.float32)
+    counts = class_counts(dataset)
+    return (counts.sum() / (num_classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def class_counts(dataset: Dataset) -> Int[np.ndarray, " K"]:
+    """Training examples of each class; ones where the data set holds only shapes."""
     labels = dataset.splits["train"].labels
     if isinstance(labels, jax.ShapeDtypeStruct):
-        return np.ones(num_classes, np.float32)
-    counts = np.bincount(labels, minlength=num_classes)
-    return (len(labels) / (num_classes * np.maximum(counts, 1))).astype(np.float32)
+        return np.ones(dataset.num_classes, int)
+    return np.bincount(labels, minlength=dataset.num_classes)
 
 
 def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:
