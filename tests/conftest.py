@@ -1,5 +1,6 @@
 """Eight simulated devices for every test, and no accelerator."""
 
+import gc
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = decoded.name
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"  # as `devices.prepare_cpu` sets it
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # tracing is faster without
+gc.set_threshold(100_000, 100, 1000)  # tracing makes many objects, few of them in cycles
 os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
 
 

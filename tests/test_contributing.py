@@ -13,7 +13,6 @@ from PIL import Image
 from tests.conftest import QUICK, ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-SHORT = ("--config=tests/tiny.py:ce", "--config.num_epochs=1")
 # section -> new file, table, its line (None: the file's name), arguments
 RECIPES = {
     "Loss": ("losses/center.py", "losses/terms.py", '    "collision": lambda'),
@@ -79,28 +78,27 @@ def project(tmp_path_factory):
     return root
 
 
-def test_a_loss_an_evaluation_and_a_mode(project):
-    out = launch(project, *SHORT, "--config.loss.terms.center=0.01", "--config.loss.start_epoch=1",
-                 "--config.evals=('nearest',)", "--workdir=run")  # fmt: skip
-    assert "tiny:center" in out
-    assert "nearest_accuracy" in (project / "run" / "result.json").read_text()
-    assert "train_center" in (project / "run" / "metrics.jsonl").read_text()
-    shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
-    assert "center: 0.01" in shown
-
-
-def test_a_network_and_a_data_source(project):
+def test_all_five_work_together(project):
     out = launch(
         project,
-        *SHORT,
-        "--config.model.name=tiny_vit",
+        "--config=tests/tiny.py:ce",
+        "--config.num_epochs=1",
+        "--config.loss.start_epoch=1",
+        "--config.loss.terms.center=0.01",
         "--config.loss.layers=('tokens',)",
+        "--config.model.name=tiny_vit",
+        "--config.evals=('nearest',)",
         "--config.dataset.name=images",
         "--config.dataset.num_classes=0",
         "--config.dataset.image_size=8",
         f"--config.dataset.data_dir={project / 'images'}",
         "--config.batch_size=8",
         "--config.augment.crop_padding=0",
-        "--workdir=folder",
+        "--workdir=run",
     )
+    assert "tiny:center" in out
     assert "4 steps of 8 images" in out
+    assert "nearest_accuracy" in (project / "run" / "result.json").read_text()
+    assert "train_center" in (project / "run" / "metrics.jsonl").read_text()
+    shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
+    assert "center: 0.01" in shown

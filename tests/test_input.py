@@ -1,15 +1,12 @@
 """Bad input ends in one clear error, before any long work, and loses nothing."""
 
-import subprocess
-import sys
-
 import jax
 import pytest
 
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
 from tests import tiny
-from tests.conftest import ROOT
+from tests.program import Program
 
 
 def small_config(objective=None, **changes):
@@ -83,13 +80,8 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
     ],
 )
 def test_a_wrong_command_line_ends_in_one_error(argument, text, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "launch.py", f"--workdir={tmp_path}", argument],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert text in done.stderr
-    assert "Traceback" not in done.stderr
+    program = Program(f"--workdir={tmp_path}", argument)
+    assert program.wait() != 0
+    assert text in program.err
+    assert "Traceback" not in program.err
     assert not list(tmp_path.iterdir())

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -21,7 +18,8 @@ from gini_jax.models.registry import model_rows
 from gini_jax.modes.train import main as train
 from gini_jax.storage import storage_path
 from tests import tiny
-from tests.conftest import QUICK, ROOT
+from tests.conftest import ROOT
+from tests.program import Program
 
 ROWS = all_rows(default_config()) | {
     f"{name}:model.{key}": row
@@ -171,33 +169,19 @@ def test_after_a_nan_before_any_checkpoint_the_workdir_takes_another_learning_ra
     train(config, tmp_path, devices=jax.devices()[:1])
 
 
-def command(*arguments, cwd=ROOT):
-    environment = os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "gini_jax", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_what_is_given_is_applied_on_a_finished_run_or_refused(tmp_path):
     config = tiny.get_config("ce")
     config.num_epochs = 1
     train(config, tmp_path / "run", devices=jax.devices()[:1])
     workdir = f"--workdir={tmp_path / 'run'}"
-    wrong = command("--mode=eval", workdir, "--config.dataset.test_split=nosuch", cwd=tmp_path)
-    assert wrong.returncode == 1
-    assert "digits has its own splits" in wrong.stderr
-    useless = command("--mode=eval", workdir, "--config.optimizer.momentum=0.5", cwd=tmp_path)
-    assert useless.returncode == 1
-    assert "optimizer.momentum has no effect in --mode=eval" in useless.stderr
-    good = command("--mode=eval", workdir, "--split=val", "--step=18", cwd=tmp_path)
-    assert good.returncode == 0, good.stderr
-    assert "evaluating step 18" in good.stdout
+    wrong = Program("--mode=eval", workdir, "--config.dataset.test_split=nosuch", cwd=tmp_path)
+    assert "digits has its own splits" in wrong.finish(status=1)[1]
+    useless = Program("--mode=eval", workdir, "--config.optimizer.momentum=0.5", cwd=tmp_path)
+    assert "optimizer.momentum has no effect in --mode=eval" in useless.finish(status=1)[1]
+    good = Program("--mode=eval", workdir, "--split=val", "--step=18", cwd=tmp_path)
+    assert "evaluating step 18" in good.finish()[0]
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["split"] == "val"
-    assert "Traceback" not in wrong.stderr + useless.stderr + good.stderr
+    assert "Traceback" not in wrong.err + useless.err + good.err
 
 
 def test_flattened_gives_every_path_once():

@@ -5,14 +5,12 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from gini_jax.training.lock import lock
-from tests.conftest import QUICK, ROOT
+from tests.program import Program
 from tests.runs import cut_in_half, lines_of, steps_of, without_times
 
 SMALL = [
@@ -21,42 +19,8 @@ SMALL = [
 ]
 
 
-def start(workdir, *arguments, limit_kib=None):
-    """A run on one simulated device."""
-    command = [sys.executable, "launch.py", f"--workdir={workdir}", *SMALL, *arguments]
-    if limit_kib:
-        command = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", *command]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": QUICK, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process, status=0, timeout=200):
-    out, err = process.communicate(timeout=timeout)
-    assert process.returncode == status, err[-3000:]
-    return out, err
-
-
-def wait_until_training(process):
-    for line in process.stdout:
-        if "parameters, " in line:
-            return
-    pytest.fail(process.stderr.read())
-
-
-def wait_for_checkpoints(workdir, count):
-    """Until so many have been written whole."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if len(steps_of(workdir)) >= count:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"no {count} checkpoints in {workdir}")
+def start(workdir, *arguments, **options):
+    return Program(f"--workdir={workdir}", *SMALL, *arguments, **options)
 
 
 def ends_of(workdir):
@@ -68,7 +32,7 @@ def ends_of(workdir):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    finish(start(workdir))
+    start(workdir).finish()
     return ends_of(workdir)
 
 
@@ -76,13 +40,12 @@ def test_killed_at_six_random_moments_a_run_comes_to_the_same_end(undisturbed, t
     rng = random.Random(0)
     for _ in range(6):
         process = start(tmp_path)
-        wait_until_training(process)
+        process.until_training()
         time.sleep(rng.uniform(0, 2))
         process.kill()
-        process.communicate()
         if (tmp_path / "result.json").exists():
             break
-    finish(start(tmp_path))
+    start(tmp_path).finish()
     assert ends_of(tmp_path) == undisturbed
 
 
@@ -90,25 +53,24 @@ def test_a_run_lives_through_signals_a_full_disk_and_a_damaged_checkpoint(undist
     """One after the other, and in the end it comes to what an undisturbed one does."""
     for number, seconds in ((signal.SIGTERM, 0.6), (signal.SIGINT, 0.3)):
         process = start(tmp_path)
-        wait_until_training(process)
+        process.until_training()
         time.sleep(seconds)
-        process.send_signal(number)
+        process.signal(number)
         sent = time.monotonic()
-        out, _ = finish(process, 128 + number)
+        out, _ = process.finish(128 + number)
         assert time.monotonic() - sent < 10
         assert f"stopped after step {steps_of(tmp_path)[-1]}, saved" in out
     before = steps_of(tmp_path)
-    _, err = finish(start(tmp_path, limit_kib=8), 1)  # for a full disk: no large file
+    _, err = start(tmp_path, limit_kib=8).finish(1)  # for a full disk: no large file
     assert "could not be written: " in err
     assert "MiB are free there" in err
     assert set(before) <= set(steps_of(tmp_path))
     process = start(tmp_path)
-    wait_until_training(process)
+    process.until_training()
     process.kill()
-    process.communicate()
     *_, older, newest = steps_of(tmp_path)
     cut_in_half(tmp_path / "checkpoints" / str(newest))
-    out, err = finish(start(tmp_path))
+    out, err = start(tmp_path).finish()
     assert f"checkpoint {newest} is damaged" in err
     assert f"at step {older}" in out
     assert ends_of(tmp_path) == undisturbed
@@ -117,7 +79,7 @@ def test_a_run_lives_through_signals_a_full_disk_and_a_damaged_checkpoint(undist
 def test_a_second_run_on_the_same_workdir_is_refused(tmp_path):
     """That of a dead process holds nobody up: above, runs go on after kills."""
     with lock(tmp_path):
-        _, err = finish(start(tmp_path), 1)
+        _, err = start(tmp_path).finish(1)
     assert f"process {os.getpid()} on {socket.gethostname()}" in err
 
 
@@ -143,7 +105,7 @@ def two_processes(workdir, *arguments):
 def test_two_processes_end_like_one(undisturbed, tmp_path):
     """Each reads its own part of the batches."""
     for process in two_processes(tmp_path, "--config.dataset.feed=stream"):
-        finish(process)
+        process.finish()
     both = ends_of(tmp_path)
     assert abs(both[0]["test_loss"] - undisturbed[0]["test_loss"]) < 1e-3
     assert len(both) == len(undisturbed)  # process 0 alone writes
@@ -154,16 +116,13 @@ def test_if_one_of_two_processes_dies_the_other_ends_and_the_run_goes_on_alone(
 ):
     """With an error, within a minute; the rest on one process, from the checkpoint of two."""
     first, second = two_processes(tmp_path)
-    wait_until_training(first)
-    wait_for_checkpoints(tmp_path, 2)
+    first.until(lambda: len(steps_of(tmp_path)) >= 2)
     second.kill()
     died = time.monotonic()
-    first.communicate(timeout=100)
+    assert first.wait(timeout=100) != 0
     assert time.monotonic() - died < 60
-    assert first.returncode != 0
-    second.communicate()
     assert not (tmp_path / "result.json").exists()
-    finish(start(tmp_path))
+    start(tmp_path).finish()
     alone = ends_of(tmp_path)
     assert abs(alone[0]["test_loss"] - undisturbed[0]["test_loss"]) < 1e-3
     assert len(alone) == len(undisturbed)

@@ -1,12 +1,8 @@
 """Sweeps: their statistics against scipy, their members, kills, failures, and their report."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +12,10 @@ from gini_jax.analysis.report import write_report
 from gini_jax.analysis.statistics import compare, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
 from gini_jax.modes.sweep import finished, members_of, run_member, seeds_of
+from gini_jax.modes.train import main as train
 from tests import tiny
-from tests.conftest import QUICK, ROOT
+from tests.program import Program
+from tests.runs import without_times
 
 RNG = np.random.default_rng(0)
 BASE = RNG.normal(0.5, 0.02, 8)
@@ -122,45 +120,31 @@ def test_wrong_members_are_refused_before_any_runs(objectives, vary, text):
 
 
 def start(workdir, *arguments):
-    command = [sys.executable, "launch.py", "--mode=sweep", "--config=tests/tiny.py"]
-    environment = os.environ | {"XLA_FLAGS": QUICK}
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Program("--mode=sweep", "--config=tests/tiny.py", f"--workdir={workdir}", *arguments)
 
 
-def without_times(workdir):
-    table = pd.read_csv(workdir / "sweep.csv")
-    return table.drop(columns=["train_seconds", "images_per_second"])
-
-
-TWO_BY_TWO = ("--objectives=ce,gini_kl", "--seeds=0,1", "--config.num_epochs=2")
+ONE_EPOCH = ("--config.num_epochs=1", "--config.loss.start_epoch=1")
+TWO_BY_TWO = ("--objectives=ce,gini_kl", "--seeds=0,1", *ONE_EPOCH)
 
 
 def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_whole(tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    _, err = start(whole, *TWO_BY_TWO).communicate(timeout=300)
+    process = start(tmp_path, *TWO_BY_TWO)
+    process.until((tmp_path / "gini_kl-seed0" / "metrics.jsonl").exists)
+    process.kill()
+    first = (tmp_path / "ce-seed0" / "result.json").stat().st_mtime_ns
+    _, err = start(tmp_path, *TWO_BY_TWO).finish()
     assert "4 of 4 members done" in err, err[-2000:]
-    one_seed = (*TWO_BY_TWO, "--seeds=0")
-    process = start(cut, *one_seed)
-    while not (cut / "gini_kl-seed0" / "metrics.jsonl").exists():
-        time.sleep(0.1)
-        assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    first = (cut / "ce-seed0" / "result.json").stat().st_mtime_ns
-    _, err = start(cut, *one_seed).communicate(timeout=300)
-    assert "2 of 2 members done" in err, err[-2000:]
-    assert (cut / "ce-seed0" / "result.json").stat().st_mtime_ns == first  # not run again
-    of_seed_0 = without_times(whole).query("seed == 0").reset_index(drop=True)
-    pd.testing.assert_frame_equal(without_times(cut), of_seed_0)
-    assert "Test accuracy" in (whole / "sweep.md").read_text()
-    page = (whole / "report.html").read_text()
+    assert (tmp_path / "ce-seed0" / "result.json").stat().st_mtime_ns == first  # not run again
+    config = tiny.get_config("gini_kl")
+    config.num_epochs = config.loss.start_epoch = 1
+    alone = train(config, tmp_path / "alone", devices=jax.devices()[:1])
+    killed = json.loads((tmp_path / "gini_kl-seed0" / "result.json").read_text())
+    assert without_times(killed) == without_times(alone)
+    table = pd.read_csv(tmp_path / "sweep.csv").set_index("member")
+    assert table.loc["gini_kl-seed0", "test_loss"] == pytest.approx(alone["test_loss"], rel=1e-12)
+    assert list(table.index) == ["ce-seed0", "gini_kl-seed0", "ce-seed1", "gini_kl-seed1"]
+    assert "Test accuracy" in (tmp_path / "sweep.md").read_text()
+    page = (tmp_path / "report.html").read_text()
     for part in (
         "What the numbers say",
         "Against cross-entropy alone",
@@ -181,13 +165,11 @@ def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_
 def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
     vary = "--vary=model.width=8,0"
     arguments = ("--objectives=ce", "--seeds=0", "--config.num_epochs=1", vary)
-    process = start(tmp_path, *arguments)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 1
+    _, err = start(tmp_path, *arguments).finish(status=1)
     assert "1 of 2 members failed" in err
     assert "ce-model.width=0-seed0: InputError: model.width=0 must lie in [1, inf)" in err
     assert list(pd.read_csv(tmp_path / "sweep.csv")["member"]) == ["ce-model.width=8-seed0"]
-    shown, _ = start(tmp_path, *arguments, "--dry_run").communicate(timeout=100)
+    shown, _ = start(tmp_path, *arguments, "--dry_run").finish()
     commands = shown.strip().splitlines()
     assert len(commands) == 2
     assert "--config=tests/tiny.py:ce" in commands[0]

@@ -132,8 +132,7 @@ def test_resnet_logits_equal_those_of_pytorch(name, stem):
 @pytest.mark.parametrize(
     ("name", "size", "blocks"),
     [
-        ("cvt13", (96, 64), None),
-        ("cvt21", (32, 32), None),
+        ("cvt21", (96, 64), None),
         ("cvt13", (224, 224), (1, 2, 3)),  # size and depth have no part in each other
     ],
 )
@@ -160,7 +159,7 @@ def test_training_equals_that_of_pytorch(name, stem):
     torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
     if name == "cvt13":
         pytest.importorskip("transformers", reason="compares with transformers, not installed")
-        settings = {"activation": "gelu", "drop_path": 0.0, "blocks": (1, 2, 3)}
+        settings = {"activation": "gelu", "drop_path": 0.0, "blocks": (1, 1, 2)}
         net = _torch_cvt(name, settings["blocks"])
     else:
         net, settings = _torch_resnet(name, stem, width=8), {"width": 8, "stem": stem}

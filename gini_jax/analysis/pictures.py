@@ -54,15 +54,12 @@ def draw_curves(workdir: Path, png: Path) -> None:
             axis.legend()
     for axis in axes[1]:
         axis.set_xlabel("epoch")
-    figure.text(
-        0.5,
-        -0.02,
+    figure.supxlabel(
         "Training terms are means over batches, validation terms are of the whole split; with few "
         "examples per class in a batch, the two differ.",
-        ha="center",
         fontsize=8,
     )
-    save(figure, png, bbox_inches="tight")
+    save(figure, png)
 
 
 def draw_impurity(arrays: Mapping[str, np.ndarray], title: str, png: Path) -> None:
@@ -114,8 +111,8 @@ def draw_preview(rows: list[dict[str, Any]], title: str, png: Path) -> None:
     save(figure, png)
 
 
-def save(figure: Figure, png: Path, **options: Any) -> None:
+def save(figure: Figure, png: Path) -> None:
     """Writes a figure as a PNG."""
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120, **options)
+    figure.savefig(data, format="png", dpi=120)
     write(png, data.getvalue())

@@ -144,13 +144,11 @@ def _tables(groups: dict[str, list[Run]]) -> list[Section]:
     titles = {k: t for k, (t, _) in METRICS.items() if k in frame and frame[k].notna().any()}
     head = ["", *groups]
     rows = [head]
+    means, spreads = (frame.groupby("group")[list(titles)].agg(f) for f in ("mean", "std"))
     for metric, title in titles.items():
-        table = compare(frame, metric, "ce")
         cells = []
         for name in groups:
-            known = name in table.index
-            mean = number(table.loc[name, "mean"]) if known else "-"
-            sd = table.loc[name, "sd"] if known else np.nan
+            mean, sd = number(means.loc[name, metric]), spreads.loc[name, metric]
             cells.append(mean if np.isnan(sd) else f"{mean} ± {number(sd)}")
         rows.append([title, *cells])
     sections = [Section("Results", "Mean ± standard deviation over the seeds.", table=rows)]

@@ -87,7 +87,8 @@ def main(
     make_workdir(workdir)
     start = time.monotonic()
     failed = run_members(members, workdir)
-    table = write_tables(workdir, members)
+    table = write_results(workdir, members)
+    write(workdir / "sweep.md", sweep_markdown(table))
     good = len(members) - len(failed)
     _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
     if not table.empty:
@@ -115,14 +116,14 @@ def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:
         try:
             run_member(member, folder)
         except Stopped as stopped:
-            write_tables(workdir, members)
+            write_results(workdir, members)
             raise Stopped(f"{member.name}: {stopped}", stopped.status) from stopped
         except Exception as error:
             failed[member.name] = f"{type(error).__name__}: {error}"
             add(folder / "log.txt", traceback.format_exc())
         ran += 1
         jax.clear_caches()
-        write_tables(workdir, members)
+        write_results(workdir, members)
     return failed
 
 
@@ -209,8 +210,8 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     return shlex.join(["python", "launch.py", *arguments])
 
 
-def write_tables(workdir: Path, members: Sequence[Member]) -> pd.DataFrame:
-    """Writes sweep.csv and sweep.md from the results so far."""
+def write_results(workdir: Path, members: Sequence[Member]) -> pd.DataFrame:
+    """Writes sweep.csv from the results so far."""
     rows = []
     for member in members:
         path = workdir / member.name / "result.json"
@@ -221,7 +222,6 @@ def write_tables(workdir: Path, members: Sequence[Member]) -> pd.DataFrame:
             rows.append({"member": member.name, "group": group, **settings, **result})
     table = pd.DataFrame(rows)
     write(workdir / "sweep.csv", table.to_csv(index=False))
-    write(workdir / "sweep.md", sweep_markdown(table))
     return table
 
 
