@@ -76,6 +76,27 @@ def startup() -> str:
     return "\n".join([*lines, "", note])
 
 
+def storage() -> str:
+    """Seconds of a run on a disk, with all loggers, and in a bucket."""
+    report = json.loads((RESULTS / "storage.json").read_text())
+    lines = [
+        "| workdir | training | ratio to the disk | in all |",
+        "| --- | --- | --- | --- |",
+    ]
+    for kind, own in report["kinds"].items():
+        low, middle, high = own["training over disk"]
+        lines.append(
+            f"| {kind} | {own['training'][1]:.2f} s | {middle:.2f} ({low:.2f} to {high:.2f}) | "
+            f"{own['in all'][1]:.1f} s |"
+        )
+    note = (
+        f"The digits, {report['epochs']} epochs with a checkpoint each; {report['cores']} CPU "
+        f"cores, jax {report['jax']}, a bucket on the same machine; medians and quartiles of "
+        f"{report['rounds']} alternating rounds."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def feeds() -> str:
     """Images per second of the ways to feed a step."""
     report = json.loads((RESULTS / "input.json").read_text())
@@ -216,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "evaluation": lambda: against_torch("evaluation", "torch eager"),
     "startup": startup,
+    "storage": storage,
     "batches": batches,
     "claim": claim,
     "shares": shares,

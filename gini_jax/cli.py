@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from gini_jax.checks import check_keys
 from gini_jax.config import help_text, set_model, set_objective
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
-from gini_jax.storage import reading, storage_path
+from gini_jax.storage import reading, run_path, storage_path
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
 MODES = {
@@ -73,7 +73,7 @@ def run(argv: list[str]) -> Any:
     if FLAGS.distributed or any(value is not None for value in several):
         devices.connect(*several)
     given = dict(config_flags.get_override_values(FLAGS["config"]))
-    workdir = storage_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
+    workdir = run_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
     with reading(workdir):
         has_run = (workdir / "config.json").exists()
     if mode != "train" and has_run and not FLAGS["config"].present:
@@ -81,7 +81,7 @@ def run(argv: list[str]) -> Any:
     else:
         config = resolved(config, given, terms)
     storage_path("dataset.data_dir", config.dataset.data_dir)
-    storage_path("model.init", config.model.init)
+    run_path("model.init", config.model.init)
     values = {name: FLAGS[name].value for name in module.FLAGS if name != "command"}
     if "command" in module.FLAGS:
         own = ("mode", "workdir", *values)

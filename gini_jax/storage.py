@@ -20,7 +20,8 @@ from etils import epath
 from gini_jax.errors import InputError, RunError
 
 # Schemes of buckets, and the libraries that reach them.
-LIBRARIES = {"gs": "gcsfs"}
+LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}
+_RAISE_ERRORS = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 
 
 def storage_path(what: str, path: str) -> Path:
@@ -59,6 +60,26 @@ def storage_path(what: str, path: str) -> Path:
     fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
     logging.getLogger(LIBRARIES[scheme]).setLevel(logging.ERROR)
     return cast(Path, epath.Path(path))
+
+
+def run_path(what: str, path: str) -> Path:
+    """The folder of a run, like `storage_path`; a run can live where orbax writes checkpoints.
+
+    Raises:
+        InputError: as `storage_path`, or the path is in an S3 bucket.
+
+    Examples:
+        >>> run_path("--workdir", "s3://bucket/run")
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: --workdir=s3://bucket/run: ...
+    """
+    if path.startswith("s3://"):
+        raise InputError(
+            f"{what}={path}: a run cannot live in S3, because orbax writes checkpoints only to "
+            "disks and gs://; give gs://BUCKET/FOLDER, or a folder on this machine, which may be a "
+            "mounted bucket"
+        )
+    return storage_path(what, path)
 
 
 def is_remote(path: Any) -> bool:
@@ -147,9 +168,12 @@ def upload(source: Path, target: Path) -> None:
 
 
 def download(source: Path, target: Path) -> None:
-    """Copies a folder of a bucket to this machine; files that are there in full are kept."""
+    """Makes a local folder a copy of one in a bucket; files of the same size are not read again."""
     target.mkdir(parents=True, exist_ok=True)
-    for there in epath.Path(source).iterdir():
+    found = list(epath.Path(source).iterdir())
+    for gone in set(target.iterdir()) - {target / there.name for there in found}:
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    for there in found:
         here = target / there.name
         if there.is_dir():
             download(cast(Path, there), here)
@@ -178,7 +202,7 @@ def reading(path: Path) -> Iterator[None]:
 def _of_storage(error: Exception) -> bool:
     """Whether the system or a library that reaches buckets raised an error."""
     library = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or library in ("aiohttp", "fsspec", "gcsfs", "google")
+    return isinstance(error, OSError) or library in _RAISE_ERRORS
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import decode, fit
 from gini_jax.errors import InputError
-from gini_jax.storage import storage_path
+from gini_jax.storage import run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import create_model_of
 from gini_jax.training.workdir import saved_config
@@ -137,7 +137,7 @@ def load(workdir: str | Path, step: int | None = None) -> Trained:
         Traceback (most recent call last):
         gini_jax.errors.InputError: 'nowhere' holds no run; give the --workdir of one
     """
-    folder = storage_path("workdir", str(workdir))
+    folder = run_path("workdir", str(workdir))
     if not (folder / "config.json").is_file() or not (folder / "dataset.json").is_file():
         raise InputError(f"{str(workdir)!r} holds no run; give the --workdir of one")
     config = saved_config(folder)

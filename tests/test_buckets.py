@@ -13,11 +13,12 @@ from PIL import Image
 
 import gini_jax
 from gini_jax.config import default_config
-from gini_jax.data import load_dataset
+from gini_jax.data import load_dataset, open_source
 from gini_jax.errors import InputError, RunError
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes import export as export_mode
 from gini_jax.modes import predict as predict_mode
+from gini_jax.modes import sweep as sweep_mode
 from gini_jax.modes.report import main as report
 from gini_jax.modes.train import main as train
 from gini_jax.storage import download, storage_path, write
@@ -71,11 +72,13 @@ def on_disk(tmp_path_factory):
 def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk, tmp_path):
     """Then it is tested, loaded, reported, exported and used from there."""
     workdir = bucket("killed")
-    process = start(workdir)
+    loggers = "--config.loggers=('tensorboard',)"
+    process = start(workdir, loggers)
     process.until((workdir / "checkpoints" / "18" / "commit_success.txt").exists)
     process.kill()
+    assert any("tfevents" in path.name for path in workdir.iterdir())
     assert (workdir / "lease.json").exists()  # its owner is dead, so it is taken over
-    assert "resuming" in start(workdir, "--config.loggers=('tensorboard',)").finish()[0]
+    assert "resuming" in start(workdir, loggers).finish()[0]
     result, lines = on_disk
     there = json.loads((workdir / "result.json").read_text())
     assert without_times(there) == without_times(result)
@@ -83,7 +86,7 @@ def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk, tmp_
     names = {path.name for path in workdir.iterdir()}
     assert {"curves.png", "impurity.png", "arrays.npz"} <= names
     assert not {"lease.json"} & names
-    assert any("tfevents" in name for name in names)
+    assert sum("tfevents" in name for name in names) == 2
     config = tiny.get_config()
     config.num_epochs = 2
     again = eval_mode.main(config, workdir, devices=jax.devices()[:1])
@@ -152,8 +155,40 @@ def test_a_bucket_that_cannot_be_reached_is_one_error():
     assert "Traceback" not in err, (out, err)
     config = default_config().dataset
     config.update(name="cifar100", data_dir="gs://bucket/none")
-    with pytest.raises(InputError, match="'cifar100' is not in gs://bucket/none"):
+    with pytest.raises(InputError, match="gs://bucket/none/cifar100 is not there"):
         load_dataset(config)
+
+
+def test_a_prepared_set_in_a_bucket_has_the_examples_of_the_one_on_disk(
+    shared_tfds, tmp_path, monkeypatch
+):
+    """CIFAR-100's test split; the training images' file, which is large, is left out."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = default_config().dataset
+    config.update(name="cifar100", data_dir=str(shared_tfds))
+    here = open_source(config).splits["test"]
+    for file in (shared_tfds / "cifar100").rglob("*"):
+        if file.is_file() and "-train." not in file.name:
+            write(bucket(f"tfds/{file.relative_to(shared_tfds)}"), file.read_bytes())
+    config.data_dir = "gs://bucket/tfds"
+    source = open_source(config)
+    assert source.class_names[0] == "apple" and len(source.splits["test"]) == 10_000
+    for i in range(0, 10_000, 100):
+        assert source.splits["test"][i] == here[i]
+
+
+def test_a_sweep_in_a_bucket_is_whole_and_its_finished_members_are_not_run_again(capsys):
+    config = tiny.get_config()
+    config.num_epochs = config.loss.start_epoch = 1
+    workdir = bucket("sweep")
+    table = sweep_mode.main(config, workdir)
+    assert list(table["member"]) == ["gini_kl-seed0"]
+    assert {"sweep.csv", "sweep.md", "report.html"} <= {path.name for path in workdir.iterdir()}
+    assert "epoch 1/1" in (workdir / "gini_kl-seed0" / "log.txt").read_text()
+    capsys.readouterr()
+    again = sweep_mode.main(config, workdir)
+    assert "now gini_kl-seed0" not in capsys.readouterr().err
+    assert list(again["test_loss"]) == list(table["test_loss"])
 
 
 def test_a_folder_of_a_bucket_is_copied_once(tmp_path):

@@ -55,24 +55,33 @@ def records_of(data):
             parts = []
 
 
-def test_metrics_reach_an_offline_run_of_wandb(tmp_path, monkeypatch):
+def test_metrics_reach_an_offline_run_of_wandb_and_a_longer_run_goes_on_there(
+    tmp_path, monkeypatch
+):
     pytest.importorskip("wandb", reason="writes to W&B, which is not installed")
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    train(config_of("wandb", num_epochs=1), tmp_path, devices=jax.devices()[:1])
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    logged = []
-    for data in records_of(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            items = record.history.item
-            logged.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
-    (line,) = lines_of(tmp_path)
-    for key, value in line.items():
-        assert logged[0][key] == pytest.approx(value)
+    for epochs in (1, 2):
+        train(config_of("wandb", num_epochs=epochs), tmp_path, devices=jax.devices()[:1])
+    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda x: x.stat().st_mtime)
+    ids, logged = set(), []
+    for file in files:
+        for data in records_of(file.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.HasField("run"):
+                ids.add(record.run.run_id)
+            if record.HasField("history"):
+                items = record.history.item
+                logged.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+    assert len(files) == 2 and len(ids) == 1  # W&B joins them when they are synchronised
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in logged] == [line["step"] for line in lines]
+    for line, there in zip(lines, logged, strict=True):
+        for key, value in line.items():
+            assert there[key] == pytest.approx(value)
 
 
 def test_a_logger_whose_library_is_missing_is_refused_at_once(tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ def test_shipped_configs_are_found_by_name_from_any_folder(name, tmp_path, monke
 def test_urls_are_refused_and_home_is_resolved(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert str(storage_path("--workdir", "~/x")) == "/home/someone/x"
-    for url in ("gs:/b/x", "s3://b/x", "file:/x", "hdfs://x/y"):
+    for url in ("gs:/b/x", "s3:/b/x", "file:/x", "hdfs://x/y"):
         with pytest.raises(InputError, match=r"or a bucket as gs://BUCKET/FOLDER"):
             storage_path("--workdir", url)
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from gini_jax.data.images import DECODING, decode, fit
 from gini_jax.data.source import Example, Source
 from gini_jax.errors import InputError
+from gini_jax.storage import download, is_remote, reading
 
 _AT_A_TIME = 1024  # examples in the queue of the decoding threads
 
@@ -78,6 +79,30 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
             "XDG_CACHE_HOME to another folder"
         )
     return found
+
+
+def on_this_machine(folder: Path, part: str = "") -> Path:
+    """A folder of images or of prepared sets; one in a bucket is first copied to the cache.
+
+    Args:
+        folder: on this machine, which is returned as it is, or in a bucket.
+        part: what to copy of it; everything by default.
+
+    Raises:
+        InputError: the bucket cannot be read, or there is no such folder in it.
+    """
+    if not is_remote(folder):
+        return folder
+    there = folder / part if part else folder
+    copy = default_folder() / "buckets" / str(folder).replace("://", "_").replace("/", "_")
+    with reading(folder):
+        if not there.is_dir():
+            raise InputError(f"{there} is not there; check the name, or upload the folder")
+    print(f"copying {there} to {copy}")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with alone(copy.parent, f"is copying {there}"), reading(folder):
+        download(there, copy / part)
+    return copy
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from gini_jax.data.cache import on_this_machine
 from gini_jax.data.images import decode
 from gini_jax.data.sampling import stratified
 from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError
-from gini_jax.storage import is_remote
+from gini_jax.storage import storage_path
 
 
 class Folder:
@@ -20,6 +21,8 @@ class Folder:
     Either `train/` and `test/` (and `val/`, if there is one) with class folders below them; or
     class folders alone, which are then split class by class: `test_size` and `val_size` images in
     all, drawn with `val_seed`. Hidden files and extensions unknown to Pillow are ignored.
+
+    A folder in a bucket is copied to this machine first.
 
     Args:
         config: `config.dataset`: `data_dir`, `test_split`, `test_size`, `val_size`, `val_seed`,
@@ -35,12 +38,7 @@ class Folder:
     splits: dict[str, list[Example]]
 
     def __init__(self, config: ConfigDict):
-        if is_remote(config.data_dir):
-            raise InputError(
-                f"dataset.data_dir={config.data_dir}: folders of images are read from this "
-                "machine; copy the folder here"
-            )
-        root = Path(config.data_dir).expanduser()
+        root = on_this_machine(storage_path("dataset.data_dir", config.data_dir))
         self.name = root.resolve().name
         if not config.data_dir or not root.is_dir():
             raise InputError(

@@ -9,10 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.data.cache import alone, default_folder
+from gini_jax.data.cache import alone, on_this_machine
 from gini_jax.data.source import Example, refuse_val_size
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.storage import download, is_remote, reading, storage_path
+from gini_jax.storage import storage_path
 
 _RANDOM_ACCESS = {"array_record", "parquet"}  # TFDS reads these without TensorFlow
 
@@ -118,7 +118,8 @@ def _find(name: str, data_dir: str, test_split: str) -> Any:
     import tensorflow_datasets as tfds
 
     given = data_dir or os.environ.get("TFDS_DATA_DIR", "")
-    folder = str(_on_this_machine(name, given)) if given else ""
+    own = name.partition("/")[0].partition(":")[0]
+    folder = str(on_this_machine(storage_path("dataset.data_dir", given), own)) if given else ""
     prepare = how_to_prepare(name, folder)
     if folder and not Path(folder).is_dir():
         raise InputError(f"data directory {folder!r} does not exist; prepare it with\n{prepare}")
@@ -133,26 +134,6 @@ def _find(name: str, data_dir: str, test_split: str) -> Any:
         builder = _download(name, prepare)
     _check(builder, name, test_split)
     return builder
-
-
-def _on_this_machine(name: str, data_dir: str) -> Path:
-    """A folder of prepared sets; of one in a bucket, the set is copied to the cache once."""
-    folder = storage_path("dataset.data_dir", data_dir)
-    if not is_remote(folder):
-        return folder
-    copy = default_folder() / "buckets" / str(folder).replace("://", "_").replace("/", "_")
-    own = name.partition("/")[0].partition(":")[0]
-    with reading(folder):
-        found = (folder / own).is_dir()
-    if not found:
-        raise InputError(
-            f"data set {own!r} is not in {folder}; prepare it with\n{how_to_prepare(own, data_dir)}"
-        )
-    print(f"copying {own} from {folder} to {copy}")
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with alone(copy.parent, f"is copying {own} from {folder}"), reading(folder):
-        download(folder / own, copy / own)
-    return copy
 
 
 def _download(name: str, prepare: str) -> Any:

@@ -19,7 +19,7 @@ from gini_jax.data import load_dataset
 from gini_jax.data.cache import default_folder
 from gini_jax.devices import wait_for_all
 from gini_jax.errors import InputError
-from gini_jax.storage import is_remote, storage_path, write
+from gini_jax.storage import is_remote, run_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.initial import check_init, untrained_variables
@@ -63,7 +63,7 @@ def main(
                 f"--init_from={init_from} and model.init={config.model.init!r} both name weights "
                 "to start from; give one of them"
             )
-        config.model.init = str(storage_path("--init_from", init_from))
+        config.model.init = str(run_path("--init_from", init_from))
     check_before_data(config, devices)
     check_loggers(config, workdir)
     check_workdir(workdir, config)

@@ -12,7 +12,7 @@ from gini_jax.config import model_settings
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError, RunError
 from gini_jax.models import from_torch, read_torch_file
-from gini_jax.storage import is_remote, reading, storage_path
+from gini_jax.storage import is_remote, reading, run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.state import Experiment, TrainState, init_state
 
@@ -27,7 +27,7 @@ def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
     state, model = init_state(experiment), experiment.config.model
     if not model.init:
         return state
-    path = storage_path("model.init", model.init)
+    path = run_path("model.init", model.init)
     with reading(path):
         is_run = path.is_dir()
     if is_run:
@@ -53,7 +53,7 @@ def check_init(config: ConfigDict) -> None:
     """
     if not config.model.init:
         return
-    path = storage_path("model.init", config.model.init)
+    path = run_path("model.init", config.model.init)
     with reading(path):
         found = path.exists() and (path.is_file() or (path / "config.json").exists())
     if not found:

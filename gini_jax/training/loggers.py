@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.config import flattened
 from gini_jax.errors import InputError
-from gini_jax.storage import add_line, is_remote, local_folder, write
+from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
 class Logger(Protocol):
@@ -63,8 +63,8 @@ class TensorBoard:
 
     def __init__(self, workdir: Path, config: ConfigDict):
         del config
-        self._stack = contextlib.ExitStack()
         self._workdir = workdir
+        self._stack = contextlib.ExitStack()
         self._writer: Any = None
 
     def write(self, line: dict[str, Any]) -> None:
@@ -76,6 +76,9 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder))
         for key, value in numbers_of(line).items():
             self._writer.add_scalar(key, value, line["step"])
+        if is_remote(self._workdir):
+            self._writer.flush()
+            upload(Path(self._writer.logdir), self._workdir)
 
     def close(self) -> None:
         """Flushes the events."""
