@@ -101,14 +101,17 @@ def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk, tmp_
 
 
 def test_two_processes_in_a_bucket_end_like_one(on_disk):
+    """Each reads its own part of the batches, and process 0 alone writes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     shared = (f"--coordinator_address={address}", "--num_processes=2")
+    shared += ("--config.dataset.feed=stream",)
     for process in [start(bucket("two"), *shared, f"--process_id={i}") for i in range(2)]:
         process.finish()
     there = json.loads((bucket("two") / "result.json").read_text())
     assert abs(there["test_loss"] - on_disk[0]["test_loss"]) < 1e-3
+    assert len(lines_of(bucket("two"))) == len(on_disk[1])
 
 
 def test_a_lease_is_refused_taken_over_and_given_back(monkeypatch):

@@ -1,5 +1,6 @@
 """Sweeps: their statistics against scipy, their members, kills, failures, and their report."""
 
+import gc
 import json
 
 import jax
@@ -20,6 +21,14 @@ from tests.runs import without_times
 RNG = np.random.default_rng(0)
 BASE = RNG.normal(0.5, 0.02, 8)
 OTHERS = {"a": BASE + RNG.normal(0.01, 0.01, 8), "b": BASE + RNG.normal(0, 0.01, 8)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap():
+    """statsmodels collects garbage at every correction, which is slow in a process with much."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
