@@ -12,7 +12,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from gini_jax.checks import check_keys
-from gini_jax.config import help_text, set_model, set_objective
+from gini_jax.config import SETTINGS, help_text, set_model, set_objective
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.storage import reading, run_path, storage_path
 
@@ -30,6 +30,7 @@ MODES = {
 }
 
 FLAGS = flags.FLAGS
+_WORDS = re.compile(r"(?<=^--config\.)([\w.]+)=([A-Za-z]\w*(?:,[A-Za-z]\w*)*)$")
 _TERM = re.compile(r"--?config\.loss\.terms\.(\w+)=(.*)")
 
 
@@ -195,6 +196,21 @@ def _joined(argv: list[str]) -> list[str]:
     return joined
 
 
+def _as_tuple(match: re.Match[str]) -> str:
+    """Words separated by commas as a tuple, where the setting takes one.
+
+    Examples:
+        >>> _WORDS.sub(_as_tuple, "--config.loggers=jsonl,wandb")
+        "--config.loggers=('jsonl', 'wandb')"
+        >>> _WORDS.sub(_as_tuple, "--config.model.name=cvt13")
+        '--config.model.name=cvt13'
+    """
+    path, words = match.groups()
+    if path not in SETTINGS or not isinstance(SETTINGS[path].default, tuple):
+        return match[0]
+    return f"{path}={tuple(words.split(','))}"
+
+
 def _flag_of(arg: str) -> str:
     """The name of the flag that an argument sets."""
     return arg.lstrip("-").partition("=")[0].removeprefix("no")
@@ -218,13 +234,18 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float]]:
         elif arg.startswith("--config="):
             kept.append(f"--config={config_path(arg.partition('=')[2])}")
         else:
-            kept.append(arg)
+            kept.append(_WORDS.sub(_as_tuple, arg))
     try:
         _define_flags(module, kept)
         rest = FLAGS(kept)
         config = FLAGS.config
         _ = config.name
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        own, cause = None, error.__context__
+        while cause is not None:  # the library wraps an error of the config file in others
+            own, cause = cause if isinstance(cause, InputError) else own, cause.__context__
+        if own:
+            raise own from error
         reason: object = error
         while isinstance(reason, Exception) and len(reason.args) == 1:
             reason = reason.args[0]

@@ -83,7 +83,9 @@ SETTINGS: dict[str, Setting] = {
         4, "class_balanced: examples of each class in a batch", bounds=COUNT
     ),
     "dataset.image_size": Setting(
-        0, "side of the images that the network sees; 0 keeps their own size", bounds=NOT_NEGATIVE
+        0,
+        "side of the images that the network sees; 0 keeps the size that the data set declares",
+        bounds=NOT_NEGATIVE,
     ),
     "dataset.num_classes": Setting(
         0, "number of classes that the data must have; 0 accepts any", bounds=NOT_NEGATIVE

@@ -11,7 +11,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -24,15 +24,16 @@ LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}
 _RAISE_ERRORS = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 
 
-def storage_path(what: str, path: str) -> Path:
+def storage_path(what: str, path: str, schemes: Sequence[str] = tuple(LIBRARIES)) -> Path:
     """A path on this machine, with `~` resolved, or in a bucket.
 
     Args:
         what: the flag or setting that names it, for messages.
         path: as given.
+        schemes: of the buckets that it may lie in.
 
     Raises:
-        InputError: the scheme is unknown, or its library is missing.
+        InputError: the scheme is unknown, the bucket has no name, or a library is missing.
 
     Examples:
         >>> storage_path("--workdir", "runs/r18")
@@ -45,10 +46,10 @@ def storage_path(what: str, path: str) -> Path:
     if not found:
         return Path(path).expanduser()
     scheme = found[1]
-    if scheme not in LIBRARIES or not path.startswith(f"{scheme}://"):
+    if scheme not in schemes or not re.match(rf"{scheme}://[^/]", path):
         raise InputError(
             f"{what}={path}: give a folder on this machine, or a bucket as "
-            + " or ".join(f"{known}://BUCKET/FOLDER" for known in LIBRARIES)
+            + " or ".join(f"{known}://BUCKET/FOLDER" for known in schemes)
         )
     if importlib.util.find_spec(LIBRARIES[scheme]) is None:
         raise InputError(
@@ -58,7 +59,8 @@ def storage_path(what: str, path: str) -> Path:
 
     # Other processes, and the library that writes checkpoints, change what is there.
     fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
-    logging.getLogger(LIBRARIES[scheme]).setLevel(logging.ERROR)
+    for library in (LIBRARIES[scheme], "asyncio"):  # what fails is told in one error of ours
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     return cast(Path, epath.Path(path))
 
 
@@ -79,7 +81,7 @@ def run_path(what: str, path: str) -> Path:
             "disks and gs://; give gs://BUCKET/FOLDER, or a folder on this machine, which may be a "
             "mounted bucket"
         )
-    return storage_path(what, path)
+    return storage_path(what, path, schemes=("gs",))
 
 
 def is_remote(path: Any) -> bool:

@@ -55,11 +55,20 @@ class Trained:
     image_size: int
     step: int
 
+    def __repr__(self) -> str:
+        """The network in one line, without its numbers."""
+        name = f"{self.config.name}:{self.config.objective}, seed {self.config.seed}"
+        return (
+            f"Trained({name}, step {self.step}: {type(self.model).__name__}, "
+            f"{len(self.class_names)} classes, images of {self.image_size}x{self.image_size})"
+        )
+
     def predict(self, images: Any, batch_size: int = 256) -> Prediction:
         """Probabilities and names of the classes.
 
         Args:
-            images: `[N, H, W, 3]` uint8, or a sequence of such images of any size, or of paths.
+            images: `[N, H, W, 3]` uint8, or a sequence of such images of any size, of images that
+                Pillow opened, or of paths.
             batch_size: images at a time.
 
         Raises:

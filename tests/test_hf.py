@@ -89,6 +89,8 @@ def test_what_cannot_be_read_ends_in_one_error(tmp_path):
     assert len(found.splits["train"]) == 20
     with pytest.raises(InputError, match=r"has \['img', 'fine', 'coarse'\]"):
         open_source(config_of(tmp_path / "two", label_column="species"))
+    with pytest.raises(InputError, match=r"dataset\.name=hf: names no set"):
+        open_source(config_of(""))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be opened"):
         open_source(config_of(tmp_path / "empty"))

@@ -71,6 +71,10 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
+        ("--config=digits:ginikl", "did you mean 'gini_kl'"),
+        ("--config.loggers=jsonl,wandbb", "did you mean 'wandb'"),
+        ("--workdir=foo://a/b", "a bucket as gs://BUCKET/FOLDER"),
+        ("--workdir=gs:///run", "a bucket as gs://BUCKET/FOLDER"),
         ("--config.num_epoch=3", 'Did you mean "num_epochs"'),
         ("--config=configs/none.py", "unknown config"),
         ("--config.batch_size=many", "batch_size=many"),

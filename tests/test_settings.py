@@ -16,7 +16,7 @@ from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
 from gini_jax.models.registry import model_rows
 from gini_jax.modes.train import main as train
-from gini_jax.storage import storage_path
+from gini_jax.storage import run_path, storage_path
 from tests import tiny
 from tests.conftest import ROOT
 from tests.program import Program
@@ -148,8 +148,11 @@ def test_urls_are_refused_and_home_is_resolved(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert str(storage_path("--workdir", "~/x")) == "/home/someone/x"
     for url in ("gs:/b/x", "s3:/b/x", "file:/x", "hdfs://x/y"):
-        with pytest.raises(InputError, match=r"or a bucket as gs://BUCKET/FOLDER"):
-            storage_path("--workdir", url)
+        with pytest.raises(InputError, match=r"as gs://BUCKET/FOLDER or s3://BUCKET/FOLDER$"):
+            storage_path("dataset.data_dir", url)
+    for url in ("gs://", "gs:///x", "foo://a/b"):
+        with pytest.raises(InputError, match=r"a bucket as gs://BUCKET/FOLDER$"):
+            run_path("--workdir", url)
 
 
 def test_evaluation_needs_no_batch_that_devices_divide():

@@ -34,6 +34,8 @@ def write_images(folder, count, rng):
             image.save(folder / name / f"{i:02}.{ending}")
     (folder / "red" / ".hidden.png").write_bytes(b"not looked at")
     (folder / "red" / "notes.txt").write_text("not looked at")
+    (folder / "red" / ".checkpoints").mkdir()
+    (folder / "red" / ".checkpoints" / "00.png").write_bytes(b"not looked at")
 
 
 def folder_config(root):
@@ -84,7 +86,7 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path, capsys):
     damaged = tmp_path / "train" / "green" / "00.png"
     damaged.write_bytes(damaged.read_bytes()[:40])
     config = folder_config(tmp_path).dataset
-    with pytest.raises(InputError, match=r"green/00\.png, cannot be read"):
+    with pytest.raises(InputError, match=r"green/00\.png, cannot be read.*skip_damaged=True"):
         load_dataset(config, tmp_path / "cache")
     config.skip_damaged = True
     splits = load_dataset(config, tmp_path / "cache").splits
@@ -92,15 +94,23 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path, capsys):
     assert "train: 1 damaged images skipped" in capsys.readouterr().out
 
 
+def with_an_empty_class(root):
+    write_images(root, 6, np.random.default_rng(4))
+    (root / "yellow").mkdir()
+    return root
+
+
 @pytest.mark.parametrize(
     ("break_it", "text"),
     [
         (lambda root: root / "nowhere", "is not a folder"),
         (lambda root: (root / "train" / "red").mkdir(parents=True) or root, "1 class folders"),
+        (with_an_empty_class, r"no training images of \['yellow'\]"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused(break_it, text, tmp_path):
     config = folder_config(break_it(tmp_path)).dataset
+    config.test_size = 6
     with pytest.raises(InputError, match=text):
         load_dataset(config, tmp_path / "cache")
 
@@ -114,6 +124,8 @@ def test_predict_names_the_classes_of_files(run, images):
     assert np.mean(table["class"] == truth) > 0.9
     with pytest.raises(InputError, match="matches no file"):
         predict_mode.main(None, workdir, images=str(images / "none" / "*.png"))
+    with pytest.raises(InputError, match=r"matches the folder .*/red; give '.*/red/\*'"):
+        predict_mode.main(None, workdir, images=str(images / "test" / "red"))
     with pytest.raises(InputError, match=r"needs --images"):
         predict_mode.main(None, workdir)
 
@@ -126,6 +138,12 @@ def test_load_gives_what_training_tested(run, images):
     np.testing.assert_allclose(prediction.probabilities.sum(axis=1), 1, rtol=1e-5)
     right = prediction.probabilities.argmax(axis=1) == test.labels
     assert right.mean() == pytest.approx(result["test_accuracy"])
+    path = next((images / "test" / "red").glob("0*.png"))
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(*(trained.predict([x]).probabilities for x in (path, opened)))
+    assert repr(trained) == (
+        f"Trained(tiny:gini_kl, seed 0, step {trained.step}: ResNet, 3 classes, images of 8x8)"
+    )
     last = gini_jax.load(workdir, step=18)
     assert last.step == 18
     with pytest.raises(InputError, match="must be"):

@@ -118,7 +118,8 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
     size = config.image_size or height
     if size is None:
         raise InputError(
-            f"images of {config.name} differ in size; set --config.dataset.image_size, such as 224"
+            f"{config.name} does not declare one size for all of its images; set "
+            "--config.dataset.image_size, such as 224"
         )
     if not config.image_size and width != size:
         raise InputError(

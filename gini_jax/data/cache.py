@@ -96,8 +96,11 @@ def on_this_machine(folder: Path, part: str = "") -> Path:
     there = folder / part if part else folder
     copy = default_folder() / "buckets" / str(folder).replace("://", "_").replace("/", "_")
     with reading(folder):
-        if not there.is_dir():
-            raise InputError(f"{there} is not there; check the name, or upload the folder")
+        try:
+            next(there.iterdir())
+        except (FileNotFoundError, StopIteration) as error:
+            text = f"{there} is not there; check the name, or upload the folder"
+            raise InputError(text) from error
     print(f"copying {there} to {copy}")
     copy.parent.mkdir(parents=True, exist_ok=True)
     with alone(copy.parent, f"is copying {there}"), reading(folder):
@@ -200,8 +203,13 @@ def _unreadable(
     path = f", {example.image}," if example and isinstance(example.image, Path) else ""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return InputError(
-        f"example {index} of {source.name}{path} cannot be read ({reason}); repair or remove it, "
-        "or prepare the set again"
+        f"example {index} of {source.name}{path} cannot be read ({reason}); "
+        + (
+            "repair or remove it, or skip all that are damaged with "
+            "--config.dataset.skip_damaged=True"
+            if path
+            else "prepare the set again"
+        )
     )
 
 

@@ -20,7 +20,8 @@ class Folder:
 
     Either `train/` and `test/` (and `val/`, if there is one) with class folders below them; or
     class folders alone, which are then split class by class: `test_size` and `val_size` images in
-    all, drawn with `val_seed`. Hidden files and extensions unknown to Pillow are ignored.
+    all, drawn with `val_seed`. Hidden files and folders and extensions unknown to Pillow are
+    ignored.
 
     A folder in a bucket is copied to this machine first.
 
@@ -29,8 +30,8 @@ class Folder:
             `image_size` and `skip_damaged`.
 
     Raises:
-        InputError: the folder is missing or has no class folders, a class differs between splits,
-            or an image cannot be read and `skip_damaged` is off.
+        InputError: the folder is missing or has no class folders, a class has no images to train
+            on or differs between splits, or an image cannot be read and `skip_damaged` is off.
     """
 
     superclass_names: tuple[str, ...] = ()
@@ -51,6 +52,11 @@ class Folder:
                 refuse_val_size(config, f"{root}")
         else:
             self._divide(root, config)
+        present = {self.class_names[example.label] for example in self.splits["train"]}
+        if empty := sorted(set(self.class_names) - present):
+            raise InputError(
+                f"{root} has no training images of {empty[:5]}; add some, or remove the folders"
+            )
         if config.skip_damaged:
             self.splits = {split: _readable(e, split) for split, e in self.splits.items()}
 
@@ -108,7 +114,9 @@ def _examples(folder: Path, classes: tuple[str, ...]) -> list[Example]:
         Example(path, label)
         for label, name in enumerate(classes)
         for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
+        if path.suffix.lower() in endings
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
     ]
     if not examples:
         raise InputError(

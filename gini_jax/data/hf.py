@@ -34,6 +34,11 @@ class HuggingFace:
 
     def __init__(self, config: ConfigDict):
         self.name = config.name.partition(":")[2]
+        if not self.name:
+            raise InputError(
+                f"dataset.name={config.name} names no set; give hf:NAME of one on the hub, such as "
+                "hf:beans, or hf:FOLDER of one that was saved with save_to_disk"
+            )
         found = _open(self.name, config.data_dir)
         train = found.get("train") or next(iter(found.values()))
         self._image = _column(self.name, train, "image", config.image_column)

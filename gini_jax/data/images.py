@@ -13,14 +13,15 @@ DECODING = 2  # increase this when the code below changes, so that images are de
 RGB = UInt8[np.ndarray, "H W 3"]
 
 
-def decode(image: bytes | Path | np.ndarray) -> RGB:
+def decode(image: bytes | Path | np.ndarray | Image.Image) -> RGB:
     """An image's pixels.
 
     Palettes are resolved, transparent pixels become white, EXIF orientation is applied, 16-bit and
     floating-point values are scaled to 8 bits, and grey becomes three equal channels.
 
     Args:
-        image: an encoded file, its path, or pixels `[H, W]`, `[H, W, 1]` or `[H, W, 3]`.
+        image: an encoded file, its path, an image that Pillow opened, or pixels `[H, W]`,
+            `[H, W, 1]` or `[H, W, 3]`.
 
     Raises:
         OSError, ValueError, SyntaxError: the image cannot be read.
@@ -31,6 +32,8 @@ def decode(image: bytes | Path | np.ndarray) -> RGB:
     """
     if isinstance(image, np.ndarray):
         return _from_pixels(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(to_rgb(image))
     source: Any = io.BytesIO(image) if isinstance(image, bytes) else image
     with Image.open(source) as opened:
         return np.asarray(to_rgb(opened))

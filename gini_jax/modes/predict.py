@@ -43,6 +43,8 @@ def main(
         raise InputError(
             f"--images={images} matches no file; give a path, or a pattern such as 'new/*.jpg'"
         )
+    if folder := next((path for path in paths if Path(path).is_dir()), None):
+        raise InputError(f"--images={images} matches the folder {folder}; give '{folder}/*'")
     trained = load(workdir, step)
     prediction = trained.predict(paths)
     order = prediction.probabilities.argsort(axis=1)[:, ::-1][:, :5]
