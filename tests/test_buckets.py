@@ -93,8 +93,9 @@ def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk, tmp_
     assert abs(again["test_loss"] - result["test_loss"]) < 1e-6
     assert gini_jax.load(str(workdir)).step == again["step"]
     assert "<h1" in report(None, workdir).read_text()
-    file = export_mode.main(None, workdir, format="safetensors")
-    assert file.stat().length > 1000 and (file.parent / "README.md").exists()
+    for format in ("safetensors", "stablehlo"):
+        file = export_mode.main(None, workdir, format=format)
+        assert file.stat().length > 1000 and (file.parent / "README.md").exists()
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
     predict_mode.main(None, workdir, images=str(tmp_path / "*.png"))
     assert "black.png" in (workdir / "predictions.csv").read_text()

@@ -102,6 +102,15 @@ def two_processes(workdir, *arguments):
     ]
 
 
+def test_two_processes_end_like_one(undisturbed, tmp_path):
+    """Each reads its own part of the batches."""
+    for process in two_processes(tmp_path, "--config.dataset.feed=stream"):
+        process.finish()
+    both = ends_of(tmp_path)
+    assert abs(both[0]["test_loss"] - undisturbed[0]["test_loss"]) < 1e-3
+    assert len(both) == len(undisturbed)  # process 0 alone writes
+
+
 def test_if_one_of_two_processes_dies_the_other_ends_and_the_run_goes_on_alone(
     undisturbed, tmp_path
 ):
