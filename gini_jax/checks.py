@@ -12,6 +12,7 @@ from gini_jax.settings import Setting, in_bounds
 # Settings that some configs leave unused, and whether a config uses them.
 _USED_BY = {
     "loss.running_decay": lambda config: bool(config.loss.terms),
+    "loss.hold_shares": lambda config: bool(config.loss.terms),
     "optimizer.momentum": lambda config: config.optimizer.name == "sgd",
     "optimizer.nesterov": lambda config: config.optimizer.name == "sgd",
     "schedule.boundaries": lambda config: config.schedule.name == "step",

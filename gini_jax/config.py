@@ -131,6 +131,10 @@ SETTINGS: dict[str, Setting] = {
     "loss.ramp_epochs": Setting(
         0.0, "epochs over which the weights rise from 0, from start_epoch on", bounds=NOT_NEGATIVE
     ),
+    "loss.hold_shares": Setting(
+        False,
+        "weights of terms are shares: each gradient is held at weight times cross-entropy's",
+    ),
     "loss.class_weights": Setting(
         (), "weights in cross-entropy: balanced (inverse to class frequency), or one per class"
     ),

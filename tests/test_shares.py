@@ -1,5 +1,9 @@
-"""The terms' share of the gradient at their layers, and the ramp of their weights."""
+"""The terms' share of the gradient at their layers, weights that hold it, and their ramp."""
 
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +13,10 @@ import pytest
 from gini_jax.data import load_dataset
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
+from gini_jax.errors import InputError
 from gini_jax.losses import gini_loss, kl_loss
+from gini_jax.losses.balance import GradientNorms
+from gini_jax.training.experiment import check_before_data
 from gini_jax.training.progress import examples_per_class
 from gini_jax.training.step import augmented_batch
 from tests import tiny
@@ -22,11 +29,15 @@ def config_of(**changes):
     return config
 
 
-@pytest.mark.parametrize(("devices", "start_epoch"), [(1, 1), (8, 3)])
-def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
-    """And do not depend on whether the terms are on yet."""
-    config = config_of(**{"loss.start_epoch": start_epoch, "loss.layers": ("stage2", "pooled")})
-    run = set_up(config, devices)
+class Norms(NamedTuple):
+    """Gradient norms at the layers, in the first step of a run: of `ce`, and of terms by name."""
+
+    ce: float
+    terms: dict[str, float]
+
+
+def direct_norms(config, run):
+    """By `jax.grad` of the losses themselves, outside the training step."""
     state = jax.device_get(run.state)
     train = load_dataset(config.dataset).splits["train"]
     first = epoch_order(config, 0, train.labels)[0]
@@ -40,23 +51,97 @@ def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
         return logits, features
 
     _, features = outputs(None)
-    zeros = {layer: jnp.zeros_like(features[layer]) for layer in config.loss.layers}
+    layers = {layer: features[layer] for layer in config.loss.layers}
 
     def ce(added):
         return optax.softmax_cross_entropy(outputs(added)[0], batch.labels).mean()
 
     def term(loss, layers):
-        return 0.5 * sum(loss(layer, batch.labels) for layer in layers.values()) / len(layers)
+        return sum(loss(layer, batch.labels) for layer in layers.values()) / len(layers)
 
     def norm(tree):
         return np.sqrt(sum(float(jnp.square(x).sum()) for x in jax.tree.leaves(tree)))
 
-    of_ce = norm(jax.grad(ce)(zeros))
-    layers = {layer: features[layer] for layer in config.loss.layers}
+    of_terms = {
+        name: norm(jax.grad(lambda x, loss=loss: term(loss, x))(layers))
+        for name, loss in (("gini", gini_loss), ("kl", kl_loss))
+    }
+    return Norms(norm(jax.grad(ce)(jax.tree.map(jnp.zeros_like, layers))), of_terms)
+
+
+@pytest.mark.parametrize(("devices", "start_epoch"), [(1, 1), (8, 3)])
+def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
+    """And do not depend on whether the terms are on yet."""
+    config = config_of(**{"loss.start_epoch": start_epoch, "loss.layers": ("stage2", "pooled")})
+    run = set_up(config, devices)
+    norms = direct_norms(config, run)
     _, metrics = run.step(run.state, run.data, run.order)
-    for name, loss in (("gini", gini_loss), ("kl", kl_loss)):
-        expected = norm(jax.grad(lambda x, loss=loss: term(loss, x))(layers)) / of_ce
-        np.testing.assert_allclose(metrics[f"share_{name}"][0], expected, rtol=1e-4)
+    for name, norm in norms.terms.items():
+        np.testing.assert_allclose(metrics[f"share_{name}"][0], 0.5 * norm / norms.ce, rtol=1e-4)
+
+
+def test_held_shares_weigh_the_terms_by_the_ratio_of_the_gradients():
+    """The first step measures, so the second has the weights of the first step's gradients."""
+    shares = {"gini": 0.3, "kl": 0.1}
+    terms = {f"loss.terms.{name}": share for name, share in shares.items()}
+    config = config_of(**{"loss.hold_shares": True, **terms})
+    run = set_up(config, 2)
+    norms = direct_norms(config, run)
+    state, first = run.step(run.state, run.data, run.order)
+    assert first["loss"][0] == first["ce"][0]
+    _, second = run.step(state, run.data, run.order)
+    added = sum(
+        share * norms.ce / norms.terms[name] * float(second[name][0])
+        for name, share in shares.items()
+    )
+    np.testing.assert_allclose(second["loss"][0] - second["ce"][0], added, rtol=1e-3)
+
+
+def test_held_shares_stay_at_the_weights():
+    """In a network that hardly changes, so that only the batches' chance is left."""
+    terms = {"loss.terms.gini": 0.2, "loss.terms.kl": 0.05}
+    config = config_of(**{"loss.hold_shares": True, "schedule.learning_rate": 1e-5, **terms})
+    run = set_up(config)
+    state, seen = run.state, []
+    for _ in range(18):
+        state, metrics = run.step(state, run.data, run.order)
+        seen.append([float(metrics["share_gini"][0]), float(metrics["share_kl"][0])])
+    np.testing.assert_allclose(np.mean(seen[2:], axis=0), [0.2, 0.05], rtol=0.1)
+
+
+def test_held_shares_do_not_depend_on_devices_or_micro_batches():
+    from tests.test_train import LayerDrops
+
+    ends = []
+    for parts, devices in ((1, 1), (1, 8), (4, 2)):
+        changes = {"loss.layers": ("pooled",), "loss.hold_shares": True, "grad_accumulation": parts}
+        run = set_up(config_of(**changes), devices, model=LayerDrops(broadcast=False))
+        state = run.state
+        for _ in range(3):
+            state, metrics = run.step(state, run.data, run.order)
+        assert metrics["loss"][0] > metrics["ce"][0]
+        ends.append(jax.device_get((state.params, metrics)))
+    for end in ends[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
+
+
+@pytest.mark.parametrize(
+    ("ce", "term", "expected"),
+    [(4.0, 1.0, 2.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.0, 1e4), (1.0, 1e-30, 1e4)],
+)
+def test_factors_of_vanishing_gradients_are_finite(ce, term, expected):
+    norms = GradientNorms(jnp.float32(ce), {"kl": jnp.float32(term)})
+    np.testing.assert_allclose(norms.factors()["kl"], expected)
+
+
+def test_shares_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypatch):
+    class Plain(nn.Module):
+        def __call__(self, images, train=False, places=None):
+            return images.mean(axis=(1, 2)), {"stage2": images}
+
+    monkeypatch.setattr("gini_jax.training.experiment.create_model_of", lambda *a, **k: Plain())
+    with pytest.raises(InputError, match=r"Plain does not take `added` arrays.*hold_shares=False"):
+        check_before_data(config_of(**{"loss.hold_shares": True}))
 
 
 def test_shares_of_micro_batches_are_those_of_the_whole_without_batch_norm():

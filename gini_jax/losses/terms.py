@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
+from gini_jax.losses.balance import GradientNorms
 from gini_jax.losses.class_sums import AxisName, ClassSums, local_sums
 from gini_jax.losses.collision import collision_loss
 from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
@@ -146,10 +147,12 @@ class ObjectiveState(NamedTuple):
     Attributes:
         terms: by name, the state of each term that is not a function of sums.
         running: running sums for the terms that are; None if they are switched off.
+        norms: gradient norms that the weights follow; None if the weights are fixed.
     """
 
     terms: dict[str, Any]
     running: RunningSums | None
+    norms: GradientNorms | None = None
 
 
 class Values(NamedTuple):
@@ -172,6 +175,7 @@ class Objective:
     Args:
         weights: by name of the term, from `TERMS`; a term of weight 0 is left out.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
+        hold_shares: the weights are shares of cross-entropy's gradient; see `GradientNorms`.
 
     Examples:
         >>> objective = Objective({"gini": 0.5, "kl": 0.5})
@@ -181,10 +185,15 @@ class Objective:
         (0.25, 0.5)
     """
 
-    def __init__(self, weights: Mapping[str, float], running_decay: float = 0.0):
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        running_decay: float = 0.0,
+        hold_shares: bool = False,
+    ):
         active = {name: weight for name, weight in weights.items() if weight}
         terms = {name: TERMS[name]() for name in active}
-        self.weights, self.running_decay = active, running_decay
+        self.weights, self.running_decay, self.hold_shares = active, running_decay, hold_shares
         self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
         self.other_terms: dict[str, Any] = {
             name: term for name, term in terms.items() if name not in self.sum_terms
@@ -198,9 +207,17 @@ class Objective:
             running = RunningSums.zeros_like(
                 jax.eval_shape(lambda tree: self.sums(Outputs(*tree)), tuple(arrays))
             )
+        norms = GradientNorms.zeros(self.weights) if self.hold_shares else None
         return ObjectiveState(
-            {n: term.init(outputs) for n, term in self.other_terms.items()}, running
+            {n: term.init(outputs) for n, term in self.other_terms.items()}, running, norms
         )
+
+    def weights_at(self, state: ObjectiveState) -> dict[str, Any]:
+        """By term, what its value is multiplied by in the next step."""
+        if state.norms is None:
+            return dict(self.weights)
+        factors = state.norms.factors()
+        return {name: weight * factors[name] for name, weight in self.weights.items()}
 
     def sums(self, outputs: Outputs) -> dict[str, Any]:
         """By name, the sums of this device's examples that the sum terms are functions of."""
@@ -221,17 +238,21 @@ class Objective:
             sums, running = state.running.update(sums, self.running_decay)
             state = state._replace(running=running)
         values = {name: term.of_sums(sums) for name, term in self.sum_terms.items()}
-        return Values(self._weighted(values, scale), values, state)
+        return Values(self._weighted(values, state, scale), values, state)
 
     def of_outputs(self, outputs: Outputs, state: ObjectiveState, scale: Any) -> Values:
         """The other terms, of the global batch; arguments as in `of_sums`."""
         values, states = {}, {}
         for name, term in self.other_terms.items():
             values[name], states[name] = term(outputs, state.terms[name])
-        return Values(self._weighted(values, scale), values, state._replace(terms=states))
+        added = self._weighted(values, state, scale)
+        return Values(added, values, state._replace(terms=states))
 
-    def _weighted(self, values: Mapping[str, jax.Array], scale: Any) -> jax.Array:
-        parts = [self.weights[name] * scale * value for name, value in values.items()]
+    def _weighted(
+        self, values: Mapping[str, jax.Array], state: ObjectiveState, scale: Any
+    ) -> jax.Array:
+        weights = self.weights_at(state)
+        parts = [weights[name] * scale * value for name, value in values.items()]
         return sum(parts, start=jnp.zeros(()))
 
 
@@ -253,8 +274,9 @@ def gradient_squares(
         total: as in `shared_value`.
 
     Returns:
-        By term, the squared norm of its gradient with respect to this device's features, over all
-        layers together; and by layer, the sum of the terms' gradients, in the features' shapes.
+        By term, the squared norm of its gradient, with weight 1, with respect to this device's
+        features, over all layers together; and by layer, the weighted sum of the terms' gradients,
+        in the features' shapes.
     """
     axis_name = outputs.axis_name
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
@@ -273,11 +295,10 @@ def gradient_squares(
         return linearize_at(of_sums, total)[1](objective.sums(there)) * devices
 
     squares, summed = {}, jax.tree.map(jnp.zeros_like, dict(outputs.features))
-    for name, weight in objective.weights.items():
+    for name, weight in objective.weights_at(state).items():
         gradient = jax.grad(partial(value, name))(dict(outputs.features))
-        gradient = jax.tree.map(lambda g, w=weight: g * w, gradient)
         squares[name] = squared_norm(gradient)
-        summed = jax.tree.map(jnp.add, summed, gradient)
+        summed = jax.tree.map(lambda s, g, w=weight: s + w * g, summed, gradient)
     return squares, summed
 
 
@@ -318,6 +339,6 @@ def shared_value(
     values = Values(
         of_sums.added + others.added,
         of_sums.terms | others.terms,
-        ObjectiveState(others.state.terms, of_sums.state.running),
+        of_sums.state._replace(terms=others.state.terms),
     )
     return linearized(objective.sums(outputs)) * devices + others.added, values

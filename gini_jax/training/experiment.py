@@ -18,7 +18,7 @@ from gini_jax.errors import InputError
 from gini_jax.losses.terms import Objective
 from gini_jax.models import create_model
 from gini_jax.training.optim import create_optimizer, create_schedule
-from gini_jax.training.state import Experiment, feature_shapes
+from gini_jax.training.state import Experiment, feature_shapes, takes_added
 
 
 def build_experiment(
@@ -50,7 +50,7 @@ def build_experiment(
         model=create_model_of(config, dataset.num_classes),
         optimizer=create_optimizer(config.optimizer, schedule),
         schedule=jax.jit(schedule),
-        objective=Objective(config.loss.terms, config.loss.running_decay),
+        objective=Objective(config.loss.terms, config.loss.running_decay, config.loss.hold_shares),
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
         stored_shape=dataset.splits["train"].images.shape[1:],
@@ -101,6 +101,12 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
     """
     check_config(config, num_devices(devices))
     model = create_model_of(config, num_classes=2)
+    if config.loss.hold_shares and not takes_added(model):
+        raise InputError(
+            f"loss.hold_shares=True: {type(model).__name__} does not take `added` arrays, by which "
+            "the terms' gradients are measured; add that argument to its __call__ (see "
+            "gini_jax/models/resnet.py), or set --config.loss.hold_shares=False"
+        )
     check_layers(config.loss.layers, feature_shapes(model, 32))
     create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
 

@@ -1,6 +1,7 @@
 """The state of a run and its fixed parts: what a step changes, and what it closes over."""
 
 from functools import lru_cache
+from inspect import signature
 from typing import Any, NamedTuple
 
 import flax
@@ -99,3 +100,8 @@ def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtyp
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     (_, features), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     return features
+
+
+def takes_added(model: nn.Module) -> bool:
+    """Whether arrays can be added to a network's layers, by which their gradients are measured."""
+    return "added" in signature(type(model).__call__).parameters

@@ -1,7 +1,6 @@
 """The training step: from a state and a batch to the next state, mapped over the devices."""
 
 from collections.abc import Callable, Sequence
-from inspect import signature
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from gini_jax.losses.terms import (
     shared_value,
     squared_norm,
 )
-from gini_jax.training.state import Experiment, TrainState, feature_shapes
+from gini_jax.training.state import Experiment, TrainState, feature_shapes, takes_added
 
 
 class Batch(NamedTuple):
@@ -49,7 +48,8 @@ class Forward(NamedTuple):
         batch_stats: the model's next running statistics.
         values: the terms' values on the global batch; None between two micro-batches.
         squares: squared norms of gradients with respect to the features that the terms act on: of
-            cross-entropy as `ce`, and of each weighted term. Empty if the network takes no `added`.
+            cross-entropy as `ce`, and of each term with weight 1. Empty if the network takes no
+            `added`.
     """
 
     ce: Float[Array, ""]
@@ -72,7 +72,8 @@ def train_step(
     Returns:
         The next state and the global batch's metrics, both the same on all devices.
     """
-    config, seen = experiment.config, augmented_batch(state, batch, experiment, AXIS)
+    config, objective = experiment.config, experiment.objective
+    seen = augmented_batch(state, batch, experiment, AXIS)
     if config.grad_accumulation > 1:
         gradients, forward = accumulated_gradients(state, seen, experiment)
     else:
@@ -86,14 +87,17 @@ def train_step(
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
     metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **forward.values.terms}
-    metrics |= gradient_shares(squares)
+    metrics |= gradient_shares(squares, objective.weights_at(state.terms))
+    terms = forward.values.state
+    if terms.norms is not None:
+        terms = terms._replace(norms=terms.norms.update(squares))
     new_state = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=forward.batch_stats,
         opt_state=opt_state,
         rng=state.rng,
-        terms=forward.values.state,
+        terms=terms,
     )
     new_state = with_average(new_state, state.average, config.optimizer.ema_decay)
     return new_state, metrics | {"gradient_norm": norm}
@@ -109,16 +113,19 @@ def with_average(state: TrainState, average: Any, final_decay: float) -> TrainSt
     return state.replace(average=average)  # type: ignore[attr-defined]
 
 
-def gradient_shares(squares: dict[str, Float[Array, ""]]) -> dict[str, Float[Array, ""]]:
-    """By term, the norm of its gradient at its layers over that of cross-entropy.
+def gradient_shares(
+    squares: dict[str, Float[Array, ""]], weights: dict[str, Any]
+) -> dict[str, Float[Array, ""]]:
+    """By term, the norm of its weighted gradient at its layers over that of cross-entropy.
 
     Args:
         squares: the squared norms, averaged over the devices; empty if they are not known.
+        weights: by term, the step's weight.
     """
     if not squares:
         return {}
     ce = jnp.maximum(squares["ce"], 1e-30)
-    return {f"share_{k}": jnp.sqrt(v / ce) for k, v in squares.items() if k != "ce"}
+    return {f"share_{k}": weight * jnp.sqrt(squares[k] / ce) for k, weight in weights.items()}
 
 
 def batch_gradients(
@@ -176,10 +183,7 @@ def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, Float[Array,
 
     Empty where there is no term, or where the network takes no `added`.
     """
-    if (
-        not experiment.objective.weights
-        or "added" not in signature(type(experiment.model).__call__).parameters
-    ):
+    if not experiment.objective.weights or not takes_added(experiment.model):
         return {}
     shapes = feature_shapes(experiment.model, experiment.image_size)
     return {
