@@ -10,6 +10,8 @@ import pytest
 import scipy.stats
 
 from gini_jax.analysis.report import write_report
+from gini_jax.analysis.runs import Run
+from gini_jax.analysis.sensitivity import sensitivity, varied_settings, varied_table
 from gini_jax.analysis.statistics import compare, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
 from gini_jax.modes.sweep import finished, members_of, run_member, seeds_of
@@ -95,6 +97,59 @@ def test_the_number_of_seeds_gives_the_power_that_it_promises():
     draws = RNG.normal(d, 1, (20_000, n))
     p = scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue
     assert abs((p < 0.05).mean() - 0.8) < 0.03
+
+
+# ------------------------------------------------------------- settings
+
+
+def run_of(config, accuracy):
+    result = {"objective": config.objective, "seed": config.seed, "test_accuracy": accuracy}
+    return Run(None, "", result, json.loads(config.to_json()), [], {})
+
+
+def varied_runs():
+    """Two seeds of `ce`, and of `gini_kl` with three weights and two choices of layers."""
+    vary = ["loss.terms.gini=0.05,0.5,5.0"]
+    members = members_of(tiny.get_config(), ["ce", "gini_kl"], [0, 1], vary)
+    members += members_of(tiny.get_config(), ["gini_kl"], [0, 1], ["loss.layers=('stage1',)"])
+    accuracies = np.random.default_rng(1).uniform(0.4, 0.5, len(members))
+    groups = {}
+    for member, accuracy in zip(members, accuracies, strict=True):
+        group = member.name.rpartition("-seed")[0]
+        groups.setdefault(group, []).append(run_of(member.config, accuracy))
+    return groups
+
+
+def test_only_what_a_sweep_varies_is_a_varied_setting():
+    assert varied_settings(varied_table(varied_runs())) == [
+        "config.loss.layers",
+        "config.loss.terms.gini",
+    ]
+    same = {"ce": [run_of(tiny.get_config("ce"), 0.4)], "kl": [run_of(tiny.get_config("kl"), 0.5)]}
+    assert varied_settings(varied_table(same)) == []
+
+
+def test_a_line_joins_the_means_of_runs_that_differ_in_one_setting():
+    groups = varied_runs()
+    axes = sensitivity(varied_table(groups)).axes
+    by_layer, by_weight = axes
+    (line,) = by_weight.containers
+    assert line.get_label() == "gini_kl"
+    expected = {
+        weight: [run.result["test_accuracy"] for run in groups[f"gini_kl-loss.terms.gini={weight}"]]
+        for weight in (0.05, 0.5, 5.0)
+    }
+    np.testing.assert_allclose(line[0].get_xdata().astype(float), list(expected))
+    np.testing.assert_allclose(
+        line[0].get_ydata().astype(float), [np.mean(x) for x in expected.values()]
+    )
+    (spread,) = line[2]
+    lengths = [np.ptp(segment[:, 1]) for segment in spread.get_segments()]
+    np.testing.assert_allclose(lengths, [2 * np.std(x, ddof=1) for x in expected.values()])
+    assert [tick.get_text() for tick in by_layer.get_xticklabels()] == ["stage1", "stage2"]
+    (dashed,) = [x for x in by_weight.lines if x.get_label() == "ce"]
+    ce = np.mean([run.result["test_accuracy"] for run in groups["ce"]])
+    np.testing.assert_allclose(dashed.get_ydata(), ce)
 
 
 # ------------------------------------------------------------- members

@@ -10,6 +10,7 @@ import pandas as pd
 from gini_jax.analysis import figures
 from gini_jax.analysis.figures import drawn
 from gini_jax.analysis.runs import Run, read_runs
+from gini_jax.analysis.sensitivity import sensitivity, varied_settings, varied_table
 from gini_jax.analysis.statistics import METRICS, compare, number, seeds_needed
 from gini_jax.storage import write
 
@@ -54,7 +55,7 @@ def write_report(workdir: Path) -> Path:
         title=f"{first.result['config_name']}: {', '.join(groups)}",
         facts=_facts(groups),
         findings=_findings(groups),
-        sections=[*_tables(groups), *_pictures(shown)],
+        sections=[*_tables(groups), *_sensitivity(groups), *_pictures(shown)],
         left_out=list(groups)[MOST_GROUPS:],
     )
     path = workdir / "report.html"
@@ -166,6 +167,18 @@ def _tables(groups: dict[str, list[Run]]) -> list[Section]:
         text = "Test accuracy, paired by seed. For all metrics see sweep.md next to this page."
         sections.append(Section("Against cross-entropy alone", text, table=rows))
     return sections
+
+
+def _sensitivity(groups: dict[str, list[Run]]) -> list[Section]:
+    """How accuracy depends on what the sweep varied; nothing if it varied no setting."""
+    table = varied_table(groups)
+    if not varied_settings(table):
+        return []
+    text = (
+        "Mean and standard deviation of test accuracy over the seeds. A line joins runs that "
+        "differ in one setting only; the dashed line and its band are cross-entropy alone."
+    )
+    return [Section("Settings", text, drawn(sensitivity, table))]
 
 
 def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
