@@ -2,6 +2,7 @@
 
 import gc
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from gini_jax.analysis.runs import Run
 from gini_jax.analysis.sensitivity import sensitivity, varied_settings, varied_table
 from gini_jax.analysis.statistics import compare, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
-from gini_jax.modes.sweep import finished, members_of, run_member, seeds_of
+from gini_jax.modes.sweep import finished, member_command, members_of, run_member, seeds_of
 from gini_jax.modes.train import main as train
 from tests import tiny
 from tests.program import Program
@@ -165,6 +166,42 @@ def test_every_combination_is_a_member_and_a_weight_varies_where_its_term_is():
     assert config.loss.terms.to_dict() == {"gini": 0.1, "kl": 0.5}
     assert tuple(config.loss.layers) == ("stage2",)
     assert (config.seed, config.objective) == (1, "gini_kl")
+
+
+def test_weights_of_the_config_hold_in_every_objective_that_has_the_term():
+    config = tiny.get_config("gini_kl")
+    config.loss.terms.gini = 0.1
+    members = members_of(config, ["ce", "gini", "kl", "gini_kl", "collision_kl"], [0], [])
+    assert [member.config.loss.terms.to_dict() for member in members] == [
+        {},
+        {"gini": 0.1},
+        {"kl": 0.5},
+        {"gini": 0.1, "kl": 0.5},
+        {"collision": 0.5, "kl": 0.5},
+    ]
+    shared = ["--config=tests/tiny.py", "--config.loss.terms.gini=0.1"]
+    commands = [member_command(member, Path("runs"), shared) for member in members]
+    assert ["loss.terms.gini=0.1" in command for command in commands] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_composition_without_a_preset_can_be_swept():
+    config = tiny.get_config("gini_kl")
+    with config.unlocked():
+        config.loss.terms.entropy = 0.2
+    config.objective = "gini_kl_entropy"
+    shared = ["--config=tests/tiny.py", "--config.loss.terms.entropy=0.2"]
+    ours, ce = members_of(config, ["gini_kl_entropy", "ce"], [0], [])
+    assert ours.config.loss.terms.to_dict() == {"gini": 0.5, "kl": 0.5, "entropy": 0.2}
+    assert "--config=tests/tiny.py " in member_command(ours, Path("runs"), shared)
+    assert ce.config.loss.terms.to_dict() == {}
+    with pytest.raises(InputError, match=r"loss.terms.entropy=0.2 has no effect.*--objectives"):
+        members_of(config, ["ce", "kl"], [0], [])
 
 
 @pytest.mark.parametrize(

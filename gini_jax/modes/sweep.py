@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.statistics import METRICS, compare, markdown
-from gini_jax.config import all_rows, set_objective
+from gini_jax.config import all_rows
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
-from gini_jax.losses.terms import objective_name
+from gini_jax.losses.terms import PRESETS, objective_name
 from gini_jax.modes import train
 from gini_jax.storage import add, log_file, write
 from gini_jax.training.experiment import check_before_data
@@ -132,18 +132,23 @@ def members_of(
 ) -> list[Member]:
     """All combinations; seeds vary slowest, so that each seed soon has all objectives.
 
-    The weight of a term is varied only in the objectives that have the term.
+    A term that the config weights has this weight in every objective that has the term. Its weight
+    is varied only in these objectives.
 
     Raises:
-        InputError: a name is unknown, or a value is of another type than its setting.
+        InputError: a name is unknown, a value is of another type than its setting, or no objective
+            has a term that the config weights.
     """
     settings = dict(_parse_vary(config, text) for text in vary)
+    terms = {objective: terms_of(config, objective) for objective in objectives}
+    _check_used(config, terms)
     members: dict[str, Member] = {}
     for seed, objective in itertools.product(seeds, objectives):
         for values in itertools.product(*settings.values()):
             member = config.copy_and_resolve_references()
             member.seed = seed
-            set_objective(member, objective)
+            with member.unlocked():
+                member.loss.terms = ConfigDict(terms[objective])
             changes = {}
             for path, value in zip(settings, values, strict=True):
                 term = path.removeprefix("loss.terms.")
@@ -155,6 +160,39 @@ def members_of(
             name = "-".join([objective, *parts, f"seed{seed}"])
             members.setdefault(name, Member(name, member, changes))
     return list(members.values())
+
+
+def terms_of(config: ConfigDict, objective: str) -> dict[str, float]:
+    """The terms of an objective, with the weights that the config gives them.
+
+    Raises:
+        InputError: the objective is unknown.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config("gini_kl")
+        >>> config.loss.terms.gini = 0.1
+        >>> terms_of(config, "gini"), terms_of(config, "collision_kl")
+        ({'gini': 0.1}, {'collision': 0.5, 'kl': 0.5})
+    """
+    own = config.loss.terms.to_dict()
+    if objective == objective_name(own):
+        return own
+    if objective not in PRESETS:
+        raise unknown_name("objective", objective, PRESETS)
+    return {name: own.get(name) or weight for name, weight in PRESETS[objective].items()}
+
+
+def _check_used(config: ConfigDict, terms: dict[str, dict[str, float]]) -> None:
+    """Refuses a weight, other than a preset's, of a term that no objective has."""
+    usual = PRESETS.get(config.objective, {})
+    for name, weight in config.loss.terms.items():
+        if weight != usual.get(name) and not any(name in own for own in terms.values()):
+            raise InputError(
+                f"loss.terms.{name}={weight:g} has no effect: no objective of the sweep "
+                f"({', '.join(terms)}) has the term {name}; leave it out, or give an objective "
+                "that has the term in --objectives"
+            )
 
 
 def seeds_of(text: str) -> list[int]:
@@ -197,11 +235,17 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     """The command that trains a member on its own."""
     objective = member.name.partition("-")[0]
     files = [arg.partition("=")[2] for arg in shared if arg.startswith("--config=")]
-    file = files[-1].partition(":")[0] if files else "configs/digits.py"
-    rest = [arg for arg in shared if not arg.startswith("--config=")]
+    file = files[-1] if files else "configs/digits.py"
+    if objective in PRESETS:
+        file = f"{file.partition(':')[0]}:{objective}"
+    rest = [
+        arg
+        for arg in shared
+        if not arg.startswith("--config=") and _term_in(arg) in {"", *member.config.loss.terms}
+    ]
     own = [f"--config.{path}={value}" for path, value in member.changes.items()]
     arguments = [
-        f"--config={file}:{objective}",
+        f"--config={file}",
         f"--workdir={workdir / member.name}",
         *rest,
         f"--config.seed={member.config.seed}",
@@ -267,6 +311,12 @@ def _parse_vary(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
                 f"{rows[path].default if path in rows else 0.5!r}"
             )
     return path, [float(v) if wanted is float else v for v in parsed]
+
+
+def _term_in(argument: str) -> str:
+    """The term whose weight an argument sets; "" for none."""
+    name, _, _ = argument.lstrip("-").partition("=")
+    return name.removeprefix("config.loss.terms.") if name.startswith("config.loss.terms.") else ""
 
 
 def _short(value: Any) -> str:
