@@ -211,6 +211,8 @@ def test_a_composition_without_a_preset_can_be_swept():
         (["ce"], ["num_epoch=1,2"], "did you mean 'num_epochs'"),
         (["ce"], ["num_epochs=1,two"], "is not of type int"),
         (["ce"], ["num_epochs"], "unknown setting in --vary"),
+        (["ce"], ["seed=1,2"], "seed cannot be varied; use --seeds"),
+        (["ce"], ["model.name=resnet50,cvt13"], "one sweep per network"),
     ],
 )
 def test_wrong_members_are_refused_before_any_runs(objectives, vary, text):
@@ -265,17 +267,17 @@ def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_
 
 def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
     vary = "--vary=model.width=8,0"
-    arguments = ("--objectives=ce", "--seeds=0", "--config.num_epochs=1", vary)
+    arguments = ("--objectives=ce", "--config.seed=3", "--config.num_epochs=1", vary)
     _, err = start(tmp_path, *arguments).finish(status=1)
     assert "1 of 2 members failed" in err
-    assert "ce-model.width=0-seed0: InputError: model.width=0 must lie in [1, inf)" in err
-    assert list(pd.read_csv(tmp_path / "sweep.csv")["member"]) == ["ce-model.width=8-seed0"]
+    assert "ce-model.width=0-seed3: InputError: model.width=0 must lie in [1, inf)" in err
+    assert list(pd.read_csv(tmp_path / "sweep.csv")["member"]) == ["ce-model.width=8-seed3"]
     shown, _ = start(tmp_path, *arguments, "--dry_run").finish()
     commands = shown.strip().splitlines()
     assert len(commands) == 2
     assert "--config=tests/tiny.py:ce" in commands[0]
     assert "--config.model.width=8" in commands[0]
-    assert json.loads((tmp_path / "ce-model.width=8-seed0" / "result.json").read_text())
+    assert json.loads((tmp_path / "ce-model.width=8-seed3" / "result.json").read_text())
 
 
 def test_a_folder_without_a_finished_run_has_no_report(tmp_path):

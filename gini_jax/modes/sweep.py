@@ -28,10 +28,22 @@ from gini_jax.training.workdir import check_workdir, make_workdir, saved_config
 
 FLAGS: dict[str, Any] = {
     "objectives": (None, str, "Objectives, separated by commas; that of the config by default."),
-    "seeds": ("0", str, "Seeds, separated by commas, or FIRST-LAST."),
+    "seeds": (
+        None,
+        str,
+        "Seeds, separated by commas, or FIRST-LAST; that of the config if left out.",
+    ),
     "vary": ([], list, "SETTING=VALUE,VALUE,...; may be given several times."),
     "dry_run": (False, bool, "Only print the members' own commands, one per line."),
     "command": ((), tuple, ""),
+}
+
+
+# What --vary cannot vary, and what does.
+_VARIED_BY = {
+    "seed": "--seeds",
+    "objective": "--objectives",
+    "model.name": "one sweep per network, each with its own --config",
 }
 
 
@@ -54,7 +66,7 @@ def main(
     workdir: Path,
     *,
     objectives: str | None = None,
-    seeds: str = "0",
+    seeds: str | None = None,
     vary: Sequence[str] = (),
     dry_run: bool = False,
     command: Sequence[str] = (),
@@ -64,8 +76,8 @@ def main(
     Args:
         config: the settings that all members share.
         workdir: of the sweep; each member has a folder of its own in it.
-        objectives: separated by commas.
-        seeds: separated by commas, or `FIRST-LAST`.
+        objectives: separated by commas; that of the config by default.
+        seeds: separated by commas, or `FIRST-LAST`; that of the config by default.
         vary: `SETTING=VALUE,VALUE,...`, each.
         dry_run: only print the members' commands.
         command: the arguments of the command line that all members share, for `dry_run`.
@@ -79,7 +91,7 @@ def main(
         Stopped: a signal stopped a member; what is finished is in the table.
     """
     names = (objectives or config.objective).split(",")
-    members = members_of(config, names, seeds_of(seeds), vary)
+    members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary)
     if dry_run:
         for member in members:
             print(member_command(member, workdir, command))
@@ -298,6 +310,8 @@ def _parse_vary(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
     is_term = path.removeprefix("loss.terms.") in TERMS and path.startswith("loss.terms.")
     if not equals or not (path in rows or is_term):
         raise unknown_name("setting in --vary", path, rows)
+    if path in _VARIED_BY:
+        raise InputError(f"--vary={text}: {path} cannot be varied; use {_VARIED_BY[path]}")
     try:
         parsed = list(ast.literal_eval(f"[{values}]"))
     except (ValueError, SyntaxError):
