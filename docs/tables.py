@@ -186,7 +186,7 @@ def shares() -> str:
     """Each term's gradient relative to cross-entropy's, at the start epoch and at the end."""
     lines = ["| data | objective | term | when the terms start | in the last epoch |"]
     lines.append("| --- " * 5 + "|")
-    for name, start in (("digits", 5), ("caltech101_64", 6)):
+    for name, start in STARTS.items():
         table = pd.read_csv(RESULTS / "sweeps" / f"{name}_shares.csv")
         for (objective, term), own in table.groupby(["objective", "term"], sort=False):
             by_epoch = own.groupby("epoch")["share"].mean()
@@ -202,6 +202,8 @@ def claim() -> str:
         for where, name in (
             ("Digits, 10 classes", "digits"),
             ("Caltech-101 at 64 pixels, 102 classes, ResNet-18 of width 16", "caltech101_64"),
+            ("the same with ResNet-17", "caltech101_64_resnet17"),
+            ("CIFAR-100, 100 classes, ResNet-18 of width 8", "cifar100"),
         )
     )
 
@@ -218,6 +220,8 @@ def _claim_of(name: str) -> str:
     )
 
 
+# The first epoch with the terms whose shares were written, by sweep.
+STARTS = {"digits": 5, "caltech101_64": 6, "caltech101_64_resnet17": 6, "cifar100": 3}
 SHOWN = (
     "test_accuracy",
     "test_class_accuracy",
@@ -245,6 +249,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "input": feeds,
     "digits": lambda: sweep("digits", SHOWN),
     "caltech101_64": lambda: sweep("caltech101_64", SHOWN),
+    "caltech101_64_resnet17": lambda: sweep("caltech101_64_resnet17", SHOWN),
+    "cifar100": lambda: sweep("cifar100", SHOWN),
+    "held": lambda: sweep("caltech101_64_held", SHOWN),
 }
 
 
