@@ -190,6 +190,11 @@ def _check_objective(config: ConfigDict) -> None:
                     f"(grad_accumulation={config.grad_accumulation})"
                 )
     active = name != "ce"
+    if active and config.loss.hold_shares and not config.loss.ce_weight:
+        raise InputError(
+            "loss.hold_shares=True holds shares of cross-entropy's gradient, but "
+            "loss.ce_weight=0; set --config.loss.hold_shares=False or a --config.loss.ce_weight"
+        )
     if active and config.loss.start_epoch > config.num_epochs:
         raise InputError(
             f"loss.start_epoch={config.loss.start_epoch} lies after the last epoch, "

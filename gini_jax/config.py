@@ -170,6 +170,24 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+# Settings that may change within a run: where the data is, and how the run is saved and observed.
+FREE = (
+    "dataset.data_dir",
+    "dataset.feed",
+    "evals",
+    "loggers",
+    "report",
+    "eval_batch_size",
+    "eval_every_epochs",
+    "early_stopping_epochs",
+    "steps_per_call",
+    "checkpoint_every_epochs",
+    "checkpoint_every_minutes",
+    "debug_nans",
+    "profile",
+)
+
+
 def default_config(objective: str | None = None) -> ConfigDict:
     """Every setting of a run, to be changed by a file in configs/ and by the command line.
 

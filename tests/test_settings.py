@@ -205,3 +205,10 @@ def test_a_network_whose_features_are_all_dead_is_tested_like_any_other():
     images = Split(np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9))
     arrays = _for_pictures(outputs, images, {"impurity/x": np.ones(20)})
     assert arrays["fired_images"].shape == (16, 8, 8, 8, 3)
+
+
+def test_shares_of_a_cross_entropy_without_weight_cannot_be_held():
+    config = default_config("gini_kl")
+    config.loss.update(hold_shares=True, ce_weight=0.0)
+    with pytest.raises(InputError, match=r"ce_weight=0; set --config\.loss\.hold_shares=False"):
+        check_config(config, 1)

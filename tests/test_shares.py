@@ -23,8 +23,8 @@ from tests import tiny
 from tests.runs import set_up
 
 
-def config_of(**changes):
-    config = tiny.get_config("gini_kl")
+def config_of(objective="gini_kl", **changes):
+    config = tiny.get_config(objective)
     config.update_from_flattened_dict({"loss.start_epoch": 1, **changes})
     return config
 
@@ -71,13 +71,15 @@ def direct_norms(config, run):
 
 @pytest.mark.parametrize(("devices", "start_epoch"), [(1, 1), (8, 3)])
 def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
-    """And do not depend on whether the terms are on yet."""
-    config = config_of(**{"loss.start_epoch": start_epoch, "loss.layers": ("stage2", "pooled")})
+    """And do not depend on whether the terms are on yet, nor on terms at later layers."""
+    terms = {"loss.terms.gini": 20.0, "loss.terms.kl": 5.0, "loss.start_epoch": start_epoch}
+    config = config_of(**{"loss.layers": ("stage1", "stage2", "pooled"), **terms})
     run = set_up(config, devices)
     norms = direct_norms(config, run)
     _, metrics = run.step(run.state, run.data, run.order)
     for name, norm in norms.terms.items():
-        np.testing.assert_allclose(metrics[f"share_{name}"][0], 0.5 * norm / norms.ce, rtol=1e-4)
+        expected = config.loss.terms[name] * norm / norms.ce
+        np.testing.assert_allclose(metrics[f"share_{name}"][0], expected, rtol=1e-4)
 
 
 def test_held_shares_weigh_the_terms_by_the_ratio_of_the_gradients():
@@ -95,6 +97,12 @@ def test_held_shares_weigh_the_terms_by_the_ratio_of_the_gradients():
         for name, share in shares.items()
     )
     np.testing.assert_allclose(second["loss"][0] - second["ce"][0], added, rtol=1e-3)
+
+
+def test_held_shares_without_terms_have_no_effect():
+    run = set_up(config_of("ce", **{"loss.hold_shares": True}))
+    _, metrics = run.step(run.state, run.data, run.order)
+    assert metrics["loss"][0] == metrics["ce"][0]
 
 
 def test_held_shares_stay_at_the_weights():
@@ -127,7 +135,7 @@ def test_held_shares_do_not_depend_on_devices_or_micro_batches():
 
 @pytest.mark.parametrize(
     ("ce", "term", "expected"),
-    [(4.0, 1.0, 2.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.0, 1e4), (1.0, 1e-30, 1e4)],
+    [(4.0, 1.0, 2.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.0, 1e6), (1.0, 1e-30, 1e6)],
 )
 def test_factors_of_vanishing_gradients_are_finite(ce, term, expected):
     norms = GradientNorms(jnp.float32(ce), {"kl": jnp.float32(term)})
@@ -140,6 +148,7 @@ def test_shares_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypat
             return images.mean(axis=(1, 2)), {"stage2": images}
 
     monkeypatch.setattr("gini_jax.training.experiment.create_model_of", lambda *a, **k: Plain())
+    check_before_data(config_of("ce", **{"loss.hold_shares": True}))
     with pytest.raises(InputError, match=r"Plain does not take `added` arrays.*hold_shares=False"):
         check_before_data(config_of(**{"loss.hold_shares": True}))
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shlex
 from pathlib import Path
 
 import jax
@@ -15,8 +16,9 @@ from gini_jax.analysis.runs import Run
 from gini_jax.analysis.sensitivity import sensitivity, varied_settings, varied_table
 from gini_jax.analysis.statistics import compare, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
-from gini_jax.modes.sweep import finished, member_command, members_of, run_member, seeds_of
+from gini_jax.modes.sweep import finished, run_member
 from gini_jax.modes.train import main as train
+from gini_jax.training.members import member_command, members_of, seeds_of
 from tests import tiny
 from tests.program import Program
 from tests.runs import without_times
@@ -153,6 +155,24 @@ def test_a_line_joins_the_means_of_runs_that_differ_in_one_setting():
     np.testing.assert_allclose(dashed.get_ydata(), ce)
 
 
+def test_no_line_is_left_out_and_settings_that_vary_together_have_no_panel():
+    rows = [
+        {
+            "objective": "kl",
+            "seed": 0,
+            "test_accuracy": 0.5,
+            "config.a": a,
+            "config.b": b,
+            "config.c": b,
+        }
+        for a in range(2)
+        for b in range(9)
+    ]
+    (axis,) = [axis for axis in sensitivity(pd.DataFrame(rows)).axes if axis.get_visible()]
+    assert axis.get_xlabel() == "a"
+    assert len({(line.get_label()) for line in axis.containers}) == 9
+
+
 # ------------------------------------------------------------- members
 
 
@@ -179,15 +199,18 @@ def test_weights_of_the_config_hold_in_every_objective_that_has_the_term():
         {"gini": 0.1, "kl": 0.5},
         {"collision": 0.5, "kl": 0.5},
     ]
-    shared = ["--config=tests/tiny.py", "--config.loss.terms.gini=0.1"]
-    commands = [member_command(member, Path("runs"), shared) for member in members]
-    assert ["loss.terms.gini=0.1" in command for command in commands] == [
-        False,
-        True,
-        False,
-        True,
-        False,
-    ]
+    shared = ["--config=tests/tiny.py", "--config.loss.terms.gini=0.1", "--config.num_epochs=3"]
+    for member in members:
+        command = shlex.split(member_command(member, Path("runs"), shared))
+        weights = [arg for arg in command if "loss.terms" in arg]
+        assert weights == [
+            f"--config.loss.terms.{name}={weight}"
+            for name, weight in member.config.loss.terms.items()
+        ]
+        assert "--config.num_epochs=3" in command
+    config.loss.terms.gini, config.objective = 0.0, "kl"
+    with pytest.raises(InputError, match="takes the term gini out of the objectives"):
+        members_of(config, ["kl", "gini_kl"], [0], [])
 
 
 def test_a_composition_without_a_preset_can_be_swept():
@@ -211,7 +234,9 @@ def test_a_composition_without_a_preset_can_be_swept():
         (["ce"], ["num_epoch=1,2"], "did you mean 'num_epochs'"),
         (["ce"], ["num_epochs=1,two"], "is not of type int"),
         (["ce"], ["num_epochs"], "unknown setting in --vary"),
-        (["ce"], ["seed=1,2"], "seed cannot be varied; use --seeds"),
+        (["ce"], ["seed=1,2"], "seed cannot be varied here; use --seeds"),
+        (["ce"], ["loss.terms.gini=0.1,0.2"], "no objective of the sweep .ce. has the term gini"),
+        (["gini"], ["loss.terms.gini=1", "loss.terms.gini=2"], "loss.terms.gini is varied twice"),
         (["ce"], ["model.name=resnet50,cvt13"], "one sweep per network"),
     ],
 )

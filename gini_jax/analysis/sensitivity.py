@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from gini_jax.analysis.figures import COLOURS
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.statistics import METRICS
-from gini_jax.config import flattened
+from gini_jax.config import FREE, flattened
 
-# What tells runs apart besides their settings.
-_NOT_VARIED = {"seed", "objective", "name"}
+# What does not tell runs apart, or does so besides their settings.
+_NOT_VARIED = {"seed", "objective", "name", *FREE}
 
 
 def varied_table(groups: dict[str, list[Run]]) -> pd.DataFrame:
@@ -50,57 +50,62 @@ def varied_settings(table: pd.DataFrame) -> list[str]:
 def sensitivity(table: pd.DataFrame, metric: str = "test_accuracy") -> Figure:
     """A panel for each varied setting: mean and standard deviation over the seeds by value.
 
-    A line joins runs that differ in this setting alone. Runs of `ce` in which a setting does not
-    vary are a horizontal band.
+    A line joins runs that differ in this setting alone. Where all runs of `ce` are alike, they are
+    a horizontal band. Settings that never vary alone have no panel.
 
     Args:
         table: one row per run: `objective`, the metric, and a column `config.SETTING` for each
             varied setting; empty where the run does not have the setting.
         metric: the column to draw.
     """
-    settings = varied_settings(table)
-    columns = min(len(settings), 3)
-    rows = -(-len(settings) // columns)
+    lines = {name: found for name in varied_settings(table) if (found := _lines(table, name))}
+    columns = max(1, min(len(lines), 3))
+    rows = max(1, -(-len(lines) // columns))
     figure = Figure(figsize=(10, 3.1 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-    for axis, setting in zip(axes, settings, strict=False):
-        _panel(axis, table, setting, [other for other in settings if other != setting], metric)
+    ce = table[table["objective"] == "ce"]
+    alike = (ce[varied_settings(table)].nunique() < 2).all()
+    for axis, (setting, own) in zip(axes, lines.items(), strict=False):
+        _panel(axis, setting, own, metric)
+        if alike and len(ce):
+            mean, sd = ce[metric].mean(), ce[metric].std() if len(ce) > 1 else 0.0
+            axis.axhline(mean, color="#7d8590", lw=1, ls="--", label="ce")
+            axis.axhspan(mean - sd, mean + sd, color="#7d8590", alpha=0.15, lw=0)
         axis.set_xlabel(setting.removeprefix("config."))
         axis.legend(fontsize=7)
         axis.grid()
-    for axis in axes[len(settings) :]:
+    for axis in axes[len(lines) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:
         axis.set_ylabel(METRICS[metric][0])
     return figure
 
 
-def _panel(
-    axis: Any, table: pd.DataFrame, setting: str, others: Sequence[str], metric: str
-) -> None:
-    own = table[table[setting].notna()]
-    values = sorted(own[setting].unique(), key=lambda x: (len(x), x) if isinstance(x, str) else x)
-    numeric = not isinstance(values[0], str)
-    places = dict(zip(values, values if numeric else range(len(values)), strict=True))
-    lines = {
+def _lines(table: pd.DataFrame, setting: str) -> dict[str, pd.DataFrame]:
+    """By label, runs that differ in one setting alone."""
+    others = [name for name in varied_settings(table) if name != setting]
+    found = {
         key: runs
-        for key, runs in own.groupby(["objective", *others], dropna=False, sort=False)
+        for key, runs in table.groupby(["objective", *others], dropna=False, sort=False)
         if runs[setting].nunique() > 1
     }
-    for colour, (key, runs) in zip(COLOURS, lines.items(), strict=False):
+    return {_label(key, list(found), others): runs for key, runs in found.items()}
+
+
+def _panel(axis: Any, setting: str, lines: dict[str, pd.DataFrame], metric: str) -> None:
+    found = pd.concat(lines.values())[setting].dropna().unique()
+    values = sorted(found, key=lambda x: (len(x), x) if isinstance(x, str) else x)
+    numeric = not isinstance(values[0], str)
+    places = dict(zip(values, values if numeric else range(len(values)), strict=True))
+    for number, (label, runs) in enumerate(lines.items()):
         by_value = runs.groupby(setting)[metric].agg(["mean", "std"])
         by_value = by_value.loc[[value for value in values if value in by_value.index]]
-        x = [places[value] for value in by_value.index]
-        spread = by_value["std"].fillna(0)
+        x, spread = [places[value] for value in by_value.index], by_value["std"].fillna(0)
         line = axis.errorbar(x, by_value["mean"], spread, fmt="o-", ms=4, lw=1.2, capsize=3)
+        line[0].set_linestyle(("-", "--", ":", "-.")[number // len(COLOURS) % 4])
         for artist in line.get_children():
-            artist.set_color(colour)
-        line.set_label(_label(key, list(lines), others))
-    baseline = table[(table["objective"] == "ce") & table[setting].isna()][metric]
-    if len(baseline):
-        mean, sd = baseline.mean(), baseline.std() if len(baseline) > 1 else 0.0
-        axis.axhline(mean, color="#7d8590", lw=1, ls="--", label="ce")
-        axis.axhspan(mean - sd, mean + sd, color="#7d8590", alpha=0.15, lw=0)
+            artist.set_color(COLOURS[number % len(COLOURS)])
+        line.set_label(label)
     if numeric and min(values) > 0 and max(values) >= 8 * min(values):
         axis.set_xscale("log")
         axis.minorticks_off()
@@ -113,7 +118,7 @@ def _label(key: Any, keys: Sequence[Any], others: Sequence[str]) -> str:
     parts = [
         f"{name.rpartition('.')[2]} {_text(value)}"
         for place, (name, value) in enumerate(zip(others, key[1:], strict=True), start=1)
-        if len({_text(other[place]) for other in keys}) > 1
+        if len({_text(other[place]) for other in keys}) > 1 and not pd.isna(value)
     ]
     return ", ".join([str(key[0]), *parts])
 

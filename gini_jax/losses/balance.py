@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 DECAY = 0.95  # of the moving averages: they span some twenty steps
-LARGEST_FACTOR = 1e4  # a term at its minimum has no gradient, and no weight gives it one
+LARGEST_FACTOR = 1e6  # a term at its minimum has no gradient, and no weight gives it one
 
 
 class GradientNorms(NamedTuple):
@@ -41,7 +41,7 @@ class GradientNorms(NamedTuple):
     def factors(self) -> dict[str, jax.Array]:
         """By term, the weight that makes its gradient as large as that of cross-entropy.
 
-        `factor = sqrt(E |dCE/dx|^2 / E |dterm/dx|^2)`, at most 1e4, and 0 before the first update.
+        `factor = sqrt(E |dCE/dx|^2 / E |dterm/dx|^2)`, at most 1e6, and 0 before the first update.
         With weight `r * factor` the term's share of cross-entropy's gradient is `r`.
 
         References:
@@ -55,8 +55,7 @@ class GradientNorms(NamedTuple):
         """
 
         def factor(term: jax.Array) -> jax.Array:
-            safe = jnp.where(term > 0, term, 1.0)
-            ratio = jnp.where(term > 0, jnp.sqrt(self.ce / safe), LARGEST_FACTOR)
-            return jnp.where(self.ce > 0, jnp.minimum(ratio, LARGEST_FACTOR), 0.0)
+            ratio = jnp.sqrt(self.ce / jnp.maximum(term, 1e-30))
+            return jnp.minimum(ratio, LARGEST_FACTOR)
 
         return {name: factor(term) for name, term in self.terms.items()}

@@ -207,7 +207,8 @@ class Objective:
             running = RunningSums.zeros_like(
                 jax.eval_shape(lambda tree: self.sums(Outputs(*tree)), tuple(arrays))
             )
-        norms = GradientNorms.zeros(self.weights) if self.hold_shares else None
+        held = self.hold_shares and self.weights
+        norms = GradientNorms.zeros(self.weights) if held else None
         return ObjectiveState(
             {n: term.init(outputs) for n, term in self.other_terms.items()}, running, norms
         )
@@ -264,8 +265,8 @@ def global_sums(objective: Objective, outputs: Outputs) -> dict[str, Any]:
 
 def gradient_squares(
     objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any
-) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """How strongly each weighted term pulls at the features, whether or not it is switched on yet.
+) -> dict[str, jax.Array]:
+    """How strongly each term pulls at the features, whether or not it is switched on yet.
 
     Args:
         objective: the terms.
@@ -275,8 +276,7 @@ def gradient_squares(
 
     Returns:
         By term, the squared norm of its gradient, with weight 1, with respect to this device's
-        features, over all layers together; and by layer, the weighted sum of the terms' gradients,
-        in the features' shapes.
+        features, over all layers together.
     """
     axis_name = outputs.axis_name
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
@@ -294,12 +294,10 @@ def gradient_squares(
 
         return linearize_at(of_sums, total)[1](objective.sums(there)) * devices
 
-    squares, summed = {}, jax.tree.map(jnp.zeros_like, dict(outputs.features))
-    for name, weight in objective.weights_at(state).items():
-        gradient = jax.grad(partial(value, name))(dict(outputs.features))
-        squares[name] = squared_norm(gradient)
-        summed = jax.tree.map(lambda s, g, w=weight: s + w * g, summed, gradient)
-    return squares, summed
+    gradients = {
+        name: jax.grad(partial(value, name))(dict(outputs.features)) for name in objective.weights
+    }
+    return {name: squared_norm(gradient) for name, gradient in gradients.items()}
 
 
 def squared_norm(tree: Any) -> jax.Array:

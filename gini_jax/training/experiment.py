@@ -101,7 +101,8 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
     """
     check_config(config, num_devices(devices))
     model = create_model_of(config, num_classes=2)
-    if config.loss.hold_shares and not takes_added(model):
+    held = config.loss.hold_shares and any(config.loss.terms.values())
+    if held and not takes_added(model):
         raise InputError(
             f"loss.hold_shares=True: {type(model).__name__} does not take `added` arrays, by which "
             "the terms' gradients are measured; add that argument to its __call__ (see "

@@ -155,27 +155,29 @@ def batch_gradients(
         scale = jnp.clip((state.step + 1 - start) / ramp, 0.0, 1.0)
     added = zeros_to_add(batch, experiment)
 
-    def loss_fn(params: Any, added: Any) -> tuple[jax.Array, Forward]:
+    def losses(params: Any, added: Any) -> tuple[tuple[jax.Array, jax.Array], Forward]:
         outputs, batch_stats = apply_model(params, state.batch_stats, batch, experiment, added)
         logits, labels = outputs.logits, outputs.labels
         weights = 1.0 if experiment.class_weights is None else experiment.class_weights
         ce = optax.softmax_cross_entropy(logits, labels * weights).mean() * share
         accuracy = (logits.argmax(axis=-1) == labels.argmax(axis=-1)).mean() * share
+        squares = {}
         with jax.named_scope("terms"):
             whole = global_sums(objective, outputs) if total is None else total
             of_terms, values = shared_value(objective, outputs, state.terms, scale, whole)
-            pulls: Any = ({}, {})
             if added:
-                pulls = lax.stop_gradient(gradient_squares(objective, outputs, state.terms, whole))
-        forward = Forward(ce, accuracy, batch_stats, values, pulls)
-        return config.loss.ce_weight * ce + of_terms, forward
+                squares = gradient_squares(objective, outputs, state.terms, whole)
+        forward = Forward(ce, accuracy, batch_stats, values, lax.stop_gradient(squares))
+        return (config.loss.ce_weight * ce, of_terms), forward
 
-    (gradients, at_layers), forward = jax.grad(loss_fn, (0, 1), has_aux=True)(state.params, added)
-    squares, of_terms = forward.squares
+    _, pull, forward = jax.vjp(losses, state.params, added, has_aux=True)
+    one, zero = jnp.ones(()), jnp.zeros(())
+    gradients, _ = pull((one, one))
     if added:
-        of_ce = jax.tree.map(lambda whole, part: whole - scale * part, at_layers, of_terms)
-        squares = {"ce": squared_norm(of_ce), **squares}
-    return gradients, forward._replace(squares=squares)
+        # Of this second pass only the layers after the first of `loss.layers` are computed.
+        _, of_ce = pull((one, zero))
+        forward = forward._replace(squares={"ce": squared_norm(of_ce), **forward.squares})
+    return gradients, forward
 
 
 def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, Float[Array, "n ..."]]:

@@ -7,27 +7,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import default_config, flattened, set_model
+from gini_jax.config import FREE, default_config, flattened, set_model
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.storage import is_remote, write
-
-# Settings that may change within a run: where the data is, and how the run is saved and observed.
-FREE = (
-    "dataset.data_dir",
-    "dataset.feed",
-    "evals",
-    "loggers",
-    "report",
-    "eval_batch_size",
-    "eval_every_epochs",
-    "early_stopping_epochs",
-    "steps_per_call",
-    "checkpoint_every_epochs",
-    "checkpoint_every_minutes",
-    "debug_nans",
-    "profile",
-)
 
 
 def config_json(config: ConfigDict) -> str:

@@ -1,0 +1,221 @@
+"""What a sweep consists of: its members, and the command that runs each of them."""
+
+import ast
+import itertools
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from gini_jax.config import all_rows
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.losses.terms import PRESETS, TERMS, objective_name
+
+# What --vary cannot vary, and what does.
+_VARIED_BY = {
+    "seed": "use --seeds",
+    "objective": "use --objectives",
+    "model.name": "run one sweep per network, each with its own --config",
+}
+_WEIGHT = "loss.terms."
+
+
+class Member(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+        name: of its folder.
+        config: its settings.
+        changes: the settings that the sweep varies, by path, besides objective and seed.
+    """
+
+    name: str
+    config: ConfigDict
+    changes: dict[str, Any]
+
+
+def members_of(
+    config: ConfigDict, objectives: Sequence[str], seeds: Sequence[int], vary: Sequence[str]
+) -> list[Member]:
+    """All combinations; seeds vary slowest, so that each seed soon has all objectives.
+
+    A term that the config weights has this weight in every objective that has the term. Its weight
+    is varied only in these objectives.
+
+    Raises:
+        InputError: a name is unknown, a value is of another type than its setting, or no objective
+            has a term that the config weights.
+    """
+    settings = _parse_vary(config, vary)
+    terms = {objective: terms_of(config, objective) for objective in objectives}
+    _check_used(config, terms, list(settings))
+    members: dict[str, Member] = {}
+    for seed, objective in itertools.product(seeds, objectives):
+        for values in itertools.product(*settings.values()):
+            member = config.copy_and_resolve_references()
+            member.seed = seed
+            with member.unlocked():
+                member.loss.terms = ConfigDict(terms[objective])
+            changes = {}
+            for path, value in zip(settings, values, strict=True):
+                term = path.removeprefix(_WEIGHT)
+                if term == path or term in member.loss.terms:
+                    member.update_from_flattened_dict({path: value})
+                    changes[path] = value
+            member.objective = objective_name(member.loss.terms)
+            parts = [f"{path}={_short(value)}" for path, value in changes.items()]
+            name = "-".join([objective, *parts, f"seed{seed}"])
+            members.setdefault(name, Member(name, member, changes))
+    return list(members.values())
+
+
+def terms_of(config: ConfigDict, objective: str) -> dict[str, float]:
+    """The terms of an objective, with the weights that the config gives them.
+
+    Raises:
+        InputError: the objective is unknown.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config("gini_kl")
+        >>> config.loss.terms.gini = 0.1
+        >>> terms_of(config, "gini"), terms_of(config, "collision_kl")
+        ({'gini': 0.1}, {'collision': 0.5, 'kl': 0.5})
+    """
+    own = config.loss.terms.to_dict()
+    if objective == objective_name(own):
+        return own
+    if objective not in PRESETS:
+        raise unknown_name("objective", objective, PRESETS)
+    return {name: own.get(name, weight) for name, weight in PRESETS[objective].items()}
+
+
+def _check_used(
+    config: ConfigDict, terms: dict[str, dict[str, float]], settings: Sequence[str]
+) -> None:
+    """Refuses weights, other than a preset's, that no objective uses."""
+    usual = PRESETS.get(config.objective, {})
+    given = {
+        f"loss.terms.{name}={weight:g}": name
+        for name, weight in config.loss.terms.items()
+        if weight != usual.get(name)
+    }
+    given |= {
+        f"--vary={path}": path.removeprefix(_WEIGHT)
+        for path in settings
+        if path.startswith(_WEIGHT)
+    }
+    for text, name in given.items():
+        if not any(name in own for own in terms.values()):
+            raise InputError(
+                f"{text} has no effect: no objective of the sweep ({', '.join(terms)}) has the "
+                f"term {name}; leave it out, or give an objective that has the term in --objectives"
+            )
+        if any(own.get(name) == 0 for key, own in terms.items() if key != config.objective):
+            raise InputError(
+                f"{text} takes the term {name} out of the objectives of the sweep "
+                f"({', '.join(terms)}); leave it out, or give --objectives without the term"
+            )
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds that a flag names.
+
+    Examples:
+        >>> seeds_of("0,1,5"), seeds_of("3-5")
+        ([0, 1, 5], [3, 4, 5])
+    """
+    try:
+        first, dash, last = text.partition("-")
+        if dash:
+            return list(range(int(first), int(last) + 1))
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--seeds={text}: give whole numbers, as in 0,1,2 or 0-9") from error
+
+
+def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
+    """The command that trains a member on its own.
+
+    Args:
+        member: of a sweep.
+        workdir: of the sweep.
+        shared: the arguments that set what all members share.
+    """
+    objective = member.name.partition("-")[0]
+    files = [arg.partition("=")[2] for arg in shared if arg.startswith("--config=")]
+    file = files[-1] if files else "configs/digits.py"
+    if objective in PRESETS:
+        file = f"{file.partition(':')[0]}:{objective}"
+    weights = {f"{_WEIGHT}{name}": weight for name, weight in member.config.loss.terms.items()}
+    own = {"seed": member.config.seed, **member.changes, **weights}
+    arguments = [
+        f"--config={file}",
+        f"--workdir={workdir / member.name}",
+        *_without(shared, ("config", "config.seed", "config.objective", f"config.{_WEIGHT}")),
+        *(f"--config.{path}={value}" for path, value in own.items()),
+    ]
+    return shlex.join(["python", "launch.py", *arguments])
+
+
+def _without(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
+    """Arguments without some flags and their values; a flag with a last dot stands for a section.
+
+    Examples:
+        >>> list(_without(["--a=1", "--b", "2", "--c.d", "3", "--e=4"], ["a", "b", "c."]))
+        ['--e=4']
+    """
+    value_follows = False
+    for argument in arguments:
+        if value_follows and not argument.startswith("-"):
+            value_follows = False
+            continue
+        flag, equals, _ = argument.lstrip("-").partition("=")
+        left_out = argument.startswith("-") and any(
+            flag == name or (name.endswith(".") and flag.startswith(name)) for name in flags
+        )
+        value_follows = left_out and not equals
+        if not left_out:
+            yield argument
+
+
+def _parse_vary(config: ConfigDict, texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Several `SETTING=VALUE,VALUE` as values of the settings' types, by path."""
+    settings: dict[str, list[Any]] = {}
+    for text in texts:
+        path, values = _parse_one(config, text)
+        if path in settings:
+            raise InputError(f"--vary={text}: {path} is varied twice; give all its values at once")
+        settings[path] = values
+    return settings
+
+
+def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
+    path, equals, values = text.partition("=")
+    path = path.removeprefix("config.")
+    rows = all_rows(config)
+    is_term = path.removeprefix(_WEIGHT) in TERMS and path.startswith(_WEIGHT)
+    if not equals or not (path in rows or is_term):
+        raise unknown_name("setting in --vary", path, rows)
+    if path in _VARIED_BY:
+        raise InputError(f"--vary={text}: {path} cannot be varied here; {_VARIED_BY[path]}")
+    try:
+        parsed = list(ast.literal_eval(f"[{values}]"))
+    except (ValueError, SyntaxError):
+        parsed = values.split(",")
+    wanted = float if is_term else type(rows[path].default)
+    for value in parsed:
+        fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
+        if not fits or (isinstance(value, bool) and wanted is not bool):
+            raise InputError(
+                f"--vary={text}: {value!r} is not of type {wanted.__name__}, such as "
+                f"{rows[path].default if path in rows else 0.5!r}"
+            )
+    return path, [float(v) if wanted is float else v for v in parsed]
+
+
+def _short(value: Any) -> str:
+    """A value as a part of a folder's name."""
+    return "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
