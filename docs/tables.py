@@ -248,6 +248,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "input": feeds,
     "digits": lambda: sweep("digits", SHOWN),
     "caltech101_64": lambda: sweep("caltech101_64", SHOWN),
+    "held": lambda: sweep("caltech101_64_held", SHOWN),
     "caltech101_64_resnet17": lambda: sweep("caltech101_64_resnet17", SHOWN),
 }
 
