@@ -203,6 +203,7 @@ def claim() -> str:
             ("Digits, 10 classes", "digits"),
             ("Caltech-101 at 64 pixels, 102 classes, ResNet-18 of width 16", "caltech101_64"),
             ("The same with ResNet-17", "caltech101_64_resnet17"),
+            ("CIFAR-100, 100 classes, ResNet-18 of width 8, 15 epochs", "cifar100"),
         )
     )
 
@@ -220,7 +221,7 @@ def _claim_of(name: str) -> str:
 
 
 # The first epoch with the terms whose shares were written, by sweep.
-STARTS = {"digits": 5, "caltech101_64": 6, "caltech101_64_resnet17": 6}
+STARTS = {"digits": 5, "caltech101_64": 6, "caltech101_64_resnet17": 6, "cifar100": 3}
 SHOWN = (
     "test_accuracy",
     "test_class_accuracy",
@@ -248,6 +249,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "input": feeds,
     "digits": lambda: sweep("digits", SHOWN),
     "caltech101_64": lambda: sweep("caltech101_64", SHOWN),
+    "cifar100": lambda: sweep("cifar100", SHOWN),
     "held": lambda: sweep("caltech101_64_held", SHOWN),
     "caltech101_64_resnet17": lambda: sweep("caltech101_64_resnet17", SHOWN),
 }
