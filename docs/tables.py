@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from gini_jax.analysis.statistics import METRICS, compare, markdown, number, seeds_needed
+from gini_jax.analysis.statistics import (
+    METRICS,
+    compare,
+    detectable,
+    markdown,
+    number,
+    seeds_needed,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -157,14 +164,21 @@ def sweep(name: str, metrics: tuple[str, ...]) -> str:
 
 
 def _power(table: pd.DataFrame) -> str:
-    """How many seeds a paired t-test would need to confirm each measured difference."""
-    accuracy = table.pivot(index="seed", columns="group", values="test_accuracy").dropna()
-    parts = []
+    """What a paired t-test can see with these seeds, and how many the measured differences need."""
+    accuracy = table.pivot(index="seed", columns="group", values="test_accuracy")
+    seen, needed = [], []
     for group in dict.fromkeys(table["group"]):
         if group != "ce":
-            needed = seeds_needed(accuracy[group] - accuracy["ce"])
-            parts.append(f"`{group}` {needed if needed else 'not defined'}")
-    return "Seeds for a power of 80 % at the measured difference: " + ", ".join(parts) + "."
+            difference = (accuracy[group] - accuracy["ce"]).dropna()
+            seen.append(f"`{group}` {detectable(difference):.4f}")
+            needed.append(f"`{group}` {seeds_needed(difference) or 'not defined'}")
+    return (
+        "With these seeds, a power of 80 % needs a true difference of at least: "
+        + ", ".join(seen)
+        + ".\n\nIf the true difference were the measured one, it would need this many seeds: "
+        + ", ".join(needed)
+        + "."
+    )
 
 
 def batches() -> str:
@@ -183,14 +197,16 @@ def batches() -> str:
 
 
 def shares() -> str:
-    """Each term's gradient relative to cross-entropy's, at the start epoch and at the end."""
-    lines = ["| data | objective | term | when the terms start | in the last epoch |"]
-    lines.append("| --- " * 5 + "|")
+    """Each term's gradient relative to cross-entropy's, over the training."""
+    lines = ["| data | objective | term | first epoch written with the terms | halfway | last |"]
+    lines.append("| --- " * 6 + "|")
     for name, start in STARTS.items():
         table = pd.read_csv(RESULTS / "sweeps" / f"{name}_shares.csv")
         for (objective, term), own in table.groupby(["objective", "term"], sort=False):
             by_epoch = own.groupby("epoch")["share"].mean()
-            cells = [f"{by_epoch[epoch]:.2%}" for epoch in (start, own["epoch"].max())]
+            last = by_epoch.index.max()
+            half = min(by_epoch.index, key=lambda epoch, last=last: abs(epoch - last / 2))
+            cells = [f"{epoch}: {by_epoch[epoch]:.2%}" for epoch in (start, half, last)]
             lines.append(f"| {name} | `{objective}` | {term} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -216,7 +232,7 @@ def _claim_of(name: str) -> str:
         f"{ours['n']:.0f} seeds: `gini_kl` {ours['mean']:.4f} ± {ours['sd']:.4f}, `ce` "
         f"{ce['mean']:.4f} ± {ce['sd']:.4f}; paired difference {ours['difference']:+.4f}, 95 % "
         f"interval {ours['t_low']:+.4f} to {ours['t_high']:+.4f}; Gini impurity of the features "
-        f"{gini.loc['ce', 'mean']:.3f} to {gini.loc['gini_kl', 'mean']:.3f}."
+        f"{gini.loc['ce', 'mean']:.4f} to {gini.loc['gini_kl', 'mean']:.4f}."
     )
 
 

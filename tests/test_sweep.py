@@ -14,7 +14,7 @@ import scipy.stats
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.sensitivity import sensitivity, varied_settings, varied_table
-from gini_jax.analysis.statistics import compare, markdown, paired, seeds_needed
+from gini_jax.analysis.statistics import compare, detectable, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
 from gini_jax.modes.sweep import finished, run_member
 from gini_jax.modes.train import main as train
@@ -100,6 +100,18 @@ def test_the_number_of_seeds_gives_the_power_that_it_promises():
     draws = RNG.normal(d, 1, (20_000, n))
     p = scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue
     assert abs((p < 0.05).mean() - 0.8) < 0.03
+
+
+def test_the_detectable_difference_is_seen_with_the_power_that_it_promises():
+    """By the noncentral t distribution."""
+    difference = OTHERS["a"] - BASE
+    n, sd = len(difference), difference.std(ddof=1)
+    shift = detectable(difference) / sd * np.sqrt(n)
+    critical = scipy.stats.t.ppf(0.975, n - 1)
+    power = scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(
+        -critical, n - 1, shift
+    )
+    assert power == pytest.approx(0.8, abs=1e-4)
 
 
 # ------------------------------------------------------------- settings

@@ -126,6 +126,24 @@ def seeds_needed(difference: Sequence[float] | np.ndarray, power: float = 0.8) -
     return int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=power)))
 
 
+def detectable(difference: Sequence[float] | np.ndarray, power: float = 0.8) -> float:
+    """The smallest mean difference that a paired t-test at 5 % sees with as many seeds as these.
+
+    Args:
+        difference: by seed; at least two. Only their spread counts.
+        power: the probability of seeing it.
+
+    Examples:
+        >>> print(f"{detectable([0.01, 0.0, 0.02, -0.01]):.4f}")
+        0.0275
+    """
+    from statsmodels.stats.power import TTestPower
+
+    difference = np.asarray(difference, np.float64)
+    effect = TTestPower().solve_power(nobs=len(difference), alpha=0.05, power=power)
+    return float(effect * difference.std(ddof=1))
+
+
 def _holm(p_values: pd.Series) -> pd.Series:
     """Holm's correction of the p-values, leaving out those that are NaN."""
     known = p_values.dropna().astype(float)
