@@ -13,6 +13,9 @@ LARGEST_FACTOR = 1e6  # a term at its minimum has no gradient, and no weight giv
 class GradientNorms(NamedTuple):
     """Moving averages of the squared norms of gradients with respect to the features.
 
+    Averages of squares hold the root mean square of the share. A term's gradient in single batches
+    can be many times larger than in others; an average of logarithms would let these pass.
+
     Attributes:
         ce: that of cross-entropy, scalar.
         terms: by name, that of each term with weight 1, scalar.
