@@ -170,12 +170,11 @@ def batch_gradients(
         forward = Forward(ce, accuracy, batch_stats, values, lax.stop_gradient(squares))
         return (config.loss.ce_weight * ce, of_terms), forward
 
-    _, pull, forward = jax.vjp(losses, state.params, added, has_aux=True)
-    one, zero = jnp.ones(()), jnp.zeros(())
-    gradients, _ = pull((one, one))
+    (ce, of_terms), pull, forward = jax.vjp(losses, state.params, added, has_aux=True)
+    gradients, _ = pull((jnp.ones_like(ce), jnp.ones_like(of_terms)))
     if added:
         # Of this second pass only the layers after the first of `loss.layers` are computed.
-        _, of_ce = pull((one, zero))
+        _, of_ce = pull((jnp.ones_like(ce), jnp.zeros_like(of_terms)))
         forward = forward._replace(squares={"ce": squared_norm(of_ce), **forward.squares})
     return gradients, forward
 
