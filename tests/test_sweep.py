@@ -13,7 +13,12 @@ import scipy.stats
 
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import Run
-from gini_jax.analysis.sensitivity import sensitivity, varied_settings, varied_table
+from gini_jax.analysis.sensitivity import (
+    sensitivity,
+    varied_alone,
+    varied_settings,
+    varied_table,
+)
 from gini_jax.analysis.statistics import compare, detectable, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
 from gini_jax.modes.sweep import finished, run_member
@@ -183,6 +188,8 @@ def test_no_line_is_left_out_and_settings_that_vary_together_have_no_panel():
     (axis,) = [axis for axis in sensitivity(pd.DataFrame(rows)).axes if axis.get_visible()]
     assert axis.get_xlabel() == "a"
     assert len({(line.get_label()) for line in axis.containers}) == 9
+    together = pd.DataFrame(rows).query("`config.a` == 0").drop(columns="config.a")
+    assert varied_alone(together) == {}
 
 
 # ------------------------------------------------------------- members

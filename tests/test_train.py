@@ -157,6 +157,7 @@ def test_with_no_readable_checkpoint_the_error_tells_which_were_tried(finished, 
         train(small_config(), workdir, devices=jax.devices()[:1])
     for step in steps_of(workdir):
         assert f"step {step}: " in str(error.value)
+    assert "Resume with the version of gini_jax that wrote them" in str(error.value)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path):

@@ -10,7 +10,7 @@ import pandas as pd
 from gini_jax.analysis import figures
 from gini_jax.analysis.figures import drawn
 from gini_jax.analysis.runs import Run, read_runs
-from gini_jax.analysis.sensitivity import sensitivity, varied_settings, varied_table
+from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import METRICS, compare, number, seeds_needed
 from gini_jax.storage import write
 
@@ -170,9 +170,9 @@ def _tables(groups: dict[str, list[Run]]) -> list[Section]:
 
 
 def _sensitivity(groups: dict[str, list[Run]]) -> list[Section]:
-    """How accuracy depends on what the sweep varied; nothing if it varied no setting."""
+    """How accuracy depends on what the sweep varied; nothing if no setting varied alone."""
     table = varied_table(groups)
-    if not varied_settings(table):
+    if not varied_alone(table):
         return []
     text = (
         "Mean and standard deviation of test accuracy over the seeds. A line joins runs that "

@@ -47,6 +47,11 @@ def varied_settings(table: pd.DataFrame) -> list[str]:
     return [name for name in table.columns if name.startswith("config.")]
 
 
+def varied_alone(table: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
+    """By setting, and by label of its line, the runs that differ in this setting alone."""
+    return {name: found for name in varied_settings(table) if (found := _lines(table, name))}
+
+
 def sensitivity(table: pd.DataFrame, metric: str = "test_accuracy") -> Figure:
     """A panel for each varied setting: mean and standard deviation over the seeds by value.
 
@@ -58,7 +63,7 @@ def sensitivity(table: pd.DataFrame, metric: str = "test_accuracy") -> Figure:
             varied setting; empty where the run does not have the setting.
         metric: the column to draw.
     """
-    lines = {name: found for name in varied_settings(table) if (found := _lines(table, name))}
+    lines = varied_alone(table)
     columns = max(1, min(len(lines), 3))
     rows = max(1, -(-len(lines) // columns))
     figure = Figure(figsize=(10, 3.1 * rows), layout="constrained")

@@ -162,7 +162,8 @@ class Checkpoints:
             tried = "\n".join(f"  step {step}: {reason}" for step, reason in failed.items())
             raise RunError(
                 f"no checkpoint in {self._folder} can be read:\n{tried}\n"
-                "Restore one from a backup, or delete the folder to start over."
+                "Resume with the version of gini_jax that wrote them, restore one from a backup, "
+                "or delete the folder to start over."
             )
         if failed:
             self._put_aside(list(failed))
