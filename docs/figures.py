@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/method.md: `PYTHONPATH=. python docs/figures.py`, a minute or two."""
+"""Draws pictures of method.md and results.md: `PYTHONPATH=. python docs/figures.py`, 2 minutes."""
 
 import tempfile
 from pathlib import Path
@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+import pandas as pd
 
 import gini_jax
 from configs import digits
+from gini_jax.analysis.figures import COLOURS
 from gini_jax.data import load_dataset
 from gini_jax.losses import class_profile, class_sums, gini_loss, kl_loss
 from gini_jax.modes.train import main as train
 
 DOCS = Path(__file__).resolve().parent
+SWEEPS = DOCS.parent / "results" / "sweeps"
 
 
 def profiles_of(objective: str) -> np.ndarray:
@@ -117,7 +120,33 @@ def draw_kl_gradient() -> None:
     figure.savefig(DOCS / "kl_gradient.png", dpi=110)
 
 
+def draw_held() -> None:
+    """The Gini term's share of the gradient and the impurity of the batches, with held shares."""
+    table = pd.read_csv(SWEEPS / "caltech101_64_held_shares.csv").query("term == 'gini'")
+    groups = table.groupby("objective", sort=False)
+    figure, axes = plt.subplots(
+        2, groups.ngroups, figsize=(10, 5), layout="constrained", sharex=True, sharey="row"
+    )
+    for (share, impurity), (name, runs) in zip(axes.T, groups, strict=True):
+        for colour, (seed, run) in zip(COLOURS, runs.groupby("seed"), strict=False):
+            share.semilogy(run["epoch"], run["share"], "o-", ms=3, color=colour, label=seed)
+            impurity.plot(run["epoch"], run["train_gini"], "o-", ms=3, color=colour)
+        target = float(name.split()[1]) / 100
+        share.axhline(target, color="#7d8590", lw=1, ls="--")
+        share.set_title(f"held at {target:.0%}")
+        share.legend(title="seed", fontsize=7, title_fontsize=7)
+        impurity.set_xlabel("epoch")
+    axes[0, 0].set_ylabel("share of the Gini term")
+    axes[0, 0].yaxis.set_major_formatter("{x:.0%}")
+    axes[1, 0].set_ylabel("impurity of the batches")
+    for axis in axes.flat:
+        axis.axvline(5, color="black", lw=0.8, ls=":")
+        axis.grid(alpha=0.3)
+    figure.savefig(DOCS / "held_shares.png", dpi=110)
+
+
 if __name__ == "__main__":
+    draw_held()
     draw_terms()
     draw_kl_gradient()
     draw_profiles()

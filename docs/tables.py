@@ -181,6 +181,27 @@ def _power(table: pd.DataFrame) -> str:
     )
 
 
+def settings() -> str:
+    """Accuracy, and what the terms did to the features, by the setting that a run changed."""
+    table = pd.read_csv(RESULTS / "sweeps" / "caltech101_64_sensitivity.csv")
+    shown = ("feature_gini", "feature_kl_uniform", "scatter_ratio")
+    heads = [METRICS[metric][0] for metric in ("test_accuracy", *shown)]
+    heads[1:1] = ["difference to `ce`", "95 % interval (t)", "better in"]
+    lines = ["| changed | n | " + " | ".join(heads) + " |", "| --- " * 9 + "|"]
+    compared = {metric: compare(table, metric) for metric in ("test_accuracy", *shown)}
+    for group, row in compared["test_accuracy"].iterrows():
+        name = {"ce": "`ce`", "gini_kl": "nothing"}.get(group)
+        name = name or "`" + group.removeprefix("gini_kl-") + "`"
+        cells = [f"{row['n']:.0f}", f"{number(row['mean'])} ± {number(row['sd'])}", "-", "-", "-"]
+        if group != "ce":
+            cells[2] = f"{row['difference']:+.4f}"
+            cells[3] = f"{row['t_low']:+.4f} to {row['t_high']:+.4f}"
+            cells[4] = f"{row['better']:.0f} of {row['pairs']:.0f}"
+        cells += [number(compared[metric].loc[group, "mean"]) for metric in shown]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
 def batches() -> str:
     """Estimated cycles per image and memory by batch, from a plan of several batches."""
     plan = json.loads((RESULTS / "plans" / "resnet50_224_v5e_batches.json").read_text())
@@ -271,6 +292,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: sweep("digits", SHOWN),
     "caltech101_64": lambda: sweep("caltech101_64", SHOWN),
     "cifar100": lambda: sweep("cifar100", SHOWN),
+    "settings": settings,
     "held": lambda: sweep("caltech101_64_held", SHOWN),
     "caltech101_64_resnet17": lambda: sweep("caltech101_64_resnet17", SHOWN),
 }
