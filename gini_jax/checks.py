@@ -21,6 +21,7 @@ _USED_BY = {
     "dataset.val_seed": lambda config: any(
         config.dataset[key] for key in ("val_size", "train_size", "test_size")
     ),
+    "dataset.data_dir": lambda config: config.dataset.name != "digits",
     "dataset.test_size": lambda config: config.dataset.name.partition(":")[0] in ("folder", "hf"),
     "dataset.skip_damaged": lambda config: config.dataset.name == "folder",
     "dataset.image_column": lambda config: config.dataset.name.startswith("hf:"),

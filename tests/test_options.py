@@ -9,7 +9,7 @@ import pytest
 
 from gini_jax.checks import notes_on
 from gini_jax.config import default_config
-from gini_jax.data import load_dataset
+from gini_jax.data import cache, load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
@@ -17,7 +17,7 @@ from gini_jax.trained import load
 from gini_jax.training import initial
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.initial import start_state
+from gini_jax.training.initial import check_weights, start_state
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.state import init_state
 from gini_jax.training.step import apply_model, augmented_batch
@@ -137,13 +137,13 @@ def test_a_cosine_run_cannot_be_extended_but_its_weights_start_another(tmp_path,
     train(config, tmp_path / "second", init_from=str(first), devices=one)
     assert json.loads((tmp_path / "second/config.json").read_text())["model"]["init"] == str(first)
     dataset = load_dataset(config.dataset)
-    state = start_state(build_experiment(config, dataset, one), dataset)
+    state = start_state(build_experiment(config, dataset, one))
     jax.tree.map(np.testing.assert_array_equal, dict(state.params), load(first).variables["params"])
     losses = [lines_of(tmp_path / run)[0]["train_loss"] for run in ("first", "second")]
     assert losses[1] < losses[0] - 0.1
     config.model.width = 16
     with pytest.raises(InputError, match="has another network"):
-        start_state(build_experiment(config, dataset, one), dataset)
+        start_state(build_experiment(config, dataset, one))
     with pytest.raises(InputError, match="both name weights"):
         train(config, tmp_path / "third", init_from=str(first), devices=one)
     with pytest.raises(InputError, match="is no file and no folder of a run"):
@@ -156,9 +156,23 @@ def test_a_cosine_run_cannot_be_extended_but_its_weights_start_another(tmp_path,
     assert "the untrained network is not evaluated" in capsys.readouterr().out
     dataset = Dataset(dataset.splits, (*dataset.class_names, "none"), dataset.image_size)
     config.model.width, config.model.init = 8, str(first)
-    state = start_state(build_experiment(config, dataset, one), dataset)
-    assert state.params["head"]["dense"]["kernel"].shape[1] == 11
+    experiment = build_experiment(config, dataset, one)
+    check_weights(experiment)
+    assert start_state(experiment).params["head"]["dense"]["kernel"].shape[1] == 11
     assert "the head keeps its initial values" in capsys.readouterr().out
+
+
+def test_what_the_shapes_of_the_data_show_is_refused_before_anything_is_decoded(
+    tmp_path, monkeypatch
+):
+    one = jax.devices()[:1]
+    train(config_of(num_epochs=1), tmp_path / "first", devices=one)
+    monkeypatch.setattr(cache, "decoded", lambda *_: pytest.fail("images were decoded"))
+    with pytest.raises(InputError, match="exceeds the 1197 training images"):
+        train(config_of(batch_size=2000), tmp_path / "second", devices=one)
+    wider = config_of(**{"model.width": 16, "model.init": str(tmp_path / "first")})
+    with pytest.raises(InputError, match="has another network"):
+        train(wider, tmp_path / "second", devices=one)
 
 
 def test_weights_without_statistics_start_an_average(tmp_path, monkeypatch):
@@ -169,7 +183,7 @@ def test_weights_without_statistics_start_an_average(tmp_path, monkeypatch):
     experiment = build_experiment(config, dataset, one)
     params = init_state(experiment).params
     monkeypatch.setattr(initial, "weights_of_run", lambda *_: {"params": params})
-    state = start_state(experiment, dataset)
+    state = start_state(experiment)
     assert jax.tree.structure(state.average) == jax.tree.structure(state.variables)
     jax.tree.map(np.testing.assert_array_equal, state.average["params"], params)
 

@@ -336,7 +336,7 @@ def test_a_run_starts_from_pytorch_weights(suffix, tmp_path):
         save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, path)
     config = small_config(**{"model.init": str(path)})
     dataset = load_dataset(config.dataset)
-    state = start_state(build_experiment(config, dataset, jax.devices()[:1]), dataset)
+    state = start_state(build_experiment(config, dataset, jax.devices()[:1]))
     kernel = state.params["stage2_block1"]["conv1"]["conv"]["kernel"]
     expected = variables["params"]["stage2_block1"]["conv1"]["conv"]["kernel"]
     np.testing.assert_array_equal(kernel, expected)

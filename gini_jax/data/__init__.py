@@ -1,7 +1,7 @@
 """Data sets by name, as uint8 arrays: opened by a source, decoded once, mapped from the cache."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def load_dataset(
     config: ConfigDict,
     cache_dir: Path | None = None,
     only: Iterable[str] = ("train", "val", "test"),
+    check: Callable[[Dataset], None] = lambda shapes: None,
 ) -> Dataset:
     """The splits of a data set, decoded once and then mapped from the cache.
 
@@ -52,6 +53,7 @@ def load_dataset(
         config: `config.dataset`.
         cache_dir: where decoded sets are kept; `$XDG_CACHE_HOME/gini_jax` by default.
         only: the splits that are needed; the others hold only the shapes of their arrays.
+        check: called with the data set's shapes before anything is decoded; see `dataset_shapes`.
 
     Returns:
         The data set. If the source has no validation split, `val_size` training images, drawn with
@@ -70,6 +72,7 @@ def load_dataset(
     """
     source = open_source(config)
     dataset = _shapes(config, source)
+    check(dataset)
     folder = cache_dir or cache.default_folder()
     splits, superclass_of = dict(dataset.splits), dataset.superclass_of
     own_val = "val" in source.splits

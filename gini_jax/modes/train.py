@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 from gini_jax.analysis.text import summary_text
 from gini_jax.data import load_dataset
 from gini_jax.data.cache import default_folder
+from gini_jax.data.source import Dataset
 from gini_jax.devices import wait_for_all
 from gini_jax.errors import InputError
 from gini_jax.storage import is_remote, run_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
-from gini_jax.training.initial import check_init, untrained_variables
+from gini_jax.training.initial import check_init, check_weights, untrained_variables
 from gini_jax.training.lock import lock
 from gini_jax.training.loggers import check_loggers
 from gini_jax.training.loop import fit
@@ -67,12 +68,19 @@ def main(
     check_before_data(config, devices)
     check_loggers(config, workdir)
     check_workdir(workdir, config)
-    if not any((workdir / "checkpoints").glob("[0-9]*")):
+    new = not any((workdir / "checkpoints").glob("[0-9]*"))
+    if new:
         check_init(config)
+
+    def check(shapes: Dataset) -> None:
+        experiment = build_experiment(config, shapes, devices)
+        if new:
+            check_weights(experiment)
+
     first = jax.process_index() == 0
     with lock(workdir) if first else contextlib.nullcontext():
         cache_compilations(workdir)
-        dataset = load_dataset(config.dataset)
+        dataset = load_dataset(config.dataset, check=check)
         wait_for_all("data")
         experiment = build_experiment(config, dataset, devices)
         if first:
@@ -82,7 +90,7 @@ def main(
         checkpoints = Checkpoints(workdir / "checkpoints")
         best = checkpoints.variables(progress.best_step)
         checkpoints.close()
-        initial = untrained_variables(experiment, dataset)
+        initial = untrained_variables(experiment)
         numbers, arrays = measure(experiment, dataset, best, initial, devices)
         result = training_record(experiment, progress, best["params"], devices) | numbers
         if first:

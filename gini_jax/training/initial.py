@@ -9,7 +9,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from gini_jax.config import model_settings
-from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError, RunError
 from gini_jax.models import from_torch, read_torch_file
 from gini_jax.storage import is_remote, reading, run_path
@@ -17,30 +16,17 @@ from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.state import Experiment, TrainState, init_state
 
 
-def start_state(experiment: Experiment, dataset: Dataset) -> TrainState:
+def start_state(experiment: Experiment) -> TrainState:
     """The state before the first step, with the weights of `config.model.init` if it names any.
 
     Raises:
         InputError: the weights do not fit the network, or cannot be read.
         RunError: `model.init` names a run whose checkpoint cannot be read.
     """
-    state, model = init_state(experiment), experiment.config.model
-    if not model.init:
+    state = init_state(experiment)
+    if not experiment.config.model.init:
         return state
-    path = run_path("model.init", model.init)
-    with reading(path):
-        is_run = path.is_dir()
-    if is_run:
-        weights = weights_of_run(path, jax.device_get(state.variables))
-    else:
-        settings = model_settings(experiment.config)
-        if is_remote(path):
-            raise InputError(
-                f"model.init={model.init}: a bucket may hold a run to start from, not a file; copy "
-                "the file to this machine"
-            )
-        state_dict = read_torch_file(model.init)
-        weights = from_torch(model.name, state_dict, dataset.num_classes, **settings)
+    weights = _given_weights(experiment, jax.device_get(state.variables))
     changed = state.replace(**weights)  # type: ignore[attr-defined]
     return changed if state.average is None else changed.replace(average=changed.variables)
 
@@ -60,13 +46,48 @@ def check_init(config: ConfigDict) -> None:
         raise _no_run(path)
 
 
-def untrained_variables(experiment: Experiment, dataset: Dataset) -> dict[str, Any] | None:
+def check_weights(experiment: Experiment) -> None:
+    """Refuses weights to start from that do not fit the network; nothing is initialised.
+
+    A printed line says so if the weights lack the head.
+
+    Raises:
+        InputError: the weights do not fit the network, or cannot be read.
+        RunError: `model.init` names a run whose checkpoint cannot be read.
+    """
+    if not (init := experiment.config.model.init):
+        return
+    shapes = jax.eval_shape(lambda: init_state(experiment)).variables
+    found = jax.tree.leaves(_given_weights(experiment, shapes))
+    lacking = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in found)
+    if lacking and jax.process_index() == 0:
+        print(f"{init} has another number of classes; the head keeps its initial values")
+
+
+def untrained_variables(experiment: Experiment) -> dict[str, Any] | None:
     """The variables before the first step; None if `model.init` is no longer there."""
     try:
-        return start_state(experiment, dataset).evaluated
+        return start_state(experiment).evaluated
     except (InputError, RunError) as error:
         print(f"warning: the untrained network is not evaluated ({error})")
         return None
+
+
+def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str, Any]:
+    """The variables that `config.model.init` names; `initial`: the network's, or their shapes."""
+    model = experiment.config.model
+    path = run_path("model.init", model.init)
+    with reading(path):
+        is_run = path.is_dir()
+    if is_run:
+        return weights_of_run(path, initial)
+    if is_remote(path):
+        raise InputError(
+            f"model.init={model.init}: a bucket may hold a run to start from, not a file; copy "
+            "the file to this machine"
+        )
+    state_dict, settings = read_torch_file(model.init), model_settings(experiment.config)
+    return from_torch(model.name, state_dict, experiment.num_classes, **settings)
 
 
 def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +96,7 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
     Args:
         workdir: the run's folder.
         initial: the network's initial variables. Its head keeps them if the run had another number
-            of classes, and a printed line says so.
+            of classes.
 
     Raises:
         InputError: the folder holds no run, or another network's.
@@ -98,8 +119,6 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
             f"unexpected or of another shape, such as {other[0]}; set --config.model.* to the "
             "values of that run"
         )
-    if differing and jax.process_index() == 0:
-        print(f"{workdir} has another number of classes; the head keeps its initial values")
     kept = {path: (wanted if path in differing else found)[path] for path in wanted}
     return unflatten_dict(kept, sep="/")
 

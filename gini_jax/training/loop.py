@@ -55,7 +55,7 @@ def fit(
     config = experiment.config
     writes = jax.process_index() == 0
     checkpoints = Checkpoints(workdir / "checkpoints")
-    state, progress = resumed_or_new(experiment, dataset, checkpoints)
+    state, progress = resumed_or_new(experiment, checkpoints)
     if writes:
         announce_resume(int(state.step), progress, workdir, config)
         keep_lines_until(workdir / "metrics.jsonl", progress.epochs * experiment.steps_per_epoch)
@@ -167,13 +167,11 @@ def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks)
     return state
 
 
-def resumed_or_new(
-    experiment: Experiment, dataset: Dataset, checkpoints: Checkpoints
-) -> tuple[TrainState, Progress]:
+def resumed_or_new(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """State and progress of the newest checkpoint that can be read, or those of a new run."""
     restored = checkpoints.restore_newest(init_state(experiment))
     if restored is None:
-        return start_state(experiment, dataset), Progress()
+        return start_state(experiment), Progress()
     state, progress = restored
     return state, Progress(**progress)
 
@@ -288,7 +286,7 @@ def _not_finite(
     kept = checkpoints.steps()
     text += f"Checkpoints of steps {kept} are kept. " if kept else "No checkpoint was written. "
     if experiment.config.debug_nans:
-        state, _ = resumed_or_new(experiment, stepper.dataset, checkpoints)
+        state, _ = resumed_or_new(experiment, checkpoints)
         return RunError(text + first_nan(stepper, state, step))
     again = "the same workdir" if not kept else "another --workdir"
     return RunError(
