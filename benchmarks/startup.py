@@ -38,9 +38,9 @@ seconds["imports"] = time.time() - since
 from gini_jax.training import loop, stepper
 load, call = train.load_dataset, stepper.Stepper.__call__
 
-def timed_load(*args):
+def timed_load(*args, **kwargs):
     before = time.time()
-    dataset = load(*args)
+    dataset = load(*args, **kwargs)
     seconds["data"] = time.time() - before
     return dataset
 

@@ -174,7 +174,7 @@ def examples_per_class(batch_size: int, num_classes: float) -> str:
     if average >= 2:
         return text
     return (
-        f"warning: {text}; below 2, almost every feature looks pure in a batch, and the terms have "
-        f"little effect: set --config.batch_size={2 * num_classes:.0f} or more, "
-        "--config.dataset.sampler=class_balanced or --config.loss.running_decay=0.9"
+        f"warning: {text}; below 2, a batch lacks many classes or holds one example of them, and "
+        f"the terms see single examples: set --config.batch_size={2 * num_classes:.0f} or more, or "
+        "--config.dataset.sampler=class_balanced"
     )
