@@ -42,9 +42,10 @@ def caltech101(name: str, objective: str | None) -> ConfigDict:
     """Caltech-101 in the split of TFDS at 224 pixels: 2,754 / 306 / 6,084 images, 102 classes.
 
     A batch holds 2.5 examples per class; one of 64 would lack half of the classes. On devices with
-    less memory, `grad_accumulation` keeps the terms exact. The learning rate of the ResNets was the best of 0.05, 0.1 and 0.2 for
-    cross-entropy on the validation part of the training split, with ResNet-18 of width 16 at 64
-    pixels, 30 epochs and one seed; the other values are common practice and have not been tuned.
+    less memory, `grad_accumulation` keeps the terms exact. The learning rate of the ResNets was the
+    best of 0.05, 0.1 and 0.2 for cross-entropy on the validation part of the training split, with
+    ResNet-18 of width 16 at 64 pixels, 30 epochs and one seed; the other values are common practice
+    and have not been tuned.
     """
     config = default_config(objective)
     config.name = name
