@@ -73,6 +73,10 @@ def test_cifar_100_has_its_sizes_its_balance_and_each_image_in_one_split(cifar):
     ]
     whole = parts[0] + parts[1]
     assert whole.total() == 50000
+    # docs/data.md states how many training images are pixel-identical to images of other splits.
+    pixels = [[image.tobytes() for image in np.asarray(x.images)] for x in (train, val, test)]
+    in_test, in_val = (sum(map(set(pixels[other]).__contains__, pixels[0])) for other in (2, 1))
+    assert (in_test, in_val) == (10, 2)
     for example in source:
         assert whole[example["image"].tobytes(), int(example["label"])] >= 1
     assert len(whole) > 49_900
