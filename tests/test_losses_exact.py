@@ -114,6 +114,34 @@ def test_layers_are_weighted_and_averaged():
     )
 
 
+@pytest.mark.parametrize("impurity", ["gini", "entropy"])
+@pytest.mark.parametrize("names", [("stage4", "pooled"), tuple(range(11))])
+def test_a_sequence_of_weights_keeps_the_order_of_the_layers_over_mapped_axes(impurity, names):
+    rng = np.random.default_rng(5)
+    onehot = np.eye(4)[rng.integers(0, 4, (2, 8))]
+    layers = {name: rng.normal(size=(2, 8, 5)) for name in names}
+    weights = np.arange(1.0, len(names) + 1)
+    given = layers if isinstance(names[0], str) else list(layers.values())
+
+    def loss(i):
+        features = jax.tree.map(lambda x: jnp.asarray(x)[i], given)
+        if isinstance(names[0], str):
+            features = {name: features[name] for name in names}
+        return losses.discriminability_loss(
+            features,
+            jnp.asarray(onehot)[i],
+            gini_weight=weights,
+            kl_weight=0.0,
+            impurity=impurity,
+            axis_name="i",
+        )[0]
+
+    value = jax.vmap(loss, axis_name="i")(jnp.arange(2))
+    of_impurity = getattr(reference, impurity)
+    by_layer = [of_impurity(layers[name].reshape(16, 5), onehot.reshape(16, 4)) for name in names]
+    np.testing.assert_allclose(value, np.mean(weights * by_layer), rtol=1e-5)
+
+
 def test_entropy_takes_the_place_of_gini():
     rng = np.random.default_rng(3)
     features, onehot = rng.normal(size=(16, 5)), np.eye(4)[rng.integers(0, 4, 16)]

@@ -39,8 +39,9 @@ def discriminability_loss(
         features: `[N, ..., C]` activations of one layer, or a mapping or sequence of such arrays,
             one per layer.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
-        gini_weight: one number, or one per layer (a sequence in the order of `features`, or a
-            mapping with its keys).
+        gini_weight: one number, or one per layer: a mapping with the keys of `features`, or a
+            sequence in its order. Jax sorts the keys of a mapping that is an argument of a
+            transformed function, so give a mapping of weights for a mapping of layers.
         kl_weight: likewise.
         impurity: `"gini"`; or `"collision"` or `"entropy"` to put `collision_loss` or
             `entropy_loss` in the place of `gini_loss`.
@@ -125,8 +126,14 @@ def layer_sums(
             for name, layer in layers.items()
         }
 
-    both = (sums(signed=False), sums(signed=True) if impurity == "entropy" else None)
-    return both if axis_name is None else lax.psum(both, axis_name)
+    plain, signed = sums(signed=False), sums(signed=True) if impurity == "entropy" else None
+    if axis_name is not None:
+        plain, signed = (
+            # psum sorts the keys
+            summed and {name: summed[name] for name in layers}
+            for summed in lax.psum((plain, signed), axis_name)
+        )
+    return plain, signed
 
 
 def discriminability_from_sums(
@@ -146,8 +153,9 @@ def discriminability_from_sums(
     Args:
         sums: `ClassSums` by layer.
         signed_sums: the signed sums by layer; needed for `impurity="entropy"`.
-        gini_weight: one number, or one per layer (a sequence in the order of `sums`, or a mapping
-            with its keys).
+        gini_weight: one number, or one per layer: a mapping with the keys of `sums`, or a
+            sequence in its order. Jax sorts the keys of a mapping that is an argument of a
+            transformed function, so prefer a mapping.
         kl_weight: likewise.
         impurity: `"gini"`, `"collision"` or `"entropy"`.
         target: `[K]` distribution that the KL term compares with; by default the share of each
