@@ -74,19 +74,27 @@ def run(argv: list[str]) -> Any:
     if FLAGS.distributed or any(value is not None for value in several):
         devices.connect(*several)
     given = dict(config_flags.get_override_values(FLAGS["config"]))
-    workdir = run_path("--workdir", FLAGS.workdir or f"runs/{config.name}")
+    default = f"runs/{config.name}" + ("_sweep" if mode == "sweep" else "")
+    workdir = run_path("--workdir", FLAGS.workdir or default)
     with reading(workdir):
         has_run = (workdir / "config.json").exists()
-    if mode != "train" and has_run and not FLAGS["config"].present:
-        config = _saved_with(given, terms, workdir, mode, getattr(module, "USES", None))
+    uses = getattr(module, "USES", None)
+    if uses is not None:
+        _check_useful([*given, *(f"loss.terms.{name}" for name in terms)], mode, uses)
+    if mode not in ("train", "sweep") and has_run and not (uses is None and _config_given()):
+        saved = _saved_with(given, terms, workdir)
+        if _config_given():
+            _check_same_network_and_data(config, saved, workdir, {*given, *(uses or ())})
+        config = saved
     else:
         config = resolved(config, given, terms)
     storage_path("dataset.data_dir", config.dataset.data_dir)
     run_path("model.init", config.model.init)
     values = {name: FLAGS[name].value for name in module.FLAGS if name != "command"}
     if "command" in module.FLAGS:
-        own = ("mode", "workdir", *values)
-        values["command"] = [a for a in argv[1:] if _flag_of(a) not in own]
+        from gini_jax.training.members import without
+
+        values["command"] = list(without(argv[1:], ("mode", "workdir", *values, "nodry_run")))
     with reading(workdir):
         return module.main(config, workdir, **values)
 
@@ -211,11 +219,6 @@ def _as_tuple(match: re.Match[str]) -> str:
     return f"{path}={tuple(words.split(','))}"
 
 
-def _flag_of(arg: str) -> str:
-    """The name of the flag that an argument sets."""
-    return arg.lstrip("-").partition("=")[0].removeprefix("no")
-
-
 def _mode_of(argv: list[str]) -> str:
     modes = [arg.partition("=")[2] for arg in argv if re.match(r"--?mode=", arg)]
     mode = modes[-1] if modes else "train"
@@ -286,28 +289,48 @@ def _number(arg: str, text: str) -> float:
         raise InputError(f"{arg}: the weight of a term is a number, such as 0.5") from error
 
 
-def _saved_with(
-    given: dict[str, Any],
-    terms: dict[str, float],
-    workdir: Path,
-    mode: str,
-    uses: tuple[str, ...] | None,
-) -> ConfigDict:
+def _config_given() -> bool:
+    return bool(FLAGS["config"].present)
+
+
+def _check_useful(given: Sequence[str], mode: str, uses: Sequence[str]) -> None:
+    """Refuses settings that a mode for finished runs does not take."""
+    for path in given:
+        if path not in uses:
+            raise InputError(
+                f"--config.{path} has no effect in --mode={mode} on a finished run; leave it out. "
+                "This mode takes "
+                + (", ".join(f"--config.{path}" for path in uses) or "no --config settings")
+            )
+
+
+def _saved_with(given: dict[str, Any], terms: dict[str, float], workdir: Path) -> ConfigDict:
     """The config of a finished run, with the changes that the command line makes."""
     from gini_jax.training.workdir import saved_config
 
     config = saved_config(workdir)
-    all_given = [*given, *(f"loss.terms.{name}" for name in terms)]
-    useless = [path for path in all_given if uses is not None and path not in uses]
-    if useless:
-        raise InputError(
-            f"--config.{useless[0]} has no effect in --mode={mode} on a finished run; leave it "
-            "out. This mode takes "
-            + (", ".join(f"--config.{path}" for path in (uses or ())) or "no --config settings")
-        )
     if "model.name" not in given:
         config.update_from_flattened_dict(given)
     else:
         rest = {key: value for key, value in given.items() if not key.startswith("model.")}
         config.update_from_flattened_dict(rest)
     return resolved(config, given, terms)
+
+
+def _check_same_network_and_data(
+    config: ConfigDict, saved: ConfigDict, workdir: Path, changed: set[str]
+) -> None:
+    """Refuses a --config file whose network or data are not the run's, which would be ignored."""
+    from gini_jax.training.workdir import differences
+
+    differing = [
+        text
+        for path, text in differences(saved, config).items()
+        if path.startswith(("model.", "dataset.")) and path not in changed
+    ]
+    if differing:
+        raise InputError(
+            f"--config gives another network or other data than the run in {str(workdir)!r}:\n"
+            + "\n".join(differing)
+            + "\nLeave --config out; the run's own config is used"
+        )

@@ -184,7 +184,13 @@ def test_what_is_given_is_applied_on_a_finished_run_or_refused(tmp_path):
     good = Program("--mode=eval", workdir, "--split=val", "--step=18", cwd=tmp_path)
     assert "evaluating step 18" in good.finish()[0]
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["split"] == "val"
-    assert "Traceback" not in wrong.err + useless.err + good.err
+    other = Program("--mode=eval", workdir, "--config=digits", cwd=tmp_path)
+    assert "model.width: 8 there, 16 now" in other.finish(status=1)[1]
+    same = Program("--mode=eval", workdir, f"--config={ROOT}/tests/tiny.py:kl", cwd=tmp_path)
+    assert "evaluating step" in same.finish()[0]
+    report = Program("--mode=report", workdir, "--config.seed=5", cwd=tmp_path)
+    assert "seed has no effect in --mode=report" in report.finish(status=1)[1]
+    assert "Traceback" not in wrong.err + useless.err + good.err + other.err + report.err
 
 
 def test_flattened_gives_every_path_once():

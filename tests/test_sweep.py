@@ -3,6 +3,7 @@
 import gc
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 import scipy.stats
 
 from gini_jax.analysis.report import write_report
-from gini_jax.analysis.runs import Run
+from gini_jax.analysis.runs import Run, read_runs
 from gini_jax.analysis.sensitivity import (
     sensitivity,
     varied_alone,
@@ -21,9 +22,11 @@ from gini_jax.analysis.sensitivity import (
 )
 from gini_jax.analysis.statistics import compare, detectable, markdown, paired, seeds_needed
 from gini_jax.errors import InputError
-from gini_jax.modes.sweep import finished, run_member
+from gini_jax.modes.sweep import finished, run_member, sweep_markdown
+from gini_jax.modes.sweep import main as sweep
 from gini_jax.modes.train import main as train
 from gini_jax.training.members import member_command, members_of, seeds_of
+from gini_jax.training.workdir import config_json
 from tests import tiny
 from tests.program import Program
 from tests.runs import without_times
@@ -192,6 +195,32 @@ def test_no_line_is_left_out_and_settings_that_vary_together_have_no_panel():
     assert varied_alone(together) == {}
 
 
+def test_a_sweep_over_a_setting_of_all_compares_within_its_values():
+    rng = np.random.default_rng(2)
+    rows = [
+        {
+            "group": f"{objective}-batch_size={size}",
+            "seed": seed,
+            "test_accuracy": rng.uniform(),
+            "config_name": "x",
+            "device": "cpu",
+            "jax_version": "0",
+            "epochs": 1,
+        }
+        for objective in ("ce", "kl")
+        for size in (64, 128)
+        for seed in range(3)
+    ]
+    table = pd.DataFrame(rows)
+    text = sweep_markdown(table)
+    wide = table.pivot(index="seed", columns="group", values="test_accuracy")
+    for size in (64, 128):
+        difference = (wide[f"kl-batch_size={size}"] - wide[f"ce-batch_size={size}"]).mean()
+        (row,) = [x for x in text.splitlines() if x.startswith(f"| kl-batch_size={size} ")]
+        assert f"| {difference:+.4f} |" in row
+        assert f"difference to ce-batch_size={size} |" in text
+
+
 # ------------------------------------------------------------- members
 
 
@@ -205,6 +234,12 @@ def test_every_combination_is_a_member_and_a_weight_varies_where_its_term_is():
     assert config.loss.terms.to_dict() == {"gini": 0.1, "kl": 0.5}
     assert tuple(config.loss.layers) == ("stage2",)
     assert (config.seed, config.objective) == (1, "gini_kl")
+
+
+def test_a_member_whose_setting_is_a_path_has_one_folder():
+    members = members_of(tiny.get_config(), ["ce"], [0], ["model.init=runs/a,runs/b"])
+    names = ["ce-model.init=runs_a-seed0", "ce-model.init=runs_b-seed0"]
+    assert [member.name for member in members] == names
 
 
 def test_weights_of_the_config_hold_in_every_objective_that_has_the_term():
@@ -316,12 +351,47 @@ def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
     assert "1 of 2 members failed" in err
     assert "ce-model.width=0-seed3: InputError: model.width=0 must lie in [1, inf)" in err
     assert list(pd.read_csv(tmp_path / "sweep.csv")["member"]) == ["ce-model.width=8-seed3"]
-    shown, _ = start(tmp_path, *arguments, "--dry_run").finish()
+    report = read_runs(tmp_path)  # of the members in sweep.csv alone
+    shutil.copytree(tmp_path / "ce-model.width=8-seed3", tmp_path / "ce-model.width=9-seed3")
+    assert list(read_runs(tmp_path)) == list(report) == ["ce-model.width=8"]
+    spaced = ("--objectives", "ce", "--vary", "model.width=8,0", "--config.seed", "3")
+    shown, _ = start(tmp_path, *spaced, "--config.num_epochs=1", "--dry_run").finish()
     commands = shown.strip().splitlines()
+    assert all("--vary" not in x and "model.width=8,0" not in x for x in commands)
     assert len(commands) == 2
     assert "--config=tests/tiny.py:ce" in commands[0]
     assert "--config.model.width=8" in commands[0]
     assert json.loads((tmp_path / "ce-model.width=8-seed3" / "result.json").read_text())
+
+
+def test_a_sweep_and_a_run_do_not_share_a_folder(tmp_path, monkeypatch):
+    config = tiny.get_config("ce")
+    config.num_epochs = 1
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config_json(config))
+    with pytest.raises(InputError, match=r"--workdir=.*run_sweep"):
+        sweep(config, tmp_path / "run")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.csv").write_text("member\n")
+    with pytest.raises(InputError, match="holds a sweep"):
+        train(config, tmp_path / "sweep", devices=jax.devices()[:1])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="runs in one process"):
+        sweep(config, tmp_path / "sweep")
+
+
+def test_a_result_of_other_settings_is_refused_before_any_member_runs(tmp_path):
+    """Although its checkpoints are gone."""
+    config = tiny.get_config("ce")
+    member = members_of(config, ["ce"], [1], [])[0]
+    folder = tmp_path / member.name
+    folder.mkdir()
+    (folder / "config.json").write_text(config_json(member.config))
+    (folder / "result.json").write_text("{}")
+    config.batch_size = 32
+    with pytest.raises(InputError, match="batch_size: 64 there, 32 now"):
+        sweep(config, tmp_path, seeds="0,1")
+    assert not (tmp_path / "ce-seed0").exists()
 
 
 def test_a_folder_without_a_finished_run_has_no_report(tmp_path):

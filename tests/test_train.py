@@ -160,14 +160,25 @@ def test_with_no_readable_checkpoint_the_error_tells_which_were_tried(finished, 
     assert "Resume with the version of gini_jax that wrote them" in str(error.value)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path):
-    config = small_config(**{"schedule.learning_rate": 1e30, "debug_nans": True})
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path, remat):
+    changes = {"schedule.learning_rate": 1e30, "debug_nans": True, "model.remat": remat}
+    config = small_config(**changes)
     with pytest.raises(RunError, match="the loss is not finite at step") as error:
         train(config, tmp_path, devices=jax.devices()[:1])
     assert "gradient_norm" in str(error.value)
     assert "learning rate" in str(error.value)
     first, none = "The first module whose output is not finite", "were not finite"
     assert first in str(error.value) or none in str(error.value)
+
+
+def test_a_run_is_finished_once_everything_is_written(tmp_path, monkeypatch):
+    from gini_jax.analysis import pictures
+
+    monkeypatch.setattr(pictures, "draw_impurity", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(small_config("ce", num_epochs=1), tmp_path, devices=jax.devices()[:1])
+    assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.parametrize("devices", [2, 8])

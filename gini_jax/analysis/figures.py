@@ -61,8 +61,10 @@ def curves(groups: dict[str, list[Run]]) -> Figure:
         figure.subplots(2, 2, sharex=True).flat, panels, strict=True
     ):
         for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
+            validated = any(validation in line for run in runs for line in run.lines)
             for key, style in ((training, ":"), (validation, "-")):
-                _band(axis, runs, key, name if style == "-" else None, colour, style)
+                label = name if (style == "-") == validated else None
+                _band(axis, runs, key, label, colour, style)
         _mark(axis, groups)
         axis.set_title(title)
         axis.grid()

@@ -1,5 +1,6 @@
 """A report of a run or a sweep: one self-contained page."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from gini_jax.analysis import figures
 from gini_jax.analysis.figures import drawn
 from gini_jax.analysis.runs import Run, read_runs
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
-from gini_jax.analysis.statistics import METRICS, compare, number, seeds_needed
+from gini_jax.analysis.statistics import METRICS, by_baseline, compare, number, seeds_needed
 from gini_jax.storage import write
 
 MOST_GROUPS = 7  # that pictures show side by side
@@ -71,6 +72,8 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
     sizes = " / ".join(f"{first.about['examples'][name]:,}" for name in ("train", "val", "test"))
     data = config["dataset"]["name"]
     model = f"{config['model']['name']}, {result['num_parameters']:,} parameters"
+    by_val = first.about["examples"]["val"]
+    tested = "the checkpoint best by validation accuracy" if by_val else "the last checkpoint"
     seconds = [run.result["train_seconds"] for runs in groups.values() for run in runs]
     return [
         (
@@ -90,7 +93,7 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
             f"{result['device']}, jax {result['jax_version']}; {np.mean(seconds):,.0f} s of "
             "training per run on average",
         ),
-        ("Tested", "the checkpoint with the best validation accuracy, on the whole test split"),
+        ("Tested", f"{tested}, on the whole test split"),
     ]
 
 
@@ -102,7 +105,8 @@ def _frame(groups: dict[str, list[Run]]) -> pd.DataFrame:
 def _findings(groups: dict[str, list[Run]]) -> list[str]:
     """What the tables say, in sentences made from their numbers."""
     frame = _frame(groups)
-    if "ce" not in groups or len(groups) < 2:
+    compared = {base: names for base, names in by_baseline(groups).items() if len(names) > 1}
+    if not compared:
         (name, runs), *_ = groups.items()
         result = runs[0].result
         return [
@@ -110,33 +114,39 @@ def _findings(groups: dict[str, list[Run]]) -> list[str]:
             f"{result['best_epoch']}); the features' Gini impurity is "
             f"{result['feature_gini']:.3f} (flat profiles: {1 - 1 / runs[0].num_classes:.3f})."
         ]
-    sentences = []
-    accuracy = compare(frame, "test_accuracy")
-    gini = compare(frame, "feature_gini", larger_is_better=False)
-    for name in accuracy.index.drop("ce"):
+    return [
+        sentence
+        for base, names in compared.items()
+        for sentence in _against(frame[frame["group"].isin(names)], base)
+    ]
+
+
+def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
+    """What the differences from a group say, a sentence per other group."""
+    accuracy = compare(frame, "test_accuracy", base)
+    gini = compare(frame, "feature_gini", base, larger_is_better=False)
+    by_seed = frame.pivot_table(index="seed", columns="group", values="test_accuracy")
+    for name in accuracy.index.drop(base):
         row = accuracy.loc[name]
         pairs, p = int(row["pairs"]), row["holm_t"]
-        change = f"{row['difference']:+.4f}"
         if pairs < 2:
             verdict = "with one seed nothing can be said about chance"
         elif np.isnan(p):
             verdict = "the difference is the same for every seed, so no test is defined"
         elif p < 0.05:
             better = "better" if row["difference"] > 0 else "worse"
-            verdict = f"{better} than ce beyond chance (Holm-corrected p = {p:.3f})"
+            verdict = f"{better} than {base} beyond chance (Holm-corrected p = {p:.3f})"
         else:
             wide = f"95 % interval {row['t_low']:+.4f} to {row['t_high']:+.4f}"
             verdict = f"no difference beyond chance ({wide}, Holm-corrected p = {p:.2f})"
-            wide_frame = frame.pivot_table(index="seed", columns="group", values="test_accuracy")
-            needed = seeds_needed((wide_frame[name] - wide_frame["ce"]).dropna())
+            needed = seeds_needed((by_seed[name] - by_seed[base]).dropna())
             if needed:
                 verdict += f"; a difference of this size would need about {needed} seeds"
         gini_change = number(gini.loc[name, "difference"], 3, sign=True)
-        sentences.append(
-            f"{name}: test accuracy {change} against ce over {pairs} paired seeds: {verdict}. "
-            f"Gini impurity of the features {gini_change}."
+        yield (
+            f"{name}: test accuracy {row['difference']:+.4f} against {base} over {pairs} paired "
+            f"seeds: {verdict}. Gini impurity of the features {gini_change}."
         )
-    return sentences
 
 
 def _tables(groups: dict[str, list[Run]]) -> list[Section]:
@@ -153,10 +163,12 @@ def _tables(groups: dict[str, list[Run]]) -> list[Section]:
             cells.append(mean if np.isnan(sd) else f"{mean} ± {number(sd)}")
         rows.append([title, *cells])
     sections = [Section("Results", "Mean ± standard deviation over the seeds.", table=rows)]
-    if "ce" in groups and len(groups) > 1:
-        table = compare(frame, "test_accuracy")
-        rows = [["", "difference to ce", "95 % interval (t)", "p (t), Holm", "better in"]]
-        for name in table.index.drop("ce"):
+    for base, names in by_baseline(groups).items():
+        if len(names) == 1:
+            continue
+        table = compare(frame[frame["group"].isin(names)], "test_accuracy", base)
+        rows = [["", f"difference to {base}", "95 % interval (t)", "p (t), Holm", "better in"]]
+        for name in table.index.drop(base):
             row = table.loc[name]
             interval = "-"
             if not np.isnan(row["t_low"]):

@@ -1,5 +1,6 @@
 """Finished runs, as they lie in their folders."""
 
+import csv
 import dataclasses
 import io
 import json
@@ -90,12 +91,21 @@ def read_runs(workdir: Path) -> dict[str, list[Run]]:
         run = read_run(workdir)
         return {run.group: [run]}
     groups: dict[str, list[Run]] = {}
-    for path in sorted(workdir.glob("*-seed*/result.json")):
-        run = read_run(path.parent, path.parent.name.rpartition("-seed")[0])
+    for folder in _members(workdir):
+        run = read_run(folder, folder.name.rpartition("-seed")[0])
         groups.setdefault(run.group, []).append(run)
     if not groups:
         raise InputError(
             f"{str(workdir)!r} holds no finished run; give the workdir of a run or of a sweep"
         )
-    order = sorted(groups, key=lambda name: (name != "ce", name))
+    order = sorted(groups, key=lambda name: (name.partition("-")[0] != "ce", name))
     return {name: sorted(groups[name], key=lambda run: run.result["seed"]) for name in order}
+
+
+def _members(workdir: Path) -> list[Path]:
+    """The folders of a sweep's finished members; those in sweep.csv, where there is one."""
+    table = workdir / "sweep.csv"
+    if table.is_file() and table.read_text().strip():
+        with table.open() as file:
+            return [workdir / row["member"] for row in csv.DictReader(file)]
+    return sorted(path.parent for path in workdir.glob("*-seed*/result.json"))

@@ -1,6 +1,7 @@
 """Paired comparisons of objectives over seeds, by pandas, scipy and statsmodels."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,32 @@ METRICS: dict[str, tuple[str, bool]] = {
     "nmi": ("NMI of k-means clusters", True),
     "scatter_ratio": ("Between- over within-class scatter", True),
 }
+
+
+def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[str]]:
+    """Which groups of a sweep are compared with which: with `ce` of the same varied settings.
+
+    Args:
+        groups: `OBJECTIVE` or `OBJECTIVE-SETTING=VALUE-...`, each.
+        objective: the one to compare with.
+
+    Returns:
+        By baseline, the groups compared with it, the baseline first. Groups without one are left
+        out.
+
+    Examples:
+        >>> by_baseline(["ce", "kl", "kl-loss.terms.kl=2.0"])
+        {'ce': ['ce', 'kl', 'kl-loss.terms.kl=2.0']}
+        >>> by_baseline(["ce-batch_size=64", "kl-batch_size=64", "kl-batch_size=128"])
+        {'ce-batch_size=64': ['ce-batch_size=64', 'kl-batch_size=64']}
+    """
+    settings = {group: re.split(r"-(?=[a-z_][\w.]*=)", group) for group in groups}
+    found = {group: [group] for group, (name, *_) in settings.items() if name == objective}
+    for group, (name, *own) in settings.items():
+        fitting = [base for base in found if set(settings[base][1:]) <= set(own)]
+        if name != objective and fitting:
+            found[max(fitting, key=lambda base: len(settings[base]))].append(group)
+    return found
 
 
 def compare(

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
 
+USES: tuple[str, ...] = ()
 FLAGS: dict[str, Any] = {}
 
 

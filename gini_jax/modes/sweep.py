@@ -14,8 +14,8 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
-from gini_jax.analysis.statistics import METRICS, compare, markdown
-from gini_jax.errors import RunError, Stopped
+from gini_jax.analysis.statistics import METRICS, by_baseline, compare, markdown
+from gini_jax.errors import InputError, RunError, Stopped
 from gini_jax.modes import train
 from gini_jax.storage import add, log_file, write
 from gini_jax.training.experiment import check_before_data
@@ -60,7 +60,8 @@ def main(
         What sweep.csv holds: one row per finished member.
 
     Raises:
-        InputError: the objectives, seeds or settings are wrong; before anything runs.
+        InputError: the objectives, seeds or settings are wrong, the workdir holds a run, or a
+            member's folder one of another config; before anything runs.
         RunError: some members failed; the others are finished, and the table is written.
         Stopped: a signal stopped a member; what is finished is in the table.
     """
@@ -70,7 +71,19 @@ def main(
         for member in members:
             print(member_command(member, workdir, command))
         return pd.DataFrame()
+    if jax.process_count() > 1:
+        raise InputError(
+            "--mode=sweep runs in one process; print its members' commands with --dry_run, and "
+            "start each of them on all hosts"
+        )
+    if (workdir / "config.json").exists():
+        raise InputError(
+            f"workdir {str(workdir)!r} holds a run; give the sweep a folder of its own, such as "
+            f"--workdir={workdir}_sweep"
+        )
     make_workdir(workdir)
+    for member in members:
+        finished(member, workdir / member.name)
     start = time.monotonic()
     failed = run_members(members, workdir)
     table = write_results(workdir, members)
@@ -153,17 +166,20 @@ def sweep_markdown(table: pd.DataFrame) -> str:
     if table.empty:
         return "No member has finished yet.\n"
     first = table.iloc[0]
-    baseline = "ce" if "ce" in set(table["group"]) else str(first["group"])
+    groups = list(dict.fromkeys(table["group"]))
+    found = by_baseline(groups) or {groups[0]: groups}
     parts = [
         f"# {first['config_name']}: {len(table)} runs\n",
         f"On {first['device']}, jax {first['jax_version']}, {first['epochs']} epochs. Differences "
-        f"from `{baseline}` are paired by seed. Holm's correction is over the objectives of each "
-        "table. With one seed there is no p-value.\n",
+        f"from `{'`, `'.join(found)}` are paired by seed. Holm's correction is over the objectives "
+        "of each table. With one seed there is no p-value.\n",
     ]
     for metric, (title, larger) in METRICS.items():
         if metric in table and table[metric].notna().any():
-            compared = compare(table, metric, baseline, larger)
-            parts.append(f"## {title}\n\n{markdown(compared, baseline)}\n")
+            parts.append(f"## {title}\n")
+            for baseline, compared in found.items():
+                rows = table[table["group"].isin(compared)]
+                parts.append(markdown(compare(rows, metric, baseline, larger), baseline) + "\n")
     return "\n".join(parts)
 
 

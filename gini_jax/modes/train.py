@@ -124,12 +124,12 @@ def write_results(
     from gini_jax.analysis.pictures import draw_curves, draw_impurity
     from gini_jax.analysis.report import write_report
 
-    write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
     write(workdir / "arrays.npz", packed.getvalue())
     draw_curves(workdir, workdir / "curves.png")
     draw_impurity(arrays, title_of(result), workdir / "impurity.png")
+    write(workdir / "result.json", json.dumps(result, indent=2) + "\n")  # last: now it is finished
     if config.report:
         write_report(workdir)
 

@@ -154,17 +154,17 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     arguments = [
         f"--config={file}",
         f"--workdir={workdir / member.name}",
-        *_without(shared, ("config", "config.seed", "config.objective", f"config.{_WEIGHT}")),
+        *without(shared, ("config", "config.seed", "config.objective", f"config.{_WEIGHT}")),
         *(f"--config.{path}={value}" for path, value in own.items()),
     ]
     return shlex.join(["python", "launch.py", *arguments])
 
 
-def _without(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
+def without(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
     """Arguments without some flags and their values; a flag with a last dot stands for a section.
 
     Examples:
-        >>> list(_without(["--a=1", "--b", "2", "--c.d", "3", "--e=4"], ["a", "b", "c."]))
+        >>> list(without(["--a=1", "--b", "2", "--c.d", "3", "--e=4"], ["a", "b", "c."]))
         ['--e=4']
     """
     value_follows = False
@@ -218,4 +218,5 @@ def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
 
 def _short(value: Any) -> str:
     """A value as a part of a folder's name."""
-    return "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    text = "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return text.replace("/", "_")

@@ -48,6 +48,8 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
     order = epoch_order(config, epoch, train.labels)[place]
     batch = augmented_batch(state, Split(train.images[order], train.labels[order]), experiment)
     found: list[str] = []
+    remat: Any = {"remat": False} if hasattr(experiment.model, "remat") else {}
+    model = experiment.model.clone(axis_name=None, **remat)  # values, not tracers, are watched
 
     def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = call(*args, **kwargs)
@@ -56,7 +58,7 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
         return output
 
     with nn.intercept_methods(watch):
-        experiment.model.clone(axis_name=None).apply(
+        model.apply(
             state.variables,
             standardize(batch.images, config.dataset),
             train=True,

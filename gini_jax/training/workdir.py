@@ -71,25 +71,36 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         InputError: the workdir cannot be written, or holds a run of another config.
     """
     make_workdir(workdir)
+    if (workdir / "sweep.csv").exists():
+        raise InputError(
+            f"workdir {str(workdir)!r} holds a sweep; give a run a folder of its own, such as "
+            f"--workdir={workdir}/run"
+        )
     if not (workdir / "config.json").exists():
         return
-    if not any((workdir / "checkpoints").glob("[0-9]*")):
+    started = any((workdir / "checkpoints").glob("[0-9]*"))
+    if not started and not (workdir / "result.json").exists():
         return
-    old = flattened(json.loads(config_json(saved_config(workdir))))
-    new = flattened(json.loads(config_json(config)))
-    differing = [
-        f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now"
-        for key in sorted(set(old) | set(new))
-        if old.get(key) != new.get(key) and key not in FREE
-    ]
-    if [line.partition(":")[0].strip() for line in differing] == ["num_epochs"]:
-        _check_extension(workdir, old["num_epochs"], config)
+    saved = saved_config(workdir)
+    differing = differences(saved, config)
+    if list(differing) == ["num_epochs"]:
+        _check_extension(workdir, saved.num_epochs, config)
     elif differing:
         raise InputError(
             f"workdir {str(workdir)!r} holds a run with another config:\n"
-            + "\n".join(differing)
+            + "\n".join(differing.values())
             + "\nChoose another --workdir, set these values back, or delete the folder."
         )
+
+
+def differences(saved: ConfigDict, config: ConfigDict) -> dict[str, str]:
+    """What tells a run's config from another one, by setting, as text; FREE settings do not."""
+    old, new = (flattened(json.loads(config_json(x))) for x in (saved, config))
+    return {
+        key: f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(set(old) | set(new))
+        if old.get(key) != new.get(key) and key not in FREE
+    }
 
 
 def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
