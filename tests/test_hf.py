@@ -77,8 +77,9 @@ def test_a_validation_split_of_the_set_is_used(tmp_path):
     parts = {name: a_set(fine=LABELS) for name in ("train", "validation", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
     assert len(open_source(config_of(tmp_path / "set")).splits["val"]) == 24
-    with pytest.raises(InputError, match="has its own validation split"):
-        open_source(config_of(tmp_path / "set", val_size=3))
+    for key, kind in (("val_size", "validation"), ("test_size", "test")):
+        with pytest.raises(InputError, match=f"has its own {kind} split"):
+            open_source(config_of(tmp_path / "set", **{key: 3}))
 
 
 def test_what_cannot_be_read_ends_in_one_error(tmp_path):

@@ -5,7 +5,12 @@ import pytest
 
 from gini_jax.config import default_config
 from gini_jax.data import dataset_shapes, load_dataset
-from gini_jax.data.sampling import balanced_subset, check_sampler, epoch_order
+from gini_jax.data.sampling import (
+    balanced_subset,
+    check_sampler,
+    epoch_order,
+    stratified,
+)
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
 from gini_jax.training.experiment import build_experiment
@@ -17,6 +22,18 @@ def config_of(**changes):
     config = default_config()
     config.update_from_flattened_dict({"batch_size": 12, **changes})
     return config
+
+
+def test_parts_have_exactly_their_sizes_and_every_class_its_share():
+    labels = np.repeat(np.arange(100), 5)
+    for size in (40, 50, 60, 100):
+        parts = stratified(labels, {"test": size, "val": 30}, seed=0)
+        assert [len(parts[name]) for name in ("test", "val", "train")] == [size, 30, 470 - size]
+        assert np.ptp(np.bincount(labels[parts["test"]], minlength=100)) <= 1
+        rows = np.concatenate(list(parts.values()))
+        assert (np.sort(rows) == np.arange(500)).all()
+    uneven = np.bincount(LABELS[stratified(LABELS, {"test": 17}, seed=0)["test"]], minlength=5)
+    assert uneven.tolist() == [10, 4, 2, 1, 0]  # of 100, 40, 20, 7 and 3
 
 
 def test_an_epoch_sees_every_image_once_but_for_the_remainder():

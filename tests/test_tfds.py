@@ -16,6 +16,31 @@ from gini_jax.data import tfds as tfds_source
 from gini_jax.errors import InputError
 
 
+def test_a_validation_split_of_the_set_is_used(monkeypatch):
+    """Whichever of its two names it has; not where it is the split that is tested on."""
+    from types import SimpleNamespace as Stub
+
+    sizes = {"train": 90, "validation": 7, "test": 20}
+    splits = {
+        name: Stub(num_examples=size, filepaths=[f"/nowhere/{name}"])
+        for name, size in sizes.items()
+    }
+    features = {"label": Stub(names=["a", "b"]), "image": Stub(shape=(8, 8, 3))}
+    info = Stub(features=features, splits=splits, full_name="stub/1.0.0")
+    monkeypatch.setattr(tfds_source, "_find", lambda *_: Stub(info=info))
+    config = default_config().dataset
+    config.name = "stub"
+    assert len(data.dataset_shapes(config).splits["val"].labels) == 7
+    of_val = data.open_source(config).fingerprint("val")
+    assert [path for path, *_ in of_val["files"]] == ["/nowhere/validation"]
+    config.val_size = 10
+    with pytest.raises(InputError, match="has its own validation split"):
+        data.open_source(config)
+    config.test_split = "validation"
+    shapes = data.dataset_shapes(config).splits
+    assert [len(shapes[name].labels) for name in ("train", "val", "test")] == [80, 10, 7]
+
+
 @pytest.fixture
 def cifar(shared_tfds):
     config = cifar100_resnet18.get_config().dataset

@@ -70,14 +70,26 @@ def test_a_folder_of_class_folders_is_a_data_set(run):
 
 
 def test_class_folders_alone_are_split_class_by_class(tmp_path):
-    write_images(tmp_path, 20, np.random.default_rng(1))
-    config = folder_config(tmp_path).dataset
-    with pytest.raises(InputError, match=r"no test/; set --config\.dataset\.test_size.* 12"):
+    write_images(tmp_path / "images", 20, np.random.default_rng(1))
+    config = folder_config(tmp_path / "images").dataset
+    with pytest.raises(InputError, match=r"no test/.*set --config\.dataset\.test_size.* 12"):
         load_dataset(config, tmp_path / "cache")
     config.update(test_size=12, val_size=6)
     splits = load_dataset(config, tmp_path / "cache").splits
     counts = {name: np.bincount(split.labels).tolist() for name, split in splits.items()}
     assert counts == {"train": [14] * 3, "val": [2] * 3, "test": [4] * 3}
+    config.update(test_size=13, val_size=34)  # more for validation than is left for training
+    splits = load_dataset(config, tmp_path / "cache").splits
+    sizes = {name: len(split.labels) for name, split in splits.items()}
+    assert sizes == {"train": 13, "val": 34, "test": 13}
+
+
+def test_sizes_that_the_folders_own_splits_would_replace_are_refused(images):
+    for key, kind in (("test_size", "test"), ("val_size", "validation")):
+        config = folder_config(images).dataset
+        config[key] = 6
+        with pytest.raises(InputError, match=f"has its own {kind} split; set --config.dataset"):
+            load_dataset(config)
 
 
 def test_a_damaged_image_is_named_or_skipped(tmp_path, capsys):
@@ -164,12 +176,25 @@ def test_stablehlo_computes_the_same_for_any_batch(run):
         export_mode.main(None, workdir, format="stablhlo")
 
 
-def test_exported_weights_come_back(run):
+def test_exported_weights_come_back(run, capsys):
     from safetensors.numpy import load_file
 
-    _, workdir = run
+    result, workdir = run
     path = export_mode.main(None, workdir, format="safetensors")
+    note = "computes silu, torchvision's computes relu"
+    assert note in capsys.readouterr().out
+    tested = f"| test_accuracy | {result['test_accuracy']:.4f} |"
+    card = (path.parent / "README.md").read_text()
+    assert note in card
+    assert tested in card
     trained = gini_jax.load(workdir)
+    steps = (int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
+    other = next(step for step in steps if step != trained.step)
+    export_mode.main(None, workdir, format="safetensors", step=other)
+    card = (path.parent / "README.md").read_text()
+    assert f"checkpoint of step {other}" in card
+    assert "| not tested |" in card
+    export_mode.main(None, workdir, format="safetensors")
     again = from_torch("resnet_digits", load_file(path))
     jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(trained.variables))
 

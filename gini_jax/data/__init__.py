@@ -134,13 +134,13 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
             f"{config.test_split!r}; set --config.dataset.test_split to one of them"
         )
     train = len(source.splits["train"])
-    if config.val_size >= train:
+    if "val" in source.splits:
+        val = len(source.splits["val"])
+    elif config.val_size >= train:
         raise InputError(
             f"dataset.val_size={config.val_size} leaves none of the {train} training images of "
             f"{config.name}; set a smaller --config.dataset.val_size"
         )
-    if "val" in source.splits:
-        val = len(source.splits["val"])
     else:
         val, train = config.val_size, train - config.val_size
     if config.train_size > train:

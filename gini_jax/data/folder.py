@@ -10,7 +10,7 @@ from PIL import Image
 from gini_jax.data.cache import on_this_machine
 from gini_jax.data.images import decode
 from gini_jax.data.sampling import stratified
-from gini_jax.data.source import Example, refuse_val_size
+from gini_jax.data.source import Example, refuse_size
 from gini_jax.errors import InputError
 from gini_jax.storage import storage_path
 
@@ -48,8 +48,9 @@ class Folder:
             )
         if (root / "train").is_dir():
             self._read_splits(root, config.test_split)
+            refuse_size(config, "test_size", f"{root}")
             if "val" in self.splits:
-                refuse_val_size(config, f"{root}")
+                refuse_size(config, "val_size", f"{root}")
         else:
             self._divide(root, config)
         present = {self.class_names[example.label] for example in self.splits["train"]}
@@ -91,8 +92,9 @@ class Folder:
         self.splits = {split: [examples[i] for i in index] for split, index in rows.items()}
         if not self.splits[config.test_split] or not self.splits["train"]:
             raise InputError(
-                f"{root} has {len(examples)} images and no test/; set --config.dataset.test_size "
-                f"to the number of images to test on, such as {max(1, len(examples) // 5)}"
+                f"dataset.test_size={config.test_size}, val_size={config.val_size}: {root} has no "
+                f"test/, and {len(examples)} images to divide; set --config.dataset.test_size to "
+                f"the number of images to test on, such as {max(1, len(examples) // 5)}"
             )
         if not self.splits["val"]:
             del self.splits["val"]

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gini_jax.data.sampling import stratified
-from gini_jax.data.source import Example, refuse_val_size
+from gini_jax.data.source import Example, refuse_size
 from gini_jax.errors import InputError
 
 INSTALL = 'pip install "datasets>=3"'
@@ -50,10 +50,12 @@ class HuggingFace:
             raise InputError(f"{config.name} has splits {sorted(found)}, and no train")
         for name in {"validation", "val"} & set(found) - {config.test_split}:
             self._parts["val"] = self._parts[name]
-            refuse_val_size(config, config.name)
+            refuse_size(config, "val_size", config.name)
         for name in {"train", "val", config.test_split} & set(self._parts):
             self._check_labels(name)
-        if config.test_split not in found:
+        if config.test_split in found:
+            refuse_size(config, "test_size", config.name)
+        else:
             self._divide(train, config)
         self.splits = {
             name: _Examples(part.cast_column(self._image, _encoded()), rows, self)

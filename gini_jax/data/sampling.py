@@ -141,7 +141,7 @@ def stratified(
 
     Args:
         labels: of all examples.
-        sizes: how many examples go into each part, up to rounding.
+        sizes: how many examples go into each part.
         seed: of the draw.
 
     Returns:
@@ -157,9 +157,13 @@ def stratified(
     parts = {}
     for name, size in sizes.items():
         rows: list[int] = []
-        for k in np.unique(labels):
-            own = rng.permutation(np.flatnonzero((labels == k) & ~taken))
-            rows += own[: round(size / len(labels) * (labels == k).sum())].tolist()
+        classes, counts = np.unique(labels, return_counts=True)
+        share = counts * size / len(labels)
+        most = share.astype(int)
+        left = np.argsort(most - share, kind="stable")[: size - most.sum()]
+        most[left] += 1  # the largest remainders
+        for k, n in zip(classes, most, strict=True):
+            rows += rng.permutation(np.flatnonzero((labels == k) & ~taken))[:n].tolist()
         taken[rows] = True
         parts[name] = np.array(sorted(rows), int)
     return parts | {"train": np.flatnonzero(~taken)}

@@ -50,16 +50,17 @@ class Source(Protocol):
         """
 
 
-def refuse_val_size(config: ConfigDict, where: str) -> None:
-    """Refuses `val_size` where the source's own validation split would silently replace it.
+def refuse_size(config: ConfigDict, key: str, where: str) -> None:
+    """Refuses `val_size` or `test_size` where the source's own split would silently replace it.
 
     Raises:
-        InputError: `dataset.val_size` is set.
+        InputError: the setting is not 0.
     """
-    if config.val_size:
+    if config[key]:
+        kind = {"val_size": "validation", "test_size": "test"}[key]
         raise InputError(
-            f"dataset.val_size={config.val_size}: {where} has its own validation split; set "
-            "--config.dataset.val_size=0"
+            f"dataset.{key}={config[key]}: {where} has its own {kind} split; set "
+            f"--config.dataset.{key}=0"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gini_jax.data.cache import alone, on_this_machine
-from gini_jax.data.source import Example, refuse_val_size
+from gini_jax.data.source import Example, refuse_size
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.storage import storage_path
 
@@ -38,13 +38,16 @@ class Tfds:
         self.image_shape = tuple(features["image"].shape[:2])
         splits = self.builder.info.splits
         self.splits = {name: _Examples(self.builder, name) for name in splits}
-        if "val" in self.splits:
-            refuse_val_size(config, self.name)
+        for name in {"validation", "val"} & set(splits) - {config.test_split}:
+            self.splits["val"] = _Examples(self.builder, name)
+            self._split_of_val = name
+            refuse_size(config, "val_size", self.name)
 
     def fingerprint(self, split: str) -> Any:
         """Names and versions, and the path, size and time of each of the split's files."""
         files = []
-        for path in self.builder.info.splits[split].filepaths:
+        name = self._split_of_val if split == "val" else split
+        for path in self.builder.info.splits[name].filepaths:
             status = os.stat(path) if os.path.exists(path) else None
             stamp = [status.st_size, status.st_mtime_ns] if status else []
             files.append([os.path.abspath(path), *stamp])

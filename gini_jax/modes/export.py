@@ -53,11 +53,33 @@ def main(
     else:
         path = folder / ("model.safetensors" if format == "safetensors" else "model.pth")
         write(path, to_weights(trained, format))
-    result = workdir / "result.json"
-    metrics = json.loads(result.read_text()) if result.exists() else {}
-    write(folder / "README.md", model_card(trained, path.name, metrics))
+    write(folder / "README.md", model_card(trained, path.name, _tested(workdir, trained.step)))
     print(f"written to {path}, with a model card next to it")
+    if format != "stablehlo" and (note := _other_activation(trained)):
+        print(f"note: {note}")
     return path
+
+
+def _tested(workdir: Path, step: int) -> dict[str, Any]:
+    """The metrics of result.json, if they are those of this step."""
+    path = workdir / "result.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    if not result or result["best_epoch"] * result["steps"] != step * result["epochs"]:
+        return {}
+    return {key: value for key, value in result.items() if key[:5] == "test_" and value is not None}
+
+
+def _other_activation(trained: Trained) -> str:
+    """What whoever loads the weights must change in PyTorch's network; "" for nothing."""
+    of_cvt = trained.config.model.name.startswith("cvt")
+    library, usual = ("Hugging Face", "gelu") if of_cvt else ("torchvision", "relu")
+    own = trained.model.activation
+    if own == usual:
+        return ""
+    return (
+        f"this network computes {own}, {library}'s computes {usual}: change it there, or the "
+        "logits differ"
+    )
 
 
 def to_stablehlo(trained: Trained) -> bytes:
@@ -96,13 +118,15 @@ def to_weights(trained: Trained, format: str) -> bytes:
 def model_card(trained: Trained, file: str, metrics: dict[str, Any]) -> str:
     """What the network is, what it was trained on, and how well it does."""
     config, size = trained.config, trained.image_size
-    shown = {k: v for k, v in metrics.items() if k.startswith("test_") and v is not None}
-    rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in shown.items())
+    rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in metrics.items())
+    rows = rows or "| not tested | - |"
+    activation = _other_activation(trained) or trained.model.activation
     mean, std = (tuple(config.dataset[key]) or "none" for key in ("mean", "std"))
     return f"""# {config.name}: {config.model.name} trained with {config.objective}
 
 - File: `{file}`, checkpoint of step {trained.step}.
 - Network: {config.model.name}, {len(trained.class_names)} classes, images of {size} x {size}.
+- Activation function: {activation}.
 - Data: {config.dataset.name}. Input: RGB in [0, 1]; mean subtracted: {mean}; divided by: {std}.
 - Training: {config.num_epochs} epochs, batch {config.batch_size}, seed {config.seed}; terms
   {config.loss.terms.to_dict()} on {", ".join(config.loss.layers)}.
