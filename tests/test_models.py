@@ -89,6 +89,18 @@ def test_the_running_variance_is_the_unbiased_one():
     np.testing.assert_allclose(updates["batch_stats"]["var"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"widths": (64, 192)}, "one number per stage"),
+        ({"heads": (1, 3, 5)}, "each width must be a multiple"),
+    ],
+)
+def test_settings_of_a_cvt_that_do_not_fit_together_are_refused(settings, text):
+    with pytest.raises(InputError, match=text):
+        create_model("cvt13", 10, **settings)
+
+
 def test_cvt_features_and_counts():
     logits, features, count = _shapes("cvt13", 1000, size=224)
     assert round(count / 1e6) == 20

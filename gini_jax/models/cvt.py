@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from gini_jax.errors import InputError
 from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Dropout, Network, with_added
 from gini_jax.settings import BELOW_1, setting
@@ -123,6 +124,14 @@ class CvT(nn.Module):
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
     dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
     axis_name: Hashable | None = None
+
+    def __post_init__(self) -> None:
+        given = f"model.widths={self.widths}, blocks={self.blocks}, heads={self.heads}"
+        if not len(self.widths) == len(self.blocks) == len(self.heads):
+            raise InputError(f"{given}: give one number per stage in each of the three")
+        if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
+            raise InputError(f"{given}: each width must be a multiple of the heads of its stage")
+        super().__post_init__()
 
     @nn.compact
     def __call__(
