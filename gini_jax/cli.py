@@ -1,5 +1,6 @@
 """The command line: reads flags and config, and calls one module of `gini_jax.modes`."""
 
+import ast
 import importlib
 import os
 import re
@@ -32,6 +33,8 @@ MODES = {
 FLAGS = flags.FLAGS
 _WORDS = re.compile(r"(?<=^--config\.)([\w.]+)=([A-Za-z]\w*(?:,[A-Za-z]\w*)*)$")
 _TERM = re.compile(r"--?config\.loss\.terms\.(\w+)=(.*)")
+_NETWORK = re.compile(r"--?config\.model\.name=.*")
+_OF_NETWORK = re.compile(r"--?config\.(model\.(?!name=|init=)\w+)=(.*)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +67,7 @@ def run(argv: list[str]) -> Any:
     argv = _joined(argv)
     mode = _mode_of(argv)
     module = importlib.import_module(f"gini_jax.modes.{mode}")
-    config, terms = _parse(argv, module)
+    config, terms, of_network = _parse(argv, module)
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # hides the libraries' info messages
     from gini_jax import devices  # jax starts here
@@ -73,7 +76,7 @@ def run(argv: list[str]) -> Any:
     several = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or any(value is not None for value in several):
         devices.connect(*several)
-    given = dict(config_flags.get_override_values(FLAGS["config"]))
+    given = dict(config_flags.get_override_values(FLAGS["config"])) | of_network
     default = f"runs/{config.name}" + ("_sweep" if mode == "sweep" else "")
     workdir = run_path("--workdir", FLAGS.workdir or default)
     with reading(workdir):
@@ -227,13 +230,20 @@ def _mode_of(argv: list[str]) -> str:
     return mode
 
 
-def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float]]:
-    """The config, with the overrides of the command line, and the weights given to terms."""
+def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], dict[str, Any]]:
+    """The config, with the overrides of the command line; and what it cannot take yet.
+
+    That is the weights of terms, and the settings of another network than the config file's.
+    """
     terms: dict[str, float] = {}
+    of_network: dict[str, Any] = {}
+    another = any(map(_NETWORK.fullmatch, argv))
     kept = argv[:1]
     for arg in argv[1:]:
         if match := _TERM.fullmatch(arg):
             terms[match[1]] = _number(arg, match[2])
+        elif another and (match := _OF_NETWORK.fullmatch(arg)):
+            of_network[match[1]] = _literal(match[2])
         elif arg.startswith("--config="):
             kept.append(f"--config={config_path(arg.partition('=')[2])}")
         else:
@@ -256,7 +266,14 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float]]:
         raise InputError(f"{kind}{reason}\nAll flags and settings: --help") from error
     if len(rest) > 1:
         raise InputError(f"unknown argument {rest[1]!r}; settings are --config.KEY=VALUE")
-    return config, terms
+    return config, terms, of_network
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def _define_flags(module: Any, argv: list[str]) -> None:

@@ -121,6 +121,16 @@ def test_another_network_of_the_command_line_brings_its_own_settings():
     check_config(config, 1)
 
 
+def test_the_command_line_names_another_network_and_its_settings(tmp_path):
+    settings = ("--config.model.name=cvt13", "--config.model.drop_path=0.25")
+    widths = ("--config.model.widths=(32,96,192)", "--config.loss.layers=('stage3',)")
+    common = ("--mode=summary", "--config=digits", f"--workdir={tmp_path / 'a'}")
+    out, _ = Program(*common, *settings, *widths, cwd=tmp_path).finish()
+    assert "192" in out
+    _, err = Program(*common, *settings, "--config.model.stem=cifar", cwd=tmp_path).finish(status=1)
+    assert "unknown setting of model cvt13 'stem'" in err
+
+
 def test_settings_without_effect_are_said():
     config = default_config("ce")
     config.optimizer.update(name="adam", momentum=0.5)
