@@ -59,8 +59,8 @@ def _for_pictures(
     """Some pooled features, and the images that most activate the purest and flattest features.
 
     For the first layer: the eight features of lowest and the eight of highest impurity, and the
-    eight test images that activate each of them most: `fired_features [16]`,
-    `fired_images [16, 8, h, w, 3]` and `fired_labels [16, 8]`.
+    eight test images that activate each of them most: `fired_features [16]` and
+    `fired_images [16, 8, h, w, 3]`.
     """
     rows = subsample(len(outputs.labels), most)
     layer, activations = next(iter(outputs.layers.items()))
@@ -75,7 +75,6 @@ def _for_pictures(
         "pooled_labels": outputs.labels[rows],
         "fired_features": features,
         "fired_images": np.stack([test.images[t][:, ::shrink, ::shrink] for t in top]),
-        "fired_labels": outputs.labels[top],
     }
 
 
