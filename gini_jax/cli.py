@@ -278,7 +278,7 @@ def _literal(text: str) -> Any:
 
 def _define_flags(module: Any, argv: list[str]) -> None:
     flags.DEFINE_string("mode", "train", "What to do.")
-    flags.DEFINE_string("workdir", None, "Folder; runs/NAME by default, runs/NAME_sweep for sweeps.")
+    flags.DEFINE_string("workdir", None, "Folder; by default runs/NAME, of sweeps runs/NAME_sweep.")
     flags.DEFINE_bool(
         "distributed", False, "Several hosts; the platform (TPU pod, Slurm) provides addresses."
     )
