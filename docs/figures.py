@@ -13,6 +13,7 @@ import pandas as pd
 import gini_jax
 from configs import digits
 from gini_jax.analysis.figures import COLOURS
+from gini_jax.analysis.sensitivity import sensitivity
 from gini_jax.data import load_dataset
 from gini_jax.losses import class_profile, class_sums, gini_loss, kl_loss
 from gini_jax.modes.train import main as train
@@ -145,7 +146,15 @@ def draw_held() -> None:
     figure.savefig(DOCS / "held_shares.png", dpi=110)
 
 
+def draw_settings() -> None:
+    """Accuracy by each setting that was varied alone."""
+    table = pd.read_csv(SWEEPS / "caltech101_64_sensitivity.csv")
+    figure = sensitivity(table[~table["group"].str.contains("made up")])
+    figure.savefig(DOCS / "sensitivity.png", dpi=110)
+
+
 if __name__ == "__main__":
+    draw_settings()
     draw_held()
     draw_terms()
     draw_kl_gradient()
