@@ -76,7 +76,8 @@ def run(argv: list[str]) -> Any:
     several = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or any(value is not None for value in several):
         devices.connect(*several)
-    given = dict(config_flags.get_override_values(FLAGS["config"])) | of_network
+    given = dict(config_flags.get_override_values(FLAGS["config"]))
+    given |= {path: _typed(given["model.name"], path, text) for path, text in of_network.items()}
     default = f"runs/{config.name}" + ("_sweep" if mode == "sweep" else "")
     workdir = run_path("--workdir", FLAGS.workdir or default)
     with reading(workdir):
@@ -192,7 +193,7 @@ def resolved(config: ConfigDict, given: dict[str, Any], terms: dict[str, float])
 
 
 def _joined(argv: list[str]) -> list[str]:
-    """`--config FILE` and `--mode MODE` as one argument each, as `--config=FILE`.
+    """Flags of the config and the mode as one argument each, `--config FILE` as `--config=FILE`.
 
     Examples:
         >>> _joined(["launch.py", "--config", "digits:ce", "-mode=eval"])
@@ -200,7 +201,8 @@ def _joined(argv: list[str]) -> list[str]:
     """
     joined: list[str] = []
     for arg in argv:
-        if joined and joined[-1] in ("--config", "--mode"):
+        spaced = joined and re.fullmatch(r"--(config|mode|config\.model\.\w+)", joined[-1])
+        if spaced and not arg.startswith("-"):
             joined[-1] += f"={arg}"
         else:
             joined.append(re.sub(r"^--?(config|mode)(?==|$)", r"--\1", arg))
@@ -230,20 +232,20 @@ def _mode_of(argv: list[str]) -> str:
     return mode
 
 
-def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], dict[str, Any]]:
+def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], dict[str, str]]:
     """The config, with the overrides of the command line; and what it cannot take yet.
 
     That is the weights of terms, and the settings of another network than the config file's.
     """
     terms: dict[str, float] = {}
-    of_network: dict[str, Any] = {}
+    of_network: dict[str, str] = {}
     another = any(map(_NETWORK.fullmatch, argv))
     kept = argv[:1]
     for arg in argv[1:]:
         if match := _TERM.fullmatch(arg):
             terms[match[1]] = _number(arg, match[2])
         elif another and (match := _OF_NETWORK.fullmatch(arg)):
-            of_network[match[1]] = _literal(match[2])
+            of_network[match[1]] = match[2]
         elif arg.startswith("--config="):
             kept.append(f"--config={config_path(arg.partition('=')[2])}")
         else:
@@ -269,11 +271,19 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], 
     return config, terms, of_network
 
 
-def _literal(text: str) -> Any:
+def _typed(network: str, path: str, text: str) -> Any:
+    """The value of a network's setting; its type is checked later."""
+    from gini_jax.models.registry import model_rows
+
+    row = model_rows(network).get(path.removeprefix("model."))
+    kind = type(row.default) if row else str
+    if kind is bool and text.lower() in ("true", "false", "1", "0"):
+        return text.lower() in ("true", "1")
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
         return text
+    return (value,) if kind is tuple and not isinstance(value, (tuple, list)) else value
 
 
 def _define_flags(module: Any, argv: list[str]) -> None:
@@ -343,11 +353,11 @@ def _check_same_network_and_data(
     differing = [
         text
         for path, text in differences(saved, config).items()
-        if path.startswith(("model.", "dataset.")) and path not in changed
+        if path.startswith(("model.", "dataset.")) and path not in {*changed, "model.init"}
     ]
     if differing:
         raise InputError(
             f"--config gives another network or other data than the run in {str(workdir)!r}:\n"
             + "\n".join(differing)
-            + "\nLeave --config out; the run's own config is used"
+            + f"\nLeave --config out, and give --workdir={workdir}; the run's own config is used"
         )

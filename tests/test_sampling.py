@@ -32,6 +32,16 @@ def test_parts_have_exactly_their_sizes_and_every_class_its_share():
         assert np.ptp(np.bincount(labels[parts["test"]], minlength=100)) <= 1
         rows = np.concatenate(list(parts.values()))
         assert (np.sort(rows) == np.arange(500)).all()
+    # Every class keeps an example to train on.
+    rare = np.concatenate([np.repeat(np.arange(10), 100), [10, 11, 12]])
+    parts = stratified(rare, {"test": 202, "val": 20}, seed=0)
+    assert [len(rows) for rows in parts.values()] == [202, 20, 781]
+    assert len(np.unique(rare[parts["train"]])) == 13
+    singles = np.concatenate([np.arange(50), np.repeat(50, 50)])
+    parts = stratified(singles, {"test": 20, "val": 20}, seed=0)
+    assert [len(rows) for rows in parts.values()] == [20, 20, 60]
+    with pytest.raises(InputError, match=r"leave less than one of each class.* at most 49 in all"):
+        stratified(singles, {"test": 30, "val": 20}, seed=0)
     uneven = np.bincount(LABELS[stratified(LABELS, {"test": 17}, seed=0)["test"]], minlength=5)
     assert uneven.tolist() == [10, 4, 2, 1, 0]  # of 100, 40, 20, 7 and 3
 

@@ -219,6 +219,14 @@ def test_a_sweep_over_a_setting_of_all_compares_within_its_values():
         (row,) = [x for x in text.splitlines() if x.startswith(f"| kl-batch_size={size} ")]
         assert f"| {difference:+.4f} |" in row
         assert f"difference to ce-batch_size={size} |" in text
+    text = sweep_markdown(table[table["group"] != "ce-batch_size=128"])
+    mean = wide["kl-batch_size=128"].mean()
+    (row,) = [x for x in text.splitlines() if x.startswith("| kl-batch_size=128 ")]
+    assert f"| 3 | {mean:.4f} ± " in row
+    assert "Without `ce` of the same settings" in text
+    text = sweep_markdown(table[table["group"].str.startswith("ce")])
+    difference = (wide["ce-batch_size=128"] - wide["ce-batch_size=64"]).mean()
+    assert f"| {difference:+.4f} |" in text
 
 
 # ------------------------------------------------------------- members

@@ -39,6 +39,11 @@ def test_a_validation_split_of_the_set_is_used(monkeypatch):
     config.test_split = "validation"
     shapes = data.dataset_shapes(config).splits
     assert [len(shapes[name].labels) for name in ("train", "val", "test")] == [80, 10, 7]
+    splits["val"] = splits.pop("validation")
+    config.test_split = "val"
+    shapes = data.dataset_shapes(config).splits
+    assert [len(shapes[name].labels) for name in ("train", "val", "test")] == [80, 10, 7]
+    assert len(data.open_source(config).fingerprint("val")["files"]) == 1
 
 
 @pytest.fixture

@@ -104,8 +104,14 @@ def read_runs(workdir: Path) -> dict[str, list[Run]]:
 
 def _members(workdir: Path) -> list[Path]:
     """The folders of a sweep's finished members; those in sweep.csv, where there is one."""
+    folders = sorted(path.parent for path in workdir.glob("*-seed*/result.json"))
     table = workdir / "sweep.csv"
-    if table.is_file() and table.read_text().strip():
-        with table.open() as file:
-            return [workdir / row["member"] for row in csv.DictReader(file)]
-    return sorted(path.parent for path in workdir.glob("*-seed*/result.json"))
+    if not table.is_file():
+        return folders
+    own = {row["member"] for row in csv.DictReader(table.read_text().splitlines())}
+    if others := [folder.name for folder in folders if folder.name not in own]:
+        print(
+            f"left out, because the sweep's command did not name them: {', '.join(others)}; a "
+            "sweep command that names them includes them"
+        )
+    return [folder for folder in folders if folder.name in own]

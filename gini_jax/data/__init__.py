@@ -75,7 +75,7 @@ def load_dataset(
     check(dataset)
     folder = cache_dir or cache.default_folder()
     splits, superclass_of = dict(dataset.splits), dataset.superclass_of
-    own_val = "val" in source.splits
+    own_val = _has_val(config, source)
     needed = {"train" if name == "val" and not own_val else name for name in only}
     for name in sorted(needed):
         name_there = config.test_split if name == "test" else name
@@ -134,7 +134,7 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
             f"{config.test_split!r}; set --config.dataset.test_split to one of them"
         )
     train = len(source.splits["train"])
-    if "val" in source.splits:
+    if _has_val(config, source):
         val = len(source.splits["val"])
     elif config.val_size >= train:
         raise InputError(
@@ -162,6 +162,10 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
         for name, n in sizes.items()
     }
     return Dataset(shapes, source.class_names, size, source.superclass_names)
+
+
+def _has_val(config: ConfigDict, source: Source) -> bool:
+    return "val" in source.splits and config.test_split != "val"
 
 
 def _check_labels(config: ConfigDict, labels: np.ndarray, num_classes: int, split: str) -> None:

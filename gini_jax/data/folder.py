@@ -90,11 +90,10 @@ class Folder:
         sizes = {config.test_split: config.test_size, "val": config.val_size}
         rows = stratified(labels, sizes, config.val_seed)
         self.splits = {split: [examples[i] for i in index] for split, index in rows.items()}
-        if not self.splits[config.test_split] or not self.splits["train"]:
+        if not config.test_size:
             raise InputError(
-                f"dataset.test_size={config.test_size}, val_size={config.val_size}: {root} has no "
-                f"test/, and {len(examples)} images to divide; set --config.dataset.test_size to "
-                f"the number of images to test on, such as {max(1, len(examples) // 5)}"
+                f"{root} has {len(examples)} images and no test/; set --config.dataset.test_size "
+                f"to the number of images to test on, such as {max(1, len(examples) // 5)}"
             )
         if not self.splits["val"]:
             del self.splits["val"]

@@ -49,8 +49,9 @@ class HuggingFace:
         if "train" not in found and len(found) > 1:
             raise InputError(f"{config.name} has splits {sorted(found)}, and no train")
         for name in {"validation", "val"} & set(found) - {config.test_split}:
-            self._parts["val"] = self._parts[name]
-            refuse_size(config, "val_size", config.name)
+            if config.test_split != "val":
+                self._parts["val"] = self._parts[name]
+                refuse_size(config, "val_size", config.name)
         for name in {"train", "val", config.test_split} & set(self._parts):
             self._check_labels(name)
         if config.test_split in found:

@@ -145,7 +145,10 @@ def stratified(
         seed: of the draw.
 
     Returns:
-        The rows of each part, in rising order; the rest as `train`.
+        The rows of each part, in rising order; the rest as `train`, with every class.
+
+    Raises:
+        InputError: less than one example of each class would be left.
 
     Examples:
         >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
@@ -154,15 +157,22 @@ def stratified(
         [[2, 2], [2, 2]]
     """
     rng, taken = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    classes, counts = np.unique(labels, return_counts=True)
+    if sum(sizes.values()) > len(labels) - len(classes):
+        raise InputError(
+            f"{', '.join(f'{n} images for {name}' for name, n in sizes.items())} leave less than "
+            f"one of each class to train on; take at most {len(labels) - len(classes)} in all, by "
+            "--config.dataset.test_size and --config.dataset.val_size"
+        )
     parts = {}
     for name, size in sizes.items():
         rows: list[int] = []
-        classes, counts = np.unique(labels, return_counts=True)
+        most = np.array([np.sum(~taken[labels == k]) - 1 for k in classes])
         share = counts * size / len(labels)
-        most = share.astype(int)
-        left = np.argsort(most - share, kind="stable")[: size - most.sum()]
-        most[left] += 1  # the largest remainders
-        for k, n in zip(classes, most, strict=True):
+        number = np.minimum(share.astype(int), most)
+        while number.sum() < size:  # one more of the class that lacks most
+            number[np.argmax(np.where(number < most, share - number, -np.inf))] += 1
+        for k, n in zip(classes, number, strict=True):
             rows += rng.permutation(np.flatnonzero((labels == k) & ~taken))[:n].tolist()
         taken[rows] = True
         parts[name] = np.array(sorted(rows), int)

@@ -37,17 +37,19 @@ class Tfds:
         self.superclass_names = tuple(groups)
         self.image_shape = tuple(features["image"].shape[:2])
         splits = self.builder.info.splits
-        self.splits = {name: _Examples(self.builder, name) for name in splits}
+        self._split_of = {name: name for name in splits}
         for name in {"validation", "val"} & set(splits) - {config.test_split}:
-            self.splits["val"] = _Examples(self.builder, name)
-            self._split_of_val = name
-            refuse_size(config, "val_size", self.name)
+            if config.test_split != "val":
+                self._split_of["val"] = name
+                refuse_size(config, "val_size", self.name)
+        self.splits = {
+            name: _Examples(self.builder, there) for name, there in self._split_of.items()
+        }
 
     def fingerprint(self, split: str) -> Any:
         """Names and versions, and the path, size and time of each of the split's files."""
         files = []
-        name = self._split_of_val if split == "val" else split
-        for path in self.builder.info.splits[name].filepaths:
+        for path in self.builder.info.splits[self._split_of[split]].filepaths:
             status = os.stat(path) if os.path.exists(path) else None
             stamp = [status.st_size, status.st_mtime_ns] if status else []
             files.append([os.path.abspath(path), *stamp])

@@ -53,9 +53,11 @@ def main(
     else:
         path = folder / ("model.safetensors" if format == "safetensors" else "model.pth")
         write(path, to_weights(trained, format))
-    write(folder / "README.md", model_card(trained, path.name, _tested(workdir, trained.step)))
+    note = "" if format == "stablehlo" else _other_activation(trained)
+    metrics = _tested(workdir, trained.step)
+    write(folder / "README.md", model_card(trained, path.name, metrics, note))
     print(f"written to {path}, with a model card next to it")
-    if format != "stablehlo" and (note := _other_activation(trained)):
+    if note:
         print(f"note: {note}")
     return path
 
@@ -73,7 +75,7 @@ def _other_activation(trained: Trained) -> str:
     """What whoever loads the weights must change in PyTorch's network; "" for nothing."""
     of_cvt = trained.config.model.name.startswith("cvt")
     library, usual = ("Hugging Face", "gelu") if of_cvt else ("torchvision", "relu")
-    own = trained.model.activation
+    own = getattr(trained.model, "activation", usual)
     if own == usual:
         return ""
     return (
@@ -115,20 +117,19 @@ def to_weights(trained: Trained, format: str) -> bytes:
     return file.getvalue()
 
 
-def model_card(trained: Trained, file: str, metrics: dict[str, Any]) -> str:
+def model_card(trained: Trained, file: str, metrics: dict[str, Any], note: str = "") -> str:
     """What the network is, what it was trained on, and how well it does."""
     config, size = trained.config, trained.image_size
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in metrics.items())
     rows = rows or "| not tested | - |"
-    activation = _other_activation(trained) or trained.model.activation
+    note = note and f"- Note: {note}.\n"
     mean, std = (tuple(config.dataset[key]) or "none" for key in ("mean", "std"))
     return f"""# {config.name}: {config.model.name} trained with {config.objective}
 
 - File: `{file}`, checkpoint of step {trained.step}.
 - Network: {config.model.name}, {len(trained.class_names)} classes, images of {size} x {size}.
-- Activation function: {activation}.
 - Data: {config.dataset.name}. Input: RGB in [0, 1]; mean subtracted: {mean}; divided by: {std}.
-- Training: {config.num_epochs} epochs, batch {config.batch_size}, seed {config.seed}; terms
+{note}- Training: {config.num_epochs} epochs, batch {config.batch_size}, seed {config.seed}; terms
   {config.loss.terms.to_dict()} on {", ".join(config.loss.layers)}.
 - Licence: (to be filled in by whoever publishes this file)
 

@@ -83,7 +83,8 @@ def main(
         )
     make_workdir(workdir)
     for member in members:
-        finished(member, workdir / member.name)
+        if (workdir / member.name / "config.json").exists():
+            check_workdir(workdir / member.name, member.config)
     start = time.monotonic()
     failed = run_members(members, workdir)
     table = write_results(workdir, members)
@@ -167,7 +168,9 @@ def sweep_markdown(table: pd.DataFrame) -> str:
         return "No member has finished yet.\n"
     first = table.iloc[0]
     groups = list(dict.fromkeys(table["group"]))
-    found = by_baseline(groups) or {groups[0]: groups}
+    found = {base: names for base, names in by_baseline(groups).items() if len(names) > 1}
+    found = found or {groups[0]: groups}
+    alone = [group for group in groups if not any(group in names for names in found.values())]
     parts = [
         f"# {first['config_name']}: {len(table)} runs\n",
         f"On {first['device']}, jax {first['jax_version']}, {first['epochs']} epochs. Differences "
@@ -180,6 +183,9 @@ def sweep_markdown(table: pd.DataFrame) -> str:
             for baseline, compared in found.items():
                 rows = table[table["group"].isin(compared)]
                 parts.append(markdown(compare(rows, metric, baseline, larger), baseline) + "\n")
+            if alone:
+                parts.append("Without `ce` of the same settings:\n")
+                parts.append(markdown(compare(table[table["group"].isin(alone)], metric)) + "\n")
     return "\n".join(parts)
 
 

@@ -47,7 +47,7 @@ def check_init(config: ConfigDict) -> None:
 
 
 def check_weights(experiment: Experiment) -> None:
-    """Refuses weights to start from that do not fit the network; nothing is initialised.
+    """Refuses weights to start from that do not fit the network, before any long work.
 
     A printed line says so if the weights lack the head.
 
