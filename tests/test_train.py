@@ -321,7 +321,7 @@ def test_one_epoch_of_a_narrow_resnet18_on_cifar100_starts(shared_tfds, tmp_path
     few = {name: Split(s.images[:100], s.labels[:100]) for name, s in whole.splits.items()}
     few["train"] = Split(*(array[:32] for array in few["train"]))
     dataset = Dataset(few, whole.class_names, 32)
-    monkeypatch.setattr("gini_jax.modes.train.load_dataset", lambda _: dataset)
+    monkeypatch.setattr("gini_jax.modes.train.load_dataset", lambda _, check: dataset)
     result = train(config, tmp_path / "run", devices=jax.devices()[:2])
     assert result["steps"] == 2
     assert result["notes"] == [
