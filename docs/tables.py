@@ -270,7 +270,6 @@ STARTS = {
     "digits": 5,
     "caltech101_64": 6,
     "caltech101_64_resnet17": 6,
-    "caltech101_32_cvt13": 4,
     "cifar100": 3,
 }
 SHOWN = (
