@@ -105,7 +105,7 @@ def _frame(groups: dict[str, list[Run]]) -> pd.DataFrame:
 def _findings(groups: dict[str, list[Run]]) -> list[str]:
     """What the tables say, in sentences made from their numbers."""
     frame = _frame(groups)
-    compared = {base: names for base, names in by_baseline(groups).items() if len(names) > 1}
+    compared = by_baseline(groups)
     if not compared:
         (name, runs), *_ = groups.items()
         result = runs[0].result
@@ -164,8 +164,6 @@ def _tables(groups: dict[str, list[Run]]) -> list[Section]:
         rows.append([title, *cells])
     sections = [Section("Results", "Mean ± standard deviation over the seeds.", table=rows)]
     for base, names in by_baseline(groups).items():
-        if len(names) == 1:
-            continue
         table = compare(frame[frame["group"].isin(names)], "test_accuracy", base)
         rows = [["", f"difference to {base}", "95 % interval (t)", "p (t), Holm", "better in"]]
         for name in table.index.drop(base):

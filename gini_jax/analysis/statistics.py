@@ -35,8 +35,8 @@ def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[
         objective: the one to compare with.
 
     Returns:
-        By baseline, the groups compared with it, the baseline first. Groups without one are left
-        out.
+        By baseline, the groups compared with it, the baseline first. Groups that nothing is
+        compared with are left out.
 
     Examples:
         >>> by_baseline(["ce", "kl", "kl-loss.terms.kl=2.0"])
@@ -50,7 +50,7 @@ def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[
         fitting = [base for base in found if set(settings[base][1:]) <= set(own)]
         if name != objective and fitting:
             found[max(fitting, key=lambda base: len(settings[base]))].append(group)
-    return found
+    return {base: names for base, names in found.items() if len(names) > 1}
 
 
 def compare(

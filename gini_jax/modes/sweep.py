@@ -168,8 +168,7 @@ def sweep_markdown(table: pd.DataFrame) -> str:
         return "No member has finished yet.\n"
     first = table.iloc[0]
     groups = list(dict.fromkeys(table["group"]))
-    found = {base: names for base, names in by_baseline(groups).items() if len(names) > 1}
-    found = found or {groups[0]: groups}
+    found = by_baseline(groups) or {groups[0]: groups}
     alone = [group for group in groups if not any(group in names for names in found.values())]
     parts = [
         f"# {first['config_name']}: {len(table)} runs\n",
