@@ -10,14 +10,17 @@ import numpy as np
 import optax
 import pytest
 
+from gini_jax.config import set_model
 from gini_jax.data import load_dataset
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
 from gini_jax.errors import InputError
 from gini_jax.losses import gini_loss, kl_loss
 from gini_jax.losses.balance import GradientNorms
+from gini_jax.models import create_model
 from gini_jax.training.experiment import check_before_data
-from gini_jax.training.progress import examples_per_class
+from gini_jax.training.progress import examples_per_class, start_text
+from gini_jax.training.state import layers_before_logits
 from gini_jax.training.step import augmented_batch
 from tests import tiny
 from tests.runs import set_up
@@ -151,6 +154,54 @@ def test_shares_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypat
     check_before_data(config_of("ce", **{"loss.hold_shares": True}))
     with pytest.raises(InputError, match=r"Plain does not take `added` arrays.*hold_shares=False"):
         check_before_data(config_of(**{"loss.hold_shares": True}))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "others"),
+    [
+        ("resnet18", {"width": 8}, set()),
+        ("cvt13", {"widths": (8, 8, 8), "blocks": (1, 1, 1), "heads": (1, 1, 1)}, {"stage3"}),
+    ],
+)
+def test_the_layers_before_the_logits_are_those_with_a_gradient(name, settings, others):
+    model = create_model(name, num_classes=3, **settings)
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = model.init(jax.random.key(1), images)
+    features = model.apply(variables, images)[1]
+
+    def first_logit(added):
+        return model.apply(variables, images, added=added)[0][:, 0].sum()
+
+    gradients = jax.grad(first_logit)(jax.tree.map(jnp.zeros_like, features))
+    with_gradient = {layer for layer, gradient in gradients.items() if np.any(gradient)}
+    assert with_gradient == set(features) - others
+    assert layers_before_logits(model, 32) == with_gradient
+
+
+def cvt_config(*layers, **changes):
+    config = config_of()
+    set_model(config, "cvt13", widths=(8, 8, 8), blocks=(1, 1, 1), heads=(1, 1, 1))
+    config.update_from_flattened_dict({"loss.layers": layers, **changes})
+    return config
+
+
+def test_shares_are_not_written_where_cross_entropy_has_no_gradient():
+    run = set_up(cvt_config("stage3"))
+    _, metrics = run.step(run.state, run.data, run.order)
+    assert not any(name.startswith("share_") for name in metrics)
+    text = start_text(run.experiment, run.state, "device", None)
+    assert "logits do not depend on stage3" in text and "sees pooled, stage1, stage2" in text
+
+    run = set_up(cvt_config("pooled"))
+    _, metrics = run.step(run.state, run.data, run.order)
+    assert 0 < metrics["share_kl"][0] < np.inf
+    assert "logits" not in start_text(run.experiment, run.state, "device", None)
+
+
+def test_shares_cannot_be_held_where_cross_entropy_has_no_gradient():
+    check_before_data(cvt_config("stage2", "stage3", **{"loss.hold_shares": True}))
+    with pytest.raises(InputError, match=r"none at loss.layers=\('stage3',\).*pooled, stage1"):
+        check_before_data(cvt_config("stage3", **{"loss.hold_shares": True}))
 
 
 def test_shares_of_micro_batches_are_those_of_the_whole_without_batch_norm():

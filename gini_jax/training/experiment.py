@@ -18,7 +18,12 @@ from gini_jax.errors import InputError
 from gini_jax.losses.terms import Objective
 from gini_jax.models import create_model
 from gini_jax.training.optim import create_optimizer, create_schedule
-from gini_jax.training.state import Experiment, feature_shapes, takes_added
+from gini_jax.training.state import (
+    Experiment,
+    feature_shapes,
+    layers_before_logits,
+    takes_added,
+)
 
 
 def build_experiment(
@@ -101,15 +106,32 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
     """
     check_config(config, num_devices(devices))
     model = create_model_of(config, num_classes=2)
-    held = config.loss.hold_shares and any(config.loss.terms.values())
-    if held and not takes_added(model):
+    check_layers(config.loss.layers, feature_shapes(model, 32))
+    if config.loss.hold_shares and any(config.loss.terms.values()):
+        check_measurable(model, tuple(config.loss.layers))
+    create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
+
+
+def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
+    """Rejects layers where shares of cross-entropy's gradient cannot be held.
+
+    Raises:
+        InputError: the model does not take `added` arrays, or its logits depend on none of the
+            layers.
+    """
+    if not takes_added(model):
         raise InputError(
             f"loss.hold_shares=True: {type(model).__name__} does not take `added` arrays, by which "
             "the terms' gradients are measured; add that argument to its __call__ (see "
             "gini_jax/models/resnet.py), or set --config.loss.hold_shares=False"
         )
-    check_layers(config.loss.layers, feature_shapes(model, 32))
-    create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
+    before = layers_before_logits(model, 32)
+    if before.isdisjoint(layers):
+        raise InputError(
+            f"loss.hold_shares=True holds shares of cross-entropy's gradient, but it has none at "
+            f"loss.layers={layers}, on which the logits do not depend; set --config.loss.layers to "
+            f"some of {', '.join(sorted(before))}, or --config.loss.hold_shares=False"
+        )
 
 
 def create_model_of(

@@ -13,7 +13,13 @@ from tqdm import tqdm
 
 from gini_jax.checks import notes_on
 from gini_jax.devices import num_devices
-from gini_jax.training.state import Experiment, TrainState
+from gini_jax.training.state import (
+    Experiment,
+    TrainState,
+    layers_before_logits,
+    measures_shares,
+    takes_added,
+)
 
 
 @dataclasses.dataclass
@@ -159,6 +165,13 @@ def start_text(
         lines.append(
             examples_per_class(config.batch_size, classes if balanced else experiment.num_classes)
         )
+        if takes_added(experiment.model) and not measures_shares(experiment):
+            before = layers_before_logits(experiment.model, experiment.image_size)
+            lines.append(
+                f"note: the logits do not depend on {', '.join(config.loss.layers)}, so "
+                "cross-entropy has no gradient there and train_share_TERM is not written; the "
+                f"classifier sees {', '.join(sorted(before))}"
+            )
     return "\n".join([*lines, *(f"note: {note}" for note in notes_on(config))])
 
 

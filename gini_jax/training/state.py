@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float32, Int32, UInt32
 from ml_collections import ConfigDict
 
@@ -105,3 +106,29 @@ def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtyp
 def takes_added(model: nn.Module) -> bool:
     """Whether arrays can be added to a network's layers, by which their gradients are measured."""
     return "added" in signature(type(model).__call__).parameters
+
+
+@lru_cache(maxsize=8)
+def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
+    """The layers on which a model's logits depend, so that cross-entropy has a gradient there.
+
+    Read off the program, without computing it. Empty if the model takes no `added`.
+    """
+    if not takes_added(model):
+        return frozenset()
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    layers = feature_shapes(model, image_size)
+
+    def logits(added: Any, variables: Any, images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, added=added)[0]  # type: ignore[index]
+
+    program = jax.make_jaxpr(logits)(layers, variables, images).jaxpr
+    _, used = dce_jaxpr(program, [True])
+    return frozenset(layer for layer, is_used in zip(sorted(layers), used, strict=False) if is_used)
+
+
+def measures_shares(experiment: Experiment) -> bool:
+    """Whether the terms' shares of the gradient are defined: the logits depend on their layers."""
+    before = layers_before_logits(experiment.model, experiment.image_size)
+    return not before.isdisjoint(experiment.config.loss.layers)

@@ -20,7 +20,7 @@ from gini_jax.losses.terms import (
     shared_value,
     squared_norm,
 )
-from gini_jax.training.state import Experiment, TrainState, feature_shapes, takes_added
+from gini_jax.training.state import Experiment, TrainState, feature_shapes, measures_shares
 
 
 class Batch(NamedTuple):
@@ -48,8 +48,8 @@ class Forward(NamedTuple):
         batch_stats: the model's next running statistics.
         values: the terms' values on the global batch; None between two micro-batches.
         squares: squared norms of gradients with respect to the features that the terms act on: of
-            cross-entropy as `ce`, and of each term with weight 1. Empty if the network takes no
-            `added`.
+            cross-entropy as `ce`, and of each term with weight 1. Empty if they are not measured;
+            see `measures_shares`.
     """
 
     ce: Float[Array, ""]
@@ -182,9 +182,9 @@ def batch_gradients(
 def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, Float[Array, "n ..."]]:
     """Zeros to add to each layer with terms; their gradient is that of the layer's features.
 
-    Empty where there is no term, or where the network takes no `added`.
+    Empty where there is no term, or where cross-entropy has no gradient to compare with.
     """
-    if not experiment.objective.weights or not takes_added(experiment.model):
+    if not experiment.objective.weights or not measures_shares(experiment):
         return {}
     shapes = feature_shapes(experiment.model, experiment.image_size)
     return {
