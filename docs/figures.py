@@ -124,14 +124,14 @@ def draw_kl_gradient() -> None:
 def draw_held() -> None:
     """The Gini term's share of the gradient and the impurity of the batches, with held shares."""
     table = pd.read_csv(SWEEPS / "caltech101_64_held_shares.csv").query("term == 'gini'")
-    groups = table.groupby("objective", sort=False)
+    groups = table[table["group"] != "gini_kl"].groupby("group", sort=False)
     figure, axes = plt.subplots(
         2, groups.ngroups, figsize=(10, 5), layout="constrained", sharex=True, sharey="row"
     )
     for (share, impurity), (name, runs) in zip(axes.T, groups, strict=True):
         for colour, (seed, run) in zip(COLOURS, runs.groupby("seed"), strict=False):
             share.semilogy(run["epoch"], run["share"], "o-", ms=3, color=colour, label=seed)
-            impurity.plot(run["epoch"], run["train_gini"], "o-", ms=3, color=colour)
+            impurity.plot(run["epoch"], run["value"], "o-", ms=3, color=colour)
         target = float(name.split()[1]) / 100
         share.axhline(target, color="#7d8590", lw=1, ls="--")
         share.set_title(f"held at {target:.0%}")

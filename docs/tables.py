@@ -225,7 +225,7 @@ def shares() -> str:
     lines.append("| --- " * 6 + "|")
     for name, start in STARTS.items():
         table = pd.read_csv(RESULTS / "sweeps" / f"{name}_shares.csv")
-        for (objective, term), own in table.groupby(["objective", "term"], sort=False):
+        for (objective, term), own in table.groupby(["group", "term"], sort=False):
             by_epoch = own.groupby("epoch")["share"].mean()
             last = by_epoch.index.max()
             half = min(by_epoch.index, key=lambda epoch, last=last: abs(epoch - last / 2))
