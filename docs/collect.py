@@ -1,9 +1,9 @@
 """Collects finished sweeps into results/sweeps/, from which tables and pictures are made.
 
-`PYTHONPATH=. python docs/collect.py RUNS NAME` reads the sweeps of `FILES[NAME]` in the folder RUNS,
-where the commands in results.md put them, and writes two files: NAME.csv, a row for each run with its
-result and the settings in which the runs differ; and NAME_shares.csv, by term and validated epoch the
-value of the term and its share of the gradient.
+`PYTHONPATH=. python docs/collect.py RUNS NAME` reads the sweeps of `FILES[NAME]` in the folder
+RUNS, where the commands in results.md put them. It writes two files: NAME.csv, a row for each run
+with its result and the settings in which the runs differ; and NAME_shares.csv, by term and
+validated epoch the value of the term and its share of the gradient.
 """
 
 import json
