@@ -213,3 +213,6 @@ def test_members_of_fewer_epochs_are_not_finished(tmp_path):
     run_member(longer, tmp_path)
     assert finished(longer, tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] == 2
+    config.early_stopping_epochs = 2
+    (other_end,) = members_of(config, ["ce"], [0], [])
+    assert not finished(other_end, tmp_path)

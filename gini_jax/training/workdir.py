@@ -55,10 +55,16 @@ def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "examples": {name: len(split.labels) for name, split in dataset.splits.items()},
     }
     old = workdir / "result.json"
-    if old.exists() and saved_config(workdir).num_epochs != config.num_epochs:
+    if old.exists() and not ends_alike(saved_config(workdir), config):
         old.unlink()
     write(workdir / "config.json", config_json(config))
     write(workdir / "dataset.json", json.dumps(about, indent=2) + "\n")
+
+
+def ends_alike(saved: ConfigDict, config: ConfigDict) -> bool:
+    """Whether two configs of one run end it by the same rule; a run may be given a later end."""
+    ends = ("num_epochs", "early_stopping_epochs")
+    return all(saved[key] == config[key] for key in ends)
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
