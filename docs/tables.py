@@ -204,6 +204,37 @@ def settings() -> str:
     return "\n".join(lines)
 
 
+# How the batches were drawn, and the examples that each holds of a class that is in it.
+BATCHES = {
+    ", 64": "64, learning rate 0.0125",
+    "": "256, learning rate 0.05",
+    ", 512": "512, learning rate 0.1",
+    ", class-balanced": "256, class-balanced: 64 classes, 4 examples each",
+}
+
+
+def batch_sizes() -> str:
+    """The paper's objective against `ce` of the same batches."""
+    table = pd.read_csv(RESULTS / "sweeps" / "caltech101_64_batches.csv")
+    heads = ["batches", "n", "`ce`", "`gini_kl`", "difference", "95 % interval (t)", "better in"]
+    heads += ["Gini impurity, `ce` and `gini_kl`", "scatter, `ce` and `gini_kl`"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for label, name in BATCHES.items():
+        names = {f"{objective}{label}": objective for objective in ("ce", "gini_kl")}
+        own = table[table["group"].isin(names)].assign(group=table["group"].map(names))
+        accuracy = compare(own, "test_accuracy")
+        ce, ours = accuracy.loc["ce"], accuracy.loc["gini_kl"]
+        cells = [name, f"{ours['n']:.0f}"]
+        cells += [f"{number(row['mean'])} ± {number(row['sd'])}" for row in (ce, ours)]
+        cells += [f"{ours['difference']:+.4f}", f"{ours['t_low']:+.4f} to {ours['t_high']:+.4f}"]
+        cells.append(f"{ours['better']:.0f} of {ours['pairs']:.0f}")
+        for metric in ("feature_gini", "scatter_ratio"):
+            means = own.groupby("group")[metric].mean()
+            cells.append(f"{number(means['ce'])}, {number(means['gini_kl'])}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def batches() -> str:
     """Estimated cycles per image and memory by batch, from a plan of several batches."""
     plan = json.loads((RESULTS / "plans" / "resnet50_224_v5e_batches.json").read_text())
@@ -306,6 +337,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar100_h200": lambda: sweep("cifar100_h200", SHOWN),
     "caltech101_32_cvt13": lambda: sweep("caltech101_32_cvt13", SHOWN),
     "settings": settings,
+    "batch_sizes": batch_sizes,
     "held": lambda: sweep("caltech101_64_held", SHOWN),
     "caltech101_64_resnet17": lambda: sweep("caltech101_64_resnet17", SHOWN),
 }
