@@ -2,8 +2,8 @@
 
 `PYTHONPATH=. python docs/collect.py RUNS NAME` reads the sweeps of `FILES[NAME]` in the folder
 RUNS, where the commands in results.md put them. It writes two files: NAME.csv, a row for each run
-with its result and the settings in which the runs differ; and NAME_shares.csv, by term and
-validated epoch the value of the term and its share of the gradient.
+with its result and the settings in which runs of one objective differ; and NAME_shares.csv, the
+share of the gradient and the value of each term, by validated epoch.
 """
 
 import json
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gini_jax.config import FREE, default_config, flattened
+from gini_jax.config import FREE, flattened
 from gini_jax.losses.terms import PRESETS
+from gini_jax.training.workdir import config_json, saved_config
 
 SWEEPS = Path(__file__).resolve().parent.parent / "results" / "sweeps"
 
@@ -26,13 +27,13 @@ class Sweep(NamedTuple):
         folder: of the sweep, in RUNS.
         label: what to add to the name of each group.
         only: the groups to take; all by default.
-        seeds: how many seeds to take, from 0 on.
+        seeds: how many seeds to take, from 0 on; all by default.
     """
 
     folder: str
     label: str = ""
     only: tuple[str, ...] = ()
-    seeds: int = 100
+    seeds: int | None = None
 
 
 BASE = Sweep("caltech101_64", only=("ce", "gini_kl"))
@@ -62,37 +63,52 @@ FILES = {
 
 
 def collect(runs: Path, name: str) -> None:
-    """Writes the two files of a name."""
+    """Writes the two files of a name.
+
+    Raises:
+        SystemExit: a sweep is not there; nothing is written.
+    """
     results, shares = [], []
     for sweep in FILES[name]:
-        for folder in sorted((runs / sweep.folder).glob("*-seed*"), key=by_objective):
+        folders = sorted((runs / sweep.folder).glob("*-seed*"), key=by_objective)
+        if not folders:
+            raise SystemExit(f"{runs / sweep.folder} holds no runs; nothing was written")
+        for folder in folders:
             group, _, seed = folder.name.rpartition("-seed")
-            taken = int(seed) < sweep.seeds and group in (sweep.only or (group,))
-            if taken and (folder / "result.json").is_file():
-                own = {"member": folder.name, "group": group + sweep.label}
-                results.append(own | settings_of(folder) | read(folder / "result.json"))
-                shares += shares_of(folder, own["group"], int(seed))
+            if group not in (sweep.only or (group,)):
+                continue
+            if sweep.seeds is not None and int(seed) >= sweep.seeds:
+                continue
+            if not (folder / "result.json").is_file():
+                print(f"{folder} has not finished; left out")
+                continue
+            group += sweep.label
+            own = {"member": folder.name, "group": group}
+            results.append(own | settings_of(folder) | read(folder / "result.json"))
+            shares += shares_of(folder, group, int(seed))
     table = pd.DataFrame(results)
     fixed = [
         column
         for column in table.columns
         if column.startswith("config.") and (table.groupby("objective")[column].nunique() < 2).all()
     ]
-    table.drop(columns=fixed).to_csv(SWEEPS / f"{name}.csv", index=False)
-    columns = ["group", "seed", "epoch", "term", "share", "value"]
-    pd.DataFrame(shares, columns=columns).to_csv(SWEEPS / f"{name}_shares.csv", index=False)
     print(table.groupby("group", sort=False)["test_accuracy"].agg(["count", "mean", "std"]))
+    table.drop(columns=fixed).to_csv(SWEEPS / f"{name}.csv", index=False)
+    if shares:
+        columns = ["group", "seed", "epoch", "term", "share", "value"]
+        pd.DataFrame(shares, columns=columns).to_csv(SWEEPS / f"{name}_shares.csv", index=False)
 
 
 def by_objective(folder: Path) -> tuple[int, str, int]:
     """The place of a member among those of its sweep: objectives in their usual order."""
     group, _, seed = folder.name.rpartition("-seed")
-    return list(PRESETS).index(group.partition("-")[0]), group, int(seed)
+    names, objective = list(PRESETS), group.partition("-")[0]
+    return names.index(objective) if objective in names else len(names), group, int(seed)
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """The settings of a run by path, as `config.PATH`; those of before a setting existed too."""
-    settings = flattened(default_config("ce")) | flattened(read(folder / "config.json"))
+    """The settings of a run by path, as `config.PATH`."""
+    settings = flattened(json.loads(config_json(saved_config(folder))))
     return {
         f"config.{path}": str(value) if isinstance(value, (list, tuple, bool)) else value
         for path, value in settings.items()
@@ -101,13 +117,16 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def shares_of(folder: Path, group: str, seed: int) -> list[tuple[Any, ...]]:
-    """The terms of a run by epoch."""
+    """The share and the value of each term, by validated epoch.
+
+    Earlier runs divided by zero where cross-entropy has no gradient; their shares are left out.
+    """
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [
         (group, seed, line["epoch"], term, f"{line[key]:.6g}", f"{line[f'train_{term}']:.6g}")
         for line in lines
         for key in line
-        if (term := key.removeprefix("train_share_")) != key
+        if (term := key.removeprefix("train_share_")) != key and line[key] < 1e6
     ]
 
 

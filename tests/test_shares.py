@@ -190,7 +190,7 @@ def test_shares_are_not_written_where_cross_entropy_has_no_gradient():
     _, metrics = run.step(run.state, run.data, run.order)
     assert not any(name.startswith("share_") for name in metrics)
     text = start_text(run.experiment, run.state, "device", None)
-    assert "logits do not depend on stage3" in text and "sees pooled, stage1, stage2" in text
+    assert "logits do not depend on stage3" in text and "on pooled, stage1, stage2" in text
 
     run = set_up(cvt_config("pooled"))
     _, metrics = run.step(run.state, run.data, run.order)
@@ -199,9 +199,10 @@ def test_shares_are_not_written_where_cross_entropy_has_no_gradient():
 
 
 def test_shares_cannot_be_held_where_cross_entropy_has_no_gradient():
-    check_before_data(cvt_config("stage2", "stage3", **{"loss.hold_shares": True}))
-    with pytest.raises(InputError, match=r"none at loss.layers=\('stage3',\).*pooled, stage1"):
-        check_before_data(cvt_config("stage3", **{"loss.hold_shares": True}))
+    check_before_data(cvt_config("stage1", "stage2", **{"loss.hold_shares": True}))
+    for layers in (("stage3",), ("stage2", "stage3")):
+        with pytest.raises(InputError, match=r"has stage3, on which the logits.*pooled, stage1"):
+            check_before_data(cvt_config(*layers, **{"loss.hold_shares": True}))
 
 
 def test_shares_of_micro_batches_are_those_of_the_whole_without_batch_norm():

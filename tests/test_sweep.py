@@ -213,6 +213,22 @@ def test_members_of_fewer_epochs_are_not_finished(tmp_path):
     run_member(longer, tmp_path)
     assert finished(longer, tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] == 2
-    config.early_stopping_epochs = 2
-    (other_end,) = members_of(config, ["ce"], [0], [])
-    assert not finished(other_end, tmp_path)
+    config.early_stopping_epochs = 1
+    (same_end,) = members_of(config, ["ce"], [0], [])
+    assert finished(same_end, tmp_path)
+
+
+def test_a_member_that_stopped_early_goes_on_with_more_patience(tmp_path):
+    config = tiny.get_config("ce")
+    config.update_from_flattened_dict(
+        {"schedule.learning_rate": 1e-9, "early_stopping_epochs": 2, "num_epochs": 6}
+    )
+    (member,) = members_of(config, ["ce"], [0], [])
+    run_member(member, tmp_path)
+    stopped_at = json.loads((tmp_path / "result.json").read_text())["epochs"]
+    assert stopped_at < 6 and finished(member, tmp_path)
+    config.early_stopping_epochs = 3
+    (patient,) = members_of(config, ["ce"], [0], [])
+    assert not finished(patient, tmp_path)
+    run_member(patient, tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["epochs"] > stopped_at

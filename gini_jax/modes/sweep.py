@@ -20,7 +20,7 @@ from gini_jax.modes import train
 from gini_jax.storage import add, log_file, write
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import Member, member_command, members_of, seeds_of
-from gini_jax.training.workdir import check_workdir, ends_alike, make_workdir, saved_config
+from gini_jax.training.workdir import check_workdir, is_at_end, make_workdir
 
 FLAGS: dict[str, Any] = {
     "objectives": (None, str, "Objectives, separated by commas; that of the config by default."),
@@ -136,7 +136,7 @@ def finished(member: Member, folder: Path) -> bool:
     if not (folder / "result.json").exists():
         return False
     check_workdir(folder, member.config)
-    return ends_alike(saved_config(folder), member.config)  # else it is extended
+    return is_at_end(json.loads((folder / "result.json").read_text()), member.config)
 
 
 def run_member(member: Member, folder: Path) -> None:

@@ -116,8 +116,8 @@ def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
     """Rejects layers where shares of cross-entropy's gradient cannot be held.
 
     Raises:
-        InputError: the model does not take `added` arrays, or its logits depend on none of the
-            layers.
+        InputError: the model does not take `added` arrays, or its logits do not depend on one of
+            the layers.
     """
     if not takes_added(model):
         raise InputError(
@@ -126,11 +126,12 @@ def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
             "gini_jax/models/resnet.py), or set --config.loss.hold_shares=False"
         )
     before = layers_before_logits(model, 32)
-    if before.isdisjoint(layers):
+    if behind := [layer for layer in layers if layer not in before]:
         raise InputError(
-            f"loss.hold_shares=True holds shares of cross-entropy's gradient, but it has none at "
-            f"loss.layers={layers}, on which the logits do not depend; set --config.loss.layers to "
-            f"some of {', '.join(sorted(before))}, or --config.loss.hold_shares=False"
+            f"loss.hold_shares=True: loss.layers={layers} has {', '.join(behind)}, on which the "
+            "logits do not depend, so cross-entropy has no gradient there; set "
+            f"--config.loss.layers to some of {', '.join(sorted(before))}, or "
+            "--config.loss.hold_shares=False"
         )
 
 

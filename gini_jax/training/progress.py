@@ -165,14 +165,20 @@ def start_text(
         lines.append(
             examples_per_class(config.batch_size, classes if balanced else experiment.num_classes)
         )
-        if takes_added(experiment.model) and not measures_shares(experiment):
-            before = layers_before_logits(experiment.model, experiment.image_size)
-            lines.append(
-                f"note: the logits do not depend on {', '.join(config.loss.layers)}, so "
-                "cross-entropy has no gradient there and train_share_TERM is not written; the "
-                f"classifier sees {', '.join(sorted(before))}"
-            )
+        if not measures_shares(experiment):
+            lines.append(f"note: train_share_TERM is not written: {_why_not_measured(experiment)}")
     return "\n".join([*lines, *(f"note: {note}" for note in notes_on(config))])
+
+
+def _why_not_measured(experiment: Experiment) -> str:
+    if not takes_added(experiment.model):
+        return "the network does not take `added` arrays (see gini_jax/models/resnet.py)"
+    before = layers_before_logits(experiment.model, experiment.image_size)
+    behind = [layer for layer in experiment.config.loss.layers if layer not in before]
+    return (
+        f"the logits do not depend on {', '.join(behind)}, so cross-entropy has no gradient there; "
+        f"they depend on {', '.join(sorted(before))}"
+    )
 
 
 def examples_per_class(batch_size: int, num_classes: float) -> str:

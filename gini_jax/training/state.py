@@ -110,25 +110,29 @@ def takes_added(model: nn.Module) -> bool:
 
 @lru_cache(maxsize=8)
 def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
-    """The layers on which a model's logits depend, so that cross-entropy has a gradient there.
+    """The layers on which a model's logits depend; elsewhere cross-entropy has no gradient.
 
-    Read off the program, without computing it. Empty if the model takes no `added`.
+    Read off the program, without computing it, so a layer behind `stop_gradient` counts as well.
+    Empty if the model takes no `added`.
     """
     if not takes_added(model):
         return frozenset()
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    layers = feature_shapes(model, image_size)
+    (_, layers), variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
 
     def logits(added: Any, variables: Any, images: jax.Array) -> jax.Array:
         return model.apply(variables, images, added=added)[0]  # type: ignore[index]
 
     program = jax.make_jaxpr(logits)(layers, variables, images).jaxpr
     _, used = dce_jaxpr(program, [True])
-    return frozenset(layer for layer, is_used in zip(sorted(layers), used, strict=False) if is_used)
+    reached = jax.tree.unflatten(jax.tree.structure(layers), used[: len(layers)])
+    return frozenset(layer for layer, is_used in reached.items() if is_used)
 
 
 def measures_shares(experiment: Experiment) -> bool:
-    """Whether the terms' shares of the gradient are defined: the logits depend on their layers."""
+    """Whether the terms' shares of the gradient are measured.
+
+    They are where the network takes `added` and its logits depend on all layers of the terms.
+    """
     before = layers_before_logits(experiment.model, experiment.image_size)
-    return not before.isdisjoint(experiment.config.loss.layers)
+    return before.issuperset(experiment.config.loss.layers)

@@ -182,7 +182,7 @@ def batch_gradients(
 def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, Float[Array, "n ..."]]:
     """Zeros to add to each layer with terms; their gradient is that of the layer's features.
 
-    Empty where there is no term, or where cross-entropy has no gradient to compare with.
+    Empty where there is no term, or where shares are not measured; see `measures_shares`.
     """
     if not experiment.objective.weights or not measures_shares(experiment):
         return {}

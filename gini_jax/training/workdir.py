@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -55,16 +57,27 @@ def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "examples": {name: len(split.labels) for name, split in dataset.splits.items()},
     }
     old = workdir / "result.json"
-    if old.exists() and not ends_alike(saved_config(workdir), config):
+    if old.exists() and not is_at_end(json.loads(old.read_text()), config):
         old.unlink()
     write(workdir / "config.json", config_json(config))
     write(workdir / "dataset.json", json.dumps(about, indent=2) + "\n")
 
 
-def ends_alike(saved: ConfigDict, config: ConfigDict) -> bool:
-    """Whether two configs of one run end it by the same rule; a run may be given a later end."""
-    ends = ("num_epochs", "early_stopping_epochs")
-    return all(saved[key] == config[key] for key in ends)
+def is_at_end(result: Mapping[str, Any], config: ConfigDict) -> bool:
+    """Whether a run with this result has reached a config's end; else training goes on.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config()
+        >>> config.update(num_epochs=9, early_stopping_epochs=2)
+        >>> is_at_end({"epochs": 5, "best_epoch": 3}, config)
+        True
+        >>> config.early_stopping_epochs = 3
+        >>> is_at_end({"epochs": 5, "best_epoch": 3}, config)
+        False
+    """
+    waited = result["epochs"] - result["best_epoch"]
+    return result["epochs"] >= config.num_epochs or 0 < config.early_stopping_epochs <= waited
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
