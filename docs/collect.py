@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gini_jax.config import FREE, flattened
+from gini_jax.analysis.runs import Run
+from gini_jax.analysis.sensitivity import varied_table
 from gini_jax.losses.terms import PRESETS
 from gini_jax.training.workdir import config_json, saved_config
 
@@ -84,16 +85,13 @@ def collect(runs: Path, name: str) -> None:
                 continue
             group += sweep.label
             own = {"member": folder.name, "group": group}
-            results.append(own | settings_of(folder) | read(folder / "result.json"))
+            result = own | json.loads((folder / "result.json").read_text())
+            config = json.loads(config_json(saved_config(folder)))
+            results.append(Run(folder, group, result, config, [], {}))
             shares += shares_of(folder, group, int(seed))
-    table = pd.DataFrame(results)
-    fixed = [
-        column
-        for column in table.columns
-        if column.startswith("config.") and (table.groupby("objective")[column].nunique() < 2).all()
-    ]
+    table = varied_table({name: results})
     print(table.groupby("group", sort=False)["test_accuracy"].agg(["count", "mean", "std"]))
-    table.drop(columns=fixed).to_csv(SWEEPS / f"{name}.csv", index=False)
+    table.to_csv(SWEEPS / f"{name}.csv", index=False)
     if shares:
         columns = ["group", "seed", "epoch", "term", "share", "value"]
         pd.DataFrame(shares, columns=columns).to_csv(SWEEPS / f"{name}_shares.csv", index=False)
@@ -104,16 +102,6 @@ def by_objective(folder: Path) -> tuple[int, str, int]:
     group, _, seed = folder.name.rpartition("-seed")
     names, objective = list(PRESETS), group.partition("-")[0]
     return names.index(objective) if objective in names else len(names), group, int(seed)
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """The settings of a run by path, as `config.PATH`."""
-    settings = flattened(json.loads(config_json(saved_config(folder))))
-    return {
-        f"config.{path}": str(value) if isinstance(value, (list, tuple, bool)) else value
-        for path, value in settings.items()
-        if path not in ("seed", "objective", "name", *FREE)
-    }
 
 
 def shares_of(folder: Path, group: str, seed: int) -> list[tuple[Any, ...]]:
@@ -128,11 +116,6 @@ def shares_of(folder: Path, group: str, seed: int) -> list[tuple[Any, ...]]:
         for key in line
         if (term := key.removeprefix("train_share_")) != key and line[key] < 1e6
     ]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A JSON file."""
-    return json.loads(path.read_text())
 
 
 if __name__ == "__main__":
