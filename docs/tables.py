@@ -14,9 +14,10 @@ from gini_jax.analysis.statistics import (
     METRICS,
     compare,
     detectable,
+    interval,
     markdown,
     number,
-    seeds_needed,
+    over_common_seeds,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,39 +150,34 @@ def sweep(name: str, metrics: tuple[str, ...]) -> str:
     lines = ["| | " + " | ".join(f"`{group}`" for group in groups) + " |"]
     lines.append("| --- " * (len(groups) + 1) + "|")
     for metric in metrics:
-        compared = compare(table, metric)
+        compared = compare(over_common_seeds(table), metric)
         cells = [
             f"{number(compared.loc[group, 'mean'])} ± {number(compared.loc[group, 'sd'])}"
             for group in groups
         ]
         lines.append(f"| {METRICS[metric][0]} | " + " | ".join(cells) + " |")
     first, n = table.iloc[0], table.groupby("group")["seed"].nunique()
-    seeds, unequal = f"{n.min()}", ""
-    if n.min() != n.max():
-        seeds += f" to {n.max()}"
-        unequal = "A mean is over all runs of its column, a difference over the seeds of both. "
+    common = over_common_seeds(table)["seed"].nunique()
+    unequal = "" if n.min() == n.max() else f", which all columns have, of {n.min()} to {n.max()}"
     note = (
-        f"n = {seeds} seeds, {first['epochs']} epochs, {first['device']}, jax "
-        f"{first['jax_version']}. {unequal}Test accuracy, paired by seed:"
+        f"n = {common} seeds{unequal}; {first['epochs']} epochs, {first['device']}, jax "
+        f"{first['jax_version']}. Test accuracy, paired by seed, over all seeds of both:"
     )
     compared = markdown(compare(table, "test_accuracy"))
     return "\n".join([*lines, "", note, "", compared, "", _power(table)])
 
 
 def _power(table: pd.DataFrame) -> str:
-    """What a paired t-test can see with these seeds, and how many the measured differences need."""
+    """What a paired t-test can see with these seeds."""
     accuracy = table.pivot(index="seed", columns="group", values="test_accuracy")
-    seen, needed = [], []
-    for group in dict.fromkeys(table["group"]):
-        if group != "ce":
-            difference = (accuracy[group] - accuracy["ce"]).dropna()
-            seen.append(f"`{group}` {detectable(difference):.4f}")
-            needed.append(f"`{group}` {seeds_needed(difference) or 'not defined'}")
+    seen = [
+        f"`{group}` {detectable((accuracy[group] - accuracy['ce']).dropna()):.4f}"
+        for group in dict.fromkeys(table["group"])
+        if group != "ce"
+    ]
     return (
         "With these seeds, a power of 80 % needs a true difference of at least: "
         + ", ".join(seen)
-        + ".\n\nIf the true difference were the measured one, it would need this many seeds: "
-        + ", ".join(needed)
         + "."
     )
 
@@ -200,7 +196,7 @@ def settings() -> str:
         cells = [f"{row['n']:.0f}", f"{number(row['mean'])} ± {number(row['sd'])}", "-", "-", "-"]
         if group != "ce":
             cells[2] = f"{row['difference']:+.4f}"
-            cells[3] = f"{row['t_low']:+.4f} to {row['t_high']:+.4f}"
+            cells[3] = interval(row["t_low"], row["t_high"])
             cells[4] = f"{row['better']:.0f} of {row['pairs']:.0f}"
         cells += [number(compared[metric].loc[group, "mean"]) for metric in shown]
         lines.append("| " + " | ".join([name, *cells]) + " |")
@@ -221,7 +217,7 @@ def drawn_batches() -> str:
         ce, ours = accuracy.loc["ce"], accuracy.loc["gini_kl"]
         cells = [*map(str, settings), f"{ours['n']:.0f}"]
         cells += [f"{number(row['mean'])} ± {number(row['sd'])}" for row in (ce, ours)]
-        cells += [f"{ours['difference']:+.4f}", f"{ours['t_low']:+.4f} to {ours['t_high']:+.4f}"]
+        cells += [f"{ours['difference']:+.4f}", interval(ours["t_low"], ours["t_high"])]
         cells.append(f"{ours['better']:.0f} of {ours['pairs']:.0f}")
         for metric in ("feature_gini", "scatter_ratio"):
             means = own.groupby("group")[metric].mean()

@@ -86,12 +86,31 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         gini_jax.errors.InputError: optimizer.momentum=1.5 must lie in [0, 1); ...
     """
     check_keys(config)
+    check_name(config.name)
     values, rows = flattened(config), all_rows(config)
     for path, row in rows.items():
         _check_value(path, values[path], row)
     _check_objective(config)
     _check_batch(config, num_devices)
     _check_together(config)
+
+
+def check_name(name: Any) -> None:
+    """Refuses a name that would lead the default workdir, `runs/NAME`, elsewhere.
+
+    Raises:
+        InputError: it is no name of a folder.
+
+    Examples:
+        >>> check_name("../../x")
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: name='../../x' must be the name of a folder ...
+    """
+    if name in (".", "..") or any(part in str(name) for part in ("/", "\\", "\0")):
+        raise InputError(
+            f"name={name!r} must be the name of a folder, without / or \\, because the default "
+            "workdir is runs/NAME; set --config.name=NAME, and the place by --workdir"
+        )
 
 
 def check_layers(layers: tuple[str, ...], known: Any) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import io
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from gini_jax.checks import check_keys
+from gini_jax.checks import check_keys, check_name
 from gini_jax.config import SETTINGS, help_text, set_model, set_objective
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.storage import reading, run_path, storage_path
@@ -39,6 +40,8 @@ _OF_NETWORK = re.compile(r"--?config\.(model\.(?!name=|init=)\w+)=(.*)")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command line; an expected error is printed in one message and ends the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run(list(sys.argv if argv is None else argv))
     except Stopped as stopped:
@@ -78,7 +81,8 @@ def run(argv: list[str]) -> Any:
         devices.connect(*several)
     given = dict(config_flags.get_override_values(FLAGS["config"]))
     given |= {path: _typed(given["model.name"], path, text) for path, text in of_network.items()}
-    default = f"runs/{config.name}" + ("_sweep" if mode == "sweep" else "")
+    check_name(config.name)
+    default = f"runs/{config.name or 'run'}" + ("_sweep" if mode == "sweep" else "")
     workdir = run_path("--workdir", FLAGS.workdir or default)
     with reading(workdir):
         has_run = (workdir / "config.json").exists()

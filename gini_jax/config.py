@@ -12,6 +12,7 @@ from gini_jax.settings import (
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
+    SEED,
     SHARE,
     Setting,
 )
@@ -19,9 +20,7 @@ from gini_jax.settings import (
 SETTINGS: dict[str, Setting] = {
     "name": Setting("", "name of the experiment, by convention that of its config file"),
     "objective": Setting("gini_kl", "name of the terms in loss.terms; set by FILE:OBJECTIVE"),
-    "seed": Setting(
-        0, "seed of initialisation, order, augmentation and dropout", bounds=NOT_NEGATIVE
-    ),
+    "seed": Setting(0, "seed of initialisation, order, augmentation and dropout", bounds=SEED),
     "num_epochs": Setting(1, "epochs of training", bounds=COUNT),
     "batch_size": Setting(128, "images per step, over all devices of all processes", bounds=COUNT),
     "grad_accumulation": Setting(1, "micro-batches per batch; the terms stay exact", bounds=COUNT),
@@ -69,7 +68,7 @@ SETTINGS: dict[str, Setting] = {
     "dataset.val_seed": Setting(
         0,
         "seed of the draws of val_size and train_size; the same for every seed of the run",
-        bounds=NOT_NEGATIVE,
+        bounds=SEED,
     ),
     "dataset.train_size": Setting(
         0, "train on a class-balanced subset of this size; 0 takes all", bounds=NOT_NEGATIVE

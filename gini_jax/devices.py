@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jaxlib.version
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int32
@@ -18,16 +19,37 @@ from orbax.checkpoint import multihost
 from gini_jax.errors import InputError
 
 AXIS = "batch"
+# On CPUs, jaxlib 0.10 hands convolutions and products to its library YNN, which is slower than the
+# compiler's own way (benchmarks/convolutions.py); reductions are faster there.
+YNN_OPTION = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def cpu_options() -> dict[str, str]:
+    """Options of the compiler for a program on CPUs; {} on other devices, or if the user set them.
+
+    Examples:
+        >>> isinstance(cpu_options(), dict)
+        True
+    """
+    known = jaxlib.version.__version_info__[:2] == (0, 10)
+    given = "xla_cpu_experimental_ynn_fusion_type" in os.environ.get("XLA_FLAGS", "")
+    return YNN_OPTION if known and not given and jax.default_backend() == "cpu" else {}
 
 
 def prepare_cpu() -> None:
-    """Applies the settings that simulated devices need; to be called before jax starts.
+    """Applies settings for CPUs, simulated devices included; to be called before jax starts.
 
     A collective blocks one thread per simulated device until all devices have arrived. With few
     cores, no thread would be left for the last device. So only one step runs at a time, and there
-    are enough threads.
+    are enough threads. `YNN_OPTION` goes into `XLA_FLAGS`, because pmap takes no options; what the
+    user set there stays.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    given = os.environ.get("XLA_FLAGS", "")
+    known = jaxlib.version.__version_info__[:2] == (0, 10)  # an unknown flag would end the process
+    ((option, value),) = YNN_OPTION.items()
+    if known and option not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --{option}={value}".strip()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("NPROC", "64")
 

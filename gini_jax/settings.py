@@ -31,6 +31,7 @@ class Setting(NamedTuple):
 
 ANY, POSITIVE, COUNT, SHARE = "(-inf, inf)", "(0, inf)", "[1, inf)", "[0, 1]"
 NOT_NEGATIVE, BELOW_1 = "[0, inf)", "[0, 1)"
+SEED = "[0, 4294967295]"  # of jax, 32 bits
 
 
 def setting(default: Any, meaning: str, **rules: Any) -> Any:

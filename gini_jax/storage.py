@@ -4,10 +4,13 @@ A path in a bucket is an `etils.epath.Path`, which has the methods of `pathlib.P
 """
 
 import contextlib
+import errno
 import importlib.util
 import io
 import json
 import logging
+import math
+import os
 import re
 import shutil
 import tempfile
@@ -21,6 +24,7 @@ from gini_jax.errors import InputError, RunError
 
 # Schemes of buckets, and the libraries that reach them.
 LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}
+_FORMULA = tuple("=+-@\t\r")
 _RAISE_ERRORS = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 
 
@@ -44,7 +48,12 @@ def storage_path(what: str, path: str, schemes: Sequence[str] = tuple(LIBRARIES)
     """
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", path)
     if not found:
-        return Path(path).expanduser()
+        try:
+            return Path(path).expanduser()
+        except RuntimeError as error:
+            raise InputError(
+                f"{what}={path}: there is no home folder for ~ to stand for; give a whole path"
+            ) from error
     scheme = found[1]
     if scheme not in schemes or not re.match(rf"{scheme}://[^/]", path):
         raise InputError(
@@ -84,6 +93,25 @@ def run_path(what: str, path: str) -> Path:
     return storage_path(what, path, schemes=("gs",))
 
 
+def refuse_patterns(folder: Path) -> None:
+    """Refuses a folder whose path orbax would read as a pattern, and lose checkpoints by it.
+
+    Raises:
+        InputError: the path, with all folders above it, holds `[`, `*`, `?` or a backslash.
+
+    Examples:
+        >>> refuse_patterns(Path("/tmp/lr[0.1]"))
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: '/tmp/lr[0.1]': checkpoints would be lost ...
+    """
+    whole = str(folder if is_remote(folder) else folder.resolve())
+    if found := sorted(set(whole) & set("[*?\\")):
+        raise InputError(
+            f"{whole!r}: checkpoints would be lost in a folder with {' '.join(found)} in its path, "
+            "which orbax reads as a pattern; rename it, or give another --workdir"
+        )
+
+
 def is_remote(path: Any) -> bool:
     """Whether a path lies in a bucket.
 
@@ -100,7 +128,7 @@ def write(path: Path, content: str | bytes) -> None:
     Raises:
         RunError: it could not be written.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = _encoded(content) if isinstance(content, str) else content
     with writing(path):
         if is_remote(path):
             path.write_bytes(data)  # a bucket shows an object when it is complete
@@ -121,8 +149,23 @@ def add(path: Path, text: str) -> None:
             before = path.read_text() if path.exists() else ""
         write(path, before + text)
         return
-    with writing(path), path.open("a") as file:
-        file.write(text)
+    with writing(path), path.open("ab") as file:
+        file.write(_encoded(text))
+
+
+def printable(name: str) -> str:
+    r"""A file's name as text that can be written and shown, also where it is not UTF-8.
+
+    Examples:
+        >>> printable("caf\u00e9"), printable("\udcff")
+        ('caf\u00e9', '\\xff')
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; of names that are none, the odd bytes are written as numbers."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
@@ -131,14 +174,46 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
     Raises:
         RunError: it could not be written.
     """
-    add(path, json.dumps(line) + "\n")
+    add(path, json_text(line, indent=None))
+
+
+def csv_text(table: Any) -> str:
+    """A pandas table as CSV; texts that a spreadsheet would compute get an apostrophe in front.
+
+    Examples:
+        >>> import pandas as pd
+        >>> print(csv_text(pd.DataFrame({"class": ["=1+1", "cat"], "p": [-1.0, 0.5]})), end="")
+        class,p
+        '=1+1,-1.0
+        cat,0.5
+    """
+    safe = table.map(lambda x: f"'{x}" if isinstance(x, str) and x[:1] in _FORMULA else x)
+    return str(safe.to_csv(index=False))
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    r"""A value as JSON, with `null` for numbers that JSON lacks: NaN and infinity.
+
+    Examples:
+        >>> json_text({"ratio": float("inf"), "accuracy": 0.5}, indent=None)
+        '{"ratio": null, "accuracy": 0.5}\n'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
 def log_file(path: Path) -> Iterator[TextIO]:
     """A file to add text to; in a bucket it is written at the end."""
     if not is_remote(path):
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         return
     text = io.StringIO()
@@ -170,17 +245,31 @@ def upload(source: Path, target: Path) -> None:
 
 
 def download(source: Path, target: Path) -> None:
-    """Makes a local folder a copy of one in a bucket; files of the same size are not read again."""
+    """Makes a local folder a copy of one in a bucket; what has not changed is not read again."""
     target.mkdir(parents=True, exist_ok=True)
     found = list(epath.Path(source).iterdir())
-    for gone in set(target.iterdir()) - {target / there.name for there in found}:
+    memory = target / ".versions.json"  # of the files that are copied, by name
+    copied = json.loads(memory.read_text()) if memory.exists() else {}
+    for gone in set(target.iterdir()) - {memory, *(target / there.name for there in found)}:
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    versions = {}
     for there in found:
         here = target / there.name
         if there.is_dir():
             download(cast(Path, there), here)
-        elif not here.exists() or here.stat().st_size != there.stat().length:
+            continue
+        versions[there.name] = _version(there)
+        if not here.exists() or copied.get(there.name) != versions[there.name]:
             write(here, there.read_bytes())
+    write(memory, json.dumps(versions))
+
+
+def _version(path: epath.Path) -> str:
+    """What changes when an object is replaced, also by one of the same size."""
+    import fsspec
+
+    files, name = fsspec.url_to_fs(str(path))
+    return str(files.ukey(name))
 
 
 @contextlib.contextmanager
@@ -227,6 +316,8 @@ def not_written(path: Path, error: Exception) -> RunError:
     text = f"{path} could not be written: {error}\n"
     if is_remote(path):
         return RunError(text + "Check the bucket and its permissions, and run the command again.")
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return RunError(text + "Check the permissions there, and run the command again.")
     free = shutil.disk_usage(path if path.is_dir() else path.parent).free
     return RunError(
         text + f"{free / 2**20:,.0f} MiB are free there. Older checkpoints are left as they are; "

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from functools import cached_property
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +14,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
+from PIL import Image
 
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import decode, fit
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, unknown_name
 from gini_jax.storage import run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import create_model_of
+from gini_jax.training.state import feature_shapes
 from gini_jax.training.workdir import saved_config
 
 
@@ -66,65 +71,102 @@ class Trained:
     def predict(self, images: Any, batch_size: int = 256) -> Prediction:
         """Probabilities and names of the classes.
 
+        Memory holds one batch of images at a time, whatever their number.
+
         Args:
-            images: `[N, H, W, 3]` uint8, or a sequence of such images of any size, of images that
-                Pillow opened, or of paths.
+            images: `[N, H, W, 3]` uint8; or any iterable of images of any size: paths, images that
+                Pillow opened, or arrays of NumPy, jax or PyTorch, channels last; or one path.
             batch_size: images at a time.
 
         Raises:
             InputError: an image cannot be read, or the array has another shape or type.
         """
-        logits = self._apply(images, batch_size)[0]
+        logits = np.concatenate([self._logits(x) for x in self._batches(images, batch_size)])
         probabilities = np.asarray(jax.nn.softmax(logits))
         return Prediction(probabilities, [self.class_names[k] for k in logits.argmax(axis=1)])
 
-    def features(self, images: Any, batch_size: int = 256) -> dict[str, np.ndarray]:
-        """The features of every layer, `[N, ..., C]`; arguments as in `predict`."""
-        return self._apply(images, batch_size)[1]
+    def features(
+        self, images: Any, batch_size: int = 256, layers: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Features by layer, `[N, ..., C]`.
 
-    def _apply(self, images: Any, batch_size: int) -> Any:
-        pixels = self._pixels(images)
-        parts = [
-            self._forward(self.variables, pixels[i : i + batch_size])
-            for i in range(0, len(pixels), batch_size)
-        ]
-        return jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(parts))
+        Args:
+            images: as in `predict`.
+            batch_size: images at a time.
+            layers: those to return; all by default. Only their features are kept in memory.
 
-    @cached_property
-    def _forward(self) -> Any:
-        @jax.jit
-        def forward(variables: Any, images: Array) -> Any:
-            seen = standardize(centre_crop(images, self.image_size), self.config.dataset)
-            return self.model.apply(variables, seen, train=False)
+        Raises:
+            InputError: as in `predict`, or a layer is unknown.
+        """
+        known = feature_shapes(self.model, self.image_size)
+        for layer in layers:
+            if layer not in known:
+                raise unknown_name("layer", layer, known)
+        wanted = tuple(layers) or tuple(known)
+        parts = [self._features(x, wanted) for x in self._batches(images, batch_size)]
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
-        return forward
+    def pixels(self, image: Any) -> UInt8[np.ndarray, "H W 3"]:
+        """An image as the training stored it.
 
-    def _pixels(self, images: Any) -> np.ndarray:
-        """Images as the training stored them."""
-        if isinstance(images, (str, Path)):
-            images = [images]
-        if not isinstance(images, Sequence):
-            images = np.asarray(images)
-            if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
-                raise InputError(
-                    f"images have shape {images.shape} and type {images.dtype}; they must be "
-                    "[N, H, W, 3] uint8, or a list of such images or of paths"
-                )
-        if not len(images):
-            raise InputError("images is empty; give at least one image or path")
-        return np.stack([self._one(image) for image in images])
-
-    def _one(self, image: Any) -> np.ndarray:
+        Raises:
+            InputError: it cannot be read.
+        """
         try:
             pixels = decode(Path(image).expanduser() if isinstance(image, (str, Path)) else image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{image} cannot be read as an image ({error})") from error
+        except Exception as error:  # a damaged file can raise anything
+            name = image if isinstance(image, (str, Path)) else f"the {type(image).__name__}"
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(f"{name} cannot be read as an image ({reason})") from error
         stored = self.config.dataset.image_size
         if not stored and pixels.shape[:2] != (self.image_size, self.image_size):
             resized = fit(pixels, self.image_size)
             top = (resized.shape[0] - self.image_size) // 2
             return resized[top : top + self.image_size, top : top + self.image_size]
         return fit(pixels, stored)
+
+    def _logits(self, pixels: np.ndarray) -> Float[np.ndarray, "N K"]:
+        return np.asarray(self._forward(self.variables, pixels, ())[0])
+
+    def _features(self, pixels: np.ndarray, layers: tuple[str, ...]) -> dict[str, np.ndarray]:
+        return jax.device_get(self._forward(self.variables, pixels, layers)[1])
+
+    @cached_property
+    def _forward(self) -> Any:
+        @partial(jax.jit, static_argnums=2)
+        def forward(variables: Any, images: Array, layers: tuple[str, ...]) -> Any:
+            seen = standardize(centre_crop(images, self.image_size), self.config.dataset)
+            logits, features = self.model.apply(variables, seen, train=False)
+            return logits, {layer: features[layer] for layer in layers}
+
+        return forward
+
+    def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
+        """Batches of stored images; the files of the next one are decoded while one is computed."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            given = iter(_each_image(images))
+            pending = pool.map(self.pixels, islice(given, batch_size))
+            if not (batch := list(pending)):
+                raise InputError("images is empty; give at least one image or path")
+            while batch:
+                pending = pool.map(self.pixels, islice(given, batch_size))
+                yield np.stack(batch)
+                batch = list(pending)
+
+
+def _each_image(images: Any) -> Iterable[Any]:
+    """The images of an array, a sequence, another iterable, or of one image alone."""
+    if isinstance(images, (str, bytes, Path, Image.Image)):
+        return [images]
+    if not hasattr(images, "shape"):
+        return images
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
+        raise InputError(
+            f"images have shape {images.shape} and type {images.dtype}; they must be "
+            "[N, H, W, 3] uint8, or a list of images or of paths"
+        )
+    return images
 
 
 def load(workdir: str | Path, step: int | None = None) -> Trained:

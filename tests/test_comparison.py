@@ -15,7 +15,15 @@ from gini_jax.analysis.sensitivity import (
     varied_settings,
     varied_table,
 )
-from gini_jax.analysis.statistics import compare, detectable, markdown, paired, seeds_needed
+from gini_jax.analysis.statistics import (
+    compare,
+    detectable,
+    markdown,
+    over_common_seeds,
+    paired,
+    without_rounding,
+)
+from gini_jax.errors import InputError
 from gini_jax.modes.sweep import sweep_markdown
 from gini_jax.training.members import members_of
 from tests import tiny
@@ -54,8 +62,11 @@ def test_the_comparison_equals_scipys_tests(results):
         half = scipy.stats.t.ppf(0.975, 7) * difference.std(ddof=1) / np.sqrt(8)
         assert row["t_low"] == pytest.approx(difference.mean() - half)
         assert row["t_high"] == pytest.approx(difference.mean() + half)
-        assert row["boot_low"] < difference.mean() < row["boot_high"]
-        assert abs(row["boot_low"] - row["t_low"]) < half
+        for margin in (0.005, 0.01):
+            error = difference.std(ddof=1) / np.sqrt(8)
+            sides = (margin + difference.mean()) / error, (margin - difference.mean()) / error
+            expected = max(scipy.stats.t.sf(side, 7) for side in sides)
+            assert row[f"p_within_{100 * margin:g}"] == pytest.approx(expected)
 
 
 def test_holms_correction_is_that_of_its_definition(results):
@@ -67,9 +78,9 @@ def test_holms_correction_is_that_of_its_definition(results):
 
 def test_with_one_seed_there_is_no_p_value(results):
     table = compare(results[results["seed"] == 0], "x")
-    assert table[["p_t", "holm_t", "p_wilcoxon", "t_low", "boot_low"]].isna().all(axis=None)
+    assert table[["p_t", "holm_t", "p_wilcoxon", "t_low", "p_within_1"]].isna().all(axis=None)
     row = next(line for line in markdown(table).splitlines() if line.startswith("| a"))
-    assert row.count("| - ") == 6
+    assert row.count("| - ") == 7
 
 
 def test_pairs_are_the_seeds_that_both_have(results):
@@ -86,17 +97,61 @@ def test_smaller_may_be_better(results):
 
 def test_equal_runs_have_no_test():
     found = paired([0.1, 0.1, 0.1])
-    assert found["difference"] == pytest.approx(0.1)
+    assert found["difference"] == found["t_low"] == found["t_high"] == pytest.approx(0.1)
     assert np.isnan(found["p_t"])
 
 
-def test_the_number_of_seeds_gives_the_power_that_it_promises():
-    effect = np.array([0.5, 1.5, -0.5, 0.5, 1.0, 0.0])
-    n = seeds_needed(effect)
-    d = effect.mean() / effect.std(ddof=1)
-    draws = RNG.normal(d, 1, (20_000, n))
-    p = scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue
-    assert abs((p < 0.05).mean() - 0.8) < 0.03
+def test_equal_differences_of_accuracies_are_recognised_whatever_the_rounding():
+    found = paired(np.array([0.85, 0.90]) - np.array([0.80, 0.85]))
+    assert np.isnan(found["p_t"])
+    for images in (7, 400, 6084, 10_000):
+        for _ in range(200):
+            ce = RNG.integers(images // 2, images, 4)
+            shift = RNG.integers(-images // 4, images // 4 + 1)
+            found = paired((np.minimum(ce, images - 1) + shift) / images - ce / images)
+            if (ce < images).all():
+                assert np.isnan(found["p_t"]), (images, ce, shift)
+
+
+def test_tests_on_accuracies_equal_those_on_counts():
+    """The signed-rank test sees ties and zeros only where the counts have them."""
+    for images in (400, 6084, 10_000):
+        for _ in range(60):
+            ce, other = RNG.integers(images - 8, images, (2, 8))
+            counts = other - ce
+            found = paired(other / images - ce / images)
+            assert (without_rounding(other / images - ce / images) > 0).sum() == (counts > 0).sum()
+            if np.ptp(counts):
+                assert found["p_wilcoxon"] == pytest.approx(scipy.stats.wilcoxon(counts).pvalue)
+                assert found["p_t"] == pytest.approx(scipy.stats.ttest_1samp(counts, 0).pvalue)
+
+
+def test_differences_that_cancel_have_the_mean_0_and_a_report():
+    for _ in range(300):
+        counts = RNG.integers(-5, 6, 3)
+        found = paired(np.array([*counts, -counts.sum()]) / 400 + 0.9 - 0.9)
+        assert found["difference"] == 0.0
+    rows = [("ce", 0, 0.9), ("ce", 1, 0.8), ("kl", 0, 0.8), ("kl", 1, 0.9)]
+    table = compare(pd.DataFrame(rows, columns=["group", "seed", "x"]), "x")
+    assert "| +0.0000 |" in markdown(table)
+
+
+def test_wilcoxons_p_starts_where_it_can_reach_5_percent():
+    assert np.isnan(paired(np.arange(1.0, 6))["p_wilcoxon"])
+    assert paired(np.arange(1.0, 7))["p_wilcoxon"] == pytest.approx(2 / 2**6)
+
+
+def test_a_seed_that_a_group_has_twice_is_refused(results):
+    again = results.iloc[:1]
+    with pytest.raises(InputError, match=r"group 'ce' has seed 0 twice"):
+        compare(pd.concat([results, again]), "x")
+
+
+def test_columns_of_unequal_seeds_are_shown_over_the_common_ones(results):
+    fewer = results[(results["group"] != "a") | (results["seed"] < 3)]
+    shown = compare(over_common_seeds(fewer), "x")
+    assert list(shown["n"]) == [3, 3, 3]
+    assert shown.loc["ce", "mean"] == pytest.approx(BASE[:3].mean())
 
 
 def test_the_detectable_difference_is_seen_with_the_power_that_it_promises():

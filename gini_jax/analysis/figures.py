@@ -7,13 +7,15 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
+from gini_jax.analysis.pictures import PLAIN, plain_numbers
 from gini_jax.analysis.runs import Run
+from gini_jax.analysis.tsne import tsne
 
 # Greys and colours that stand out from white and from near-black alike.
-STYLE: Any = {
+STYLE: Any = PLAIN | {
     "text.color": "#7d8590",
     "axes.labelcolor": "#7d8590",
     "axes.edgecolor": "#7d8590",
@@ -102,21 +104,21 @@ def impurity(groups: dict[str, list[Run]]) -> Figure:
     """Histogram of the features' impurity on the test split, all seeds together."""
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     axis = figure.subplots()
-    first = next(iter(groups.values()))[0]
+    classes = {run.num_classes for runs in groups.values() for run in runs}
     values = {
         name: np.concatenate([run.arrays[f"impurity/{run.layer}"] for run in runs])
         for name, runs in groups.items()
     }
-    bins = np.linspace(min(v.min() for v in values.values()), 1.0, 41)
+    bins = np.linspace(min(0.95, *(v.min() for v in values.values())), 1.0, 41)
     for colour, (name, v) in zip(COLOURS, values.items(), strict=False):
         label = f"{name}, mean {v.mean():.3f}"
         weights = np.full(len(v), 1 / len(v))
         axis.hist(
             v, list(bins), weights=weights, histtype="step", color=colour, label=label, lw=1.5
         )
-    flat = 1 - 1 / first.num_classes
-    axis.axvline(flat, color="#7d8590", ls="--", lw=1)
-    axis.text(flat, axis.get_ylim()[1], "1 - 1/K ", ha="right", va="top", fontsize=8)
+    for flat in (1 - 1 / k for k in classes):
+        axis.axvline(flat, color="#7d8590", ls="--", lw=1)
+        axis.text(flat, axis.get_ylim()[1], "1 - 1/K ", ha="right", va="top", fontsize=8)
     axis.set_xlabel("Gini impurity (0: the feature fires for one class)")
     axis.set_ylabel("share of the features")
     axis.legend(fontsize=8, loc="upper left")
@@ -126,7 +128,8 @@ def impurity(groups: dict[str, list[Run]]) -> Figure:
 def profiles(groups: dict[str, list[Run]]) -> Figure:
     """Class-by-feature heat maps; features sorted by their main class."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    classes = {runs[0].num_classes for runs in groups.values()}
+    axes = figure.subplots(1, len(groups), sharey=len(classes) == 1, squeeze=False)[0]
     largest = max(runs[0].arrays[f"profile/{runs[0].layer}"].max() for runs in groups.values())
     for axis, (name, runs) in zip(axes, groups.items(), strict=True):
         profile = runs[0].arrays[f"profile/{runs[0].layer}"]
@@ -150,13 +153,14 @@ def distribution(groups: dict[str, list[Run]]) -> Figure:
     """The features' distribution over the classes, beside the classes' own."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axis = figure.subplots()
-    first = next(iter(groups.values()))[0]
+    first = max((runs[0] for runs in groups.values()), key=lambda run: run.num_classes)
     classes = np.arange(first.num_classes)
     own = first.arrays["confusion"].sum(axis=1) / first.arrays["confusion"].sum()
     axis.bar(classes, own, color="#7d8590", alpha=0.35, label="test split", width=0.9)
     for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
         by_class = runs[0].arrays[f"profile/{runs[0].layer}"].sum(axis=0)
-        axis.plot(classes, by_class / by_class.sum(), ".-", color=colour, label=name, lw=0.9, ms=4)
+        share = by_class / max(by_class.sum(), 1e-30)
+        axis.plot(classes[: len(share)], share, ".-", color=colour, label=name, lw=0.9, ms=4)
     if len(classes) <= 20:
         axis.set_xticks(classes, first.class_names, rotation=30)
     else:
@@ -168,27 +172,41 @@ def distribution(groups: dict[str, list[Run]]) -> Figure:
 
 def embedding(groups: dict[str, list[Run]]) -> Figure:
     """PCA and t-SNE of the pooled test features, coloured by class or superclass."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     axes = figure.subplots(2, len(groups), squeeze=False)
     for column, (name, runs) in enumerate(groups.items()):
         run = runs[0]
-        x = run.arrays["pooled"].astype(np.float32)[:500]
+        x = run.arrays["pooled"].astype(np.float64)[:500]
         labels = run.groups[run.arrays["pooled_labels"][:500]]
-        plane = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
-        tsne = TSNE(perplexity=min(30, len(x) // 4), max_iter=500, random_state=0)
-        for axis, points, title in (
-            (axes[0, column], plane, "PCA"),
-            (axes[1, column], tsne.fit_transform(plane), "t-SNE"),
+        components = principal_components(x)
+        for axis, title, place in (
+            (axes[0, column], "PCA", lambda points: points[:, :2]),
+            (axes[1, column], "t-SNE", tsne),
         ):
-            colours = "tab10" if labels.max() < 10 else "tab20" if labels.max() < 20 else "hsv"
-            axis.scatter(*points[:, :2].T, c=labels, cmap=colours, s=5, lw=0)
             axis.set_title(f"{name}: {title}")
             axis.set_xticks([])
             axis.set_yticks([])
+            try:
+                points = place(components)
+            except RuntimeError as error:
+                axis.text(0.5, 0.5, f"left out: {error}", ha="center", va="center", wrap=True)
+                continue
+            colours = "tab10" if labels.max() < 10 else "tab20" if labels.max() < 20 else "hsv"
+            axis.scatter(*points.T, c=labels, cmap=colours, s=5, lw=0)
     return figure
+
+
+def principal_components(x: Float[np.ndarray, "N C"], most: int = 30) -> Float[np.ndarray, "N D"]:
+    """The coordinates along at most `most` principal axes, and along two at least.
+
+    Examples:
+        >>> principal_components(np.ones((3, 1))).tolist()
+        [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    centred = x - x.mean(axis=0)
+    u, singular, _ = np.linalg.svd(centred / max(np.abs(centred).max(), 1e-30), full_matrices=False)
+    found = (u * singular)[:, :most]
+    return np.pad(found, ((0, 0), (0, max(0, 2 - found.shape[1]))))
 
 
 def fired(run: Run) -> Figure:
@@ -196,7 +214,7 @@ def fired(run: Run) -> Figure:
     images, features = run.arrays["fired_images"], run.arrays["fired_features"]
     impurities = run.arrays[f"impurity/{run.layer}"][features]
     half = len(features) // 2
-    figure = Figure(figsize=(10, 0.58 * half + 0.4), layout="constrained")
+    figure = Figure(figsize=(10, 0.58 * max(half, 1) + 0.4), layout="constrained")
     for axis, title, rows in zip(
         figure.subplots(1, 2),
         ("Lowest impurity", "Highest impurity"),
@@ -257,6 +275,7 @@ def selection(groups: dict[str, list[Run]]) -> Figure:
                     sizes, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, lw=0
                 )
     axis.set_xscale("log", base=2)
+    plain_numbers(axis.xaxis)
     axis.set_xlabel("features kept")
     axis.set_ylabel("test accuracy of a ridge classifier")
     axis.grid()

@@ -1,8 +1,9 @@
 """A report of a run or a sweep: one self-contained page."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -12,7 +13,14 @@ from gini_jax.analysis import figures
 from gini_jax.analysis.figures import drawn
 from gini_jax.analysis.runs import Run, read_runs
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
-from gini_jax.analysis.statistics import METRICS, by_baseline, compare, number, seeds_needed
+from gini_jax.analysis.statistics import (
+    METRICS,
+    by_baseline,
+    compare,
+    interval,
+    number,
+    over_common_seeds,
+)
 from gini_jax.storage import write
 
 MOST_GROUPS = 7  # that pictures show side by side
@@ -106,42 +114,52 @@ def _findings(groups: dict[str, list[Run]]) -> list[str]:
     """What the tables say, in sentences made from their numbers."""
     frame = _frame(groups)
     compared = by_baseline(groups)
-    if not compared:
-        (name, runs), *_ = groups.items()
-        result = runs[0].result
-        return [
-            f"{name} reaches a test accuracy of {result['test_accuracy']:.4f} (tested epoch "
-            f"{result['best_epoch']}); the features' Gini impurity is "
-            f"{result['feature_gini']:.3f} (flat profiles: {1 - 1 / runs[0].num_classes:.3f})."
-        ]
-    return [
+    told = {name for names in compared.values() for name in names}
+    alone = [_reached(name, runs) for name, runs in groups.items() if name not in told]
+    against = [
         sentence
         for base, names in compared.items()
         for sentence in _against(frame[frame["group"].isin(names)], base)
     ]
+    return alone + against
+
+
+def _reached(name: str, runs: list[Run]) -> str:
+    """What a group reaches that is compared with nothing: the mean over its runs."""
+    accuracy, gini = (
+        np.array([run.result[key] for run in runs]) for key in ("test_accuracy", "feature_gini")
+    )
+    if len(runs) == 1:
+        spread, tested = "", f" (tested epoch {runs[0].result['best_epoch']})"
+    else:
+        spread, tested = f" ± {accuracy.std(ddof=1):.4f}", f", the mean over {len(runs)} seeds"
+    return (
+        f"{name} reaches a test accuracy of {accuracy.mean():.4f}{spread}{tested}; the features' "
+        f"Gini impurity is {gini.mean():.3f} (flat profiles: {1 - 1 / runs[0].num_classes:.3f})."
+    )
 
 
 def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
     """What the differences from a group say, a sentence per other group."""
     accuracy = compare(frame, "test_accuracy", base)
     gini = compare(frame, "feature_gini", base, larger_is_better=False)
-    by_seed = frame.pivot_table(index="seed", columns="group", values="test_accuracy")
     for name in accuracy.index.drop(base):
         row = accuracy.loc[name]
         pairs, p = int(row["pairs"]), row["holm_t"]
+        if not pairs:
+            yield f"{name} and {base} have no seed in common, so they are not compared."
+            continue
         if pairs < 2:
             verdict = "with one seed nothing can be said about chance"
         elif np.isnan(p):
             verdict = "the difference is the same for every seed, so no test is defined"
-        elif p < 0.05:
-            better = "better" if row["difference"] > 0 else "worse"
-            verdict = f"{better} than {base} beyond chance (Holm-corrected p = {p:.3f})"
         else:
-            wide = f"95 % interval {row['t_low']:+.4f} to {row['t_high']:+.4f}"
-            verdict = f"no difference beyond chance ({wide}, Holm-corrected p = {p:.2f})"
-            needed = seeds_needed((by_seed[name] - by_seed[base]).dropna())
-            if needed:
-                verdict += f"; a difference of this size would need about {needed} seeds"
+            wide = f"95 % interval {interval(row['t_low'], row['t_high'])}"
+            if p < 0.05:
+                better = "better" if row["difference"] > 0 else "worse"
+                verdict = f"{better} than {base} beyond chance ({wide}, Holm-corrected p = {p:.3f})"
+            else:
+                verdict = f"no difference beyond chance ({wide}, Holm-corrected p = {p:.2f})"
         gini_change = number(gini.loc[name, "difference"], 3, sign=True)
         yield (
             f"{name}: test accuracy {row['difference']:+.4f} against {base} over {pairs} paired "
@@ -155,25 +173,32 @@ def _tables(groups: dict[str, list[Run]]) -> list[Section]:
     titles = {k: t for k, (t, _) in METRICS.items() if k in frame and frame[k].notna().any()}
     head = ["", *groups]
     rows = [head]
-    means, spreads = (frame.groupby("group")[list(titles)].agg(f) for f in ("mean", "std"))
+    common = over_common_seeds(frame)
+    means, spreads = (common.groupby("group")[list(titles)].agg(f) for f in ("mean", "std"))
     for metric, title in titles.items():
         cells = []
         for name in groups:
             mean, sd = number(means.loc[name, metric]), spreads.loc[name, metric]
             cells.append(mean if np.isnan(sd) else f"{mean} ± {number(sd)}")
         rows.append([title, *cells])
-    sections = [Section("Results", "Mean ± standard deviation over the seeds.", table=rows)]
+    seeds = "the seeds" if len(common) == len(frame) else "the seeds that all columns have"
+    sections = [Section("Results", f"Mean ± standard deviation over {seeds}.", table=rows)]
     for base, names in by_baseline(groups).items():
         table = compare(frame[frame["group"].isin(names)], "test_accuracy", base)
         rows = [["", f"difference to {base}", "95 % interval (t)", "p (t), Holm", "better in"]]
         for name in table.index.drop(base):
             row = table.loc[name]
-            interval = "-"
-            if not np.isnan(row["t_low"]):
-                interval = f"{row['t_low']:+.4f} to {row['t_high']:+.4f}"
             better = f"{int(row['better'])} of {int(row['pairs'])}"
             change = number(row["difference"], sign=True)
-            rows.append([str(name), change, interval, number(row["holm_t"], 3), better])
+            rows.append(
+                [
+                    str(name),
+                    change,
+                    interval(row["t_low"], row["t_high"]),
+                    number(row["holm_t"], 3),
+                    better,
+                ]
+            )
         text = "Test accuracy, paired by seed. For all metrics see sweep.md next to this page."
         sections.append(Section("Against cross-entropy alone", text, table=rows))
     return sections
@@ -188,61 +213,83 @@ def _sensitivity(groups: dict[str, list[Run]]) -> list[Section]:
         "Mean and standard deviation of test accuracy over the seeds. A line joins runs that "
         "differ in one setting only; the dashed line and its band are cross-entropy alone."
     )
-    return [Section("Settings", text, drawn(sensitivity, table))]
+    return [_picture("Settings", text, sensitivity, table)]
+
+
+def _picture(
+    title: str, text: str, draw: Callable[..., Any], *arguments: Any, pixels: bool = False
+) -> Section:
+    """A section with a picture; if it cannot be drawn, the section says why."""
+    try:
+        return Section(title, text, drawn(draw, *arguments, pixels=pixels))
+    except Exception as error:  # one picture does not cost the page
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        print(f"warning: the picture {title!r} could not be drawn ({reason})", file=sys.stderr)
+        return Section(title, f"This picture is left out: it could not be drawn ({reason}).")
 
 
 def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
     sections = [
-        Section(
+        _picture(
             "Training",
             "Solid: validation split; dotted: training batches; bands from the lowest to the "
             "highest seed. Dashed: the epoch from which the terms act; short ticks: the tested "
             "epochs. Impurity and KL are those of the whole validation split. In single batches "
             "they differ, because a batch holds few examples per class.",
-            drawn(figures.curves, groups),
+            figures.curves,
+            groups,
         ),
-        Section(
+        _picture(
             "Impurity of the features",
             "Each feature's Gini impurity on the test split. Left is pure; at the dashed line a "
             "feature fires equally for all classes.",
-            drawn(figures.impurity, groups),
+            figures.impurity,
+            groups,
         ),
-        Section(
+        _picture(
             "Features by class",
             "Class profiles of the first layer that the terms act on. A bright dot is a feature "
             "that fires for that class.",
-            drawn(figures.profiles, groups, pixels=True),
+            figures.profiles,
+            groups,
+            pixels=True,
         ),
-        Section(
+        _picture(
             "Which classes the features serve",
             "The features' distribution over the classes (lines) and that of the test images "
             "(bars). The KL term pulls the first towards that of the training batches.",
-            drawn(figures.distribution, groups),
+            figures.distribution,
+            groups,
         ),
-        Section(
+        _picture(
             "Test images in feature space",
             "Pooled features of at most 500 test images, coloured by class, or by superclass "
             "if the data has superclasses.",
-            drawn(figures.embedding, groups, pixels=True),
+            figures.embedding,
+            groups,
+            pixels=True,
         ),
     ]
     for name, runs in groups.items():
         sections.append(
-            Section(
+            _picture(
                 f"What activates the features: {name}",
                 "Each row is a feature, with its number and impurity, and the eight test images "
                 f"that activate it most. Seed {runs[0].result['seed']}.",
-                drawn(figures.fired, runs[0], pixels=True),
+                figures.fired,
+                runs[0],
+                pixels=True,
             )
         )
     sections += [_confusion(name, runs[0]) for name, runs in groups.items()]
     if all("selection/sizes" in run.arrays for runs in groups.values() for run in runs):
         sections.append(
-            Section(
+            _picture(
                 "Are pure features enough?",
                 "Solid: only the n features of the lowest impurity are kept; dotted: random "
                 "subsets of the same size.",
-                drawn(figures.selection, groups),
+                figures.selection,
+                groups,
             )
         )
     return sections
@@ -252,14 +299,14 @@ def _confusion(name: str, run: Run) -> Section:
     """By class for up to 20 classes, else by superclass, else the 20 worst pairs."""
     matrix, title = run.arrays["confusion"], f"Confusion: {name}"
     if run.num_classes <= 20:
-        picture = drawn(figures.confusion, matrix, run.class_names)
-        return Section(title, f"Test images, seed {run.result['seed']}.", picture)
+        text = f"Test images, seed {run.result['seed']}."
+        return _picture(title, text, figures.confusion, matrix, run.class_names)
     names = run.about["superclass_names"]
     if names:
         merged = np.zeros((len(names), len(names)), int)
         np.add.at(merged, (run.groups[:, None], run.groups[None]), matrix)
-        picture = drawn(figures.confusion, merged, names)
-        return Section(title, f"By superclass, seed {run.result['seed']}.", picture)
+        text = f"By superclass, seed {run.result['seed']}."
+        return _picture(title, text, figures.confusion, merged, names)
     wrong = matrix - np.diag(np.diag(matrix))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
     rows = [["true class", "predicted as", "images"]]

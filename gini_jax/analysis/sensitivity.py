@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gini_jax.analysis.figures import COLOURS
+from gini_jax.analysis.pictures import plain_numbers
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.statistics import METRICS
 from gini_jax.config import FREE, flattened
@@ -114,6 +115,7 @@ def _panel(axis: Any, setting: str, lines: dict[str, pd.DataFrame], metric: str)
     if numeric and min(values) > 0 and max(values) >= 8 * min(values):
         axis.set_xscale("log")
         axis.minorticks_off()
+        plain_numbers(axis.xaxis)
     axis.set_xticks(list(places.values()), [_text(value) for value in values])
     axis.margins(x=0.12)
 

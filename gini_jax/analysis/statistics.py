@@ -9,6 +9,10 @@ import pandas as pd
 import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
+from gini_jax.errors import InputError
+
+MARGINS = (0.5, 1)  # points of accuracy within which two objectives count as equivalent
+_SAME = 1e-9
 # Metrics of result.json that tables show, with their titles; True: larger is better.
 METRICS: dict[str, tuple[str, bool]] = {
     "test_accuracy": ("Test accuracy", True),
@@ -66,11 +70,14 @@ def compare(
 
     Returns:
         One row per group: `n, mean, sd`; and against the baseline, over the `pairs` seeds that both
-        have: `difference`, its 95 % intervals `t_low, t_high` (Student's t) and `boot_low,
-        boot_high` (bootstrap, BCa), `p_t` (paired t-test), `p_wilcoxon` (signed-rank), both with
-        Holm's correction over the groups as `holm_t, holm_wilcoxon`, and `better`, the number of
-        seeds in which the group beats the baseline. With fewer than two pairs, intervals and
+        have, what `paired` gives: `difference`, its 95 % interval `t_low, t_high`, `p_t`,
+        `p_wilcoxon` and the equivalence tests `p_within_0.5, p_within_1`; the first two p-values
+        with Holm's correction over the groups as `holm_t, holm_wilcoxon`; and `better`, the number
+        of seeds in which the group beats the baseline. With fewer than two pairs, interval and
         p-values are NaN.
+
+    Raises:
+        InputError: a group has a seed twice.
 
     Examples:
         >>> rows = [("ce", 0, 0.5), ("ce", 1, 0.6), ("kl", 0, 0.6), ("kl", 1, 0.8)]
@@ -78,14 +85,23 @@ def compare(
         >>> print(f"{table.loc['kl', 'difference']:.3f}", int(table.loc["kl", "better"]))
         0.150 2
     """
-    wide = results.pivot_table(index="seed", columns="group", values=metric, sort=False)
+    twice = results[results.duplicated(["group", "seed"])]
+    if len(twice):
+        group, seed = twice.iloc[0][["group", "seed"]]
+        raise InputError(
+            f"group {group!r} has seed {seed} twice, so its runs cannot be paired by seed; give "
+            "runs of other settings another group, or leave one of them out"
+        )
+    wide = results.pivot(index="seed", columns="group", values=metric)
+    wide = wide[list(dict.fromkeys(results["group"]))].astype(float)
+    wide = wide.where(np.isfinite(wide))
     rows = {}
     for group in wide.columns:
         values = wide[group].dropna()
         row: dict[str, Any] = {"n": len(values), "mean": values.mean(), "sd": values.std(ddof=1)}
         if group != baseline and baseline in wide:
             pairs = wide[[group, baseline]].dropna()
-            difference = (pairs[group] - pairs[baseline]).to_numpy()
+            difference = without_rounding(pairs[group] - pairs[baseline])
             row |= paired(difference)
             signed = difference if larger_is_better else -difference
             row["better"] = int((signed > 0).sum())
@@ -96,61 +112,84 @@ def compare(
     return table
 
 
+def over_common_seeds(results: pd.DataFrame) -> pd.DataFrame:
+    """The runs of those seeds that all groups have; all runs, if there is no such seed.
+
+    Examples:
+        >>> rows = [("ce", 0), ("ce", 1), ("kl", 1)]
+        >>> over_common_seeds(pd.DataFrame(rows, columns=["group", "seed"]))["seed"].tolist()
+        [1, 1]
+    """
+    groups = results.groupby("seed")["group"].nunique()
+    common = groups[groups == results["group"].nunique()].index
+    return results[results["seed"].isin(common)] if len(common) else results
+
+
+def without_rounding(difference: Any) -> np.ndarray:
+    """Differences of measured values without the rounding error of the subtraction.
+
+    Accuracies are counts over a number of images, so equal differences are common; as floating-
+    point numbers they differ by 1e-16. Magnitudes closer than 1e-9 become equal, and those below
+    1e-9 become 0: no split has a thousand million images.
+
+    Examples:
+        >>> without_rounding(np.array([0.85 - 0.80, 0.90 - 0.85, 0.1 - 0.1])).tolist()
+        [0.04999999999999993, 0.04999999999999993, 0.0]
+    """
+    difference = np.asarray(difference, np.float64)
+    magnitude = np.abs(difference)
+    order = np.argsort(magnitude, kind="stable")
+    ascending = magnitude[order]
+    starts = np.diff(ascending, prepend=0.0) > _SAME  # where the next larger magnitude begins
+    values = np.concatenate([[0.0], ascending[starts]])[np.cumsum(starts)]
+    exact = np.empty_like(values)
+    exact[order] = values
+    return np.copysign(exact, difference) + 0.0  # no negative zero
+
+
 def paired(difference: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Mean of paired differences, its 95 % intervals and p-values; see `compare`.
+    """Statistics of differences that are paired by seed.
+
+    Args:
+        difference: by seed; see `without_rounding`, which is applied.
+
+    Returns:
+        `pairs`; `difference`, the mean; its 95 % interval by Student's t, `t_low, t_high`; `p_t`,
+        of the paired t-test; `p_wilcoxon`, of the signed-rank test, from 6 pairs on, because with
+        fewer it cannot be below 0.05; and `p_within_0.5, p_within_1`, of two one-sided t-tests
+        (TOST) that the mean lies within 0.5 or 1 points (0.005 or 0.01): small where the two are
+        equivalent. If all differences are equal, the interval has width 0, and no test is defined:
+        their p-values are NaN, as all are with fewer than two pairs.
+
+    References:
+        D. J. Schuirmann, "A comparison of the two one-sided tests procedure and the power approach
+        for assessing the equivalence of average bioavailability", 1987.
 
     Examples:
         >>> found = paired([0.1, 0.2, 0.3])
         >>> print(f"{found['difference']:.3f} {found['t_low']:.3f}")
         0.200 -0.048
     """
-    difference = np.asarray(difference, np.float64)
-    found = {
-        "pairs": len(difference),
-        "difference": difference.mean() if len(difference) else np.nan,
-    }
-    unknown = dict.fromkeys(
-        ("t_low", "t_high", "boot_low", "boot_high", "p_t", "p_wilcoxon"), np.nan
-    )
+    difference = without_rounding(difference)
+    mean = difference.mean() if len(difference) else np.nan
+    mean = 0.0 if abs(mean) < _SAME else mean  # differences that cancel
+    margins = {f"p_within_{points:g}": points / 100 for points in MARGINS}
+    found = {"pairs": len(difference), "difference": mean}
+    unknown = dict.fromkeys(("t_low", "t_high", "p_t", "p_wilcoxon", *margins), np.nan)
     if len(difference) < 2:
         return found | unknown
-    if np.ptp(difference) == 0:  # no spread: the mean is known, and no test is defined
-        mean = difference[0]
-        return found | unknown | dict.fromkeys(("t_low", "t_high", "boot_low", "boot_high"), mean)
+    if np.ptp(difference) == 0:
+        return found | unknown | {"t_low": mean, "t_high": mean}
     test = scipy.stats.ttest_1samp(difference, 0.0)
     interval = test.confidence_interval(0.95)
-    boot = scipy.stats.bootstrap(
-        (difference,), np.mean, confidence_level=0.95, n_resamples=9999, method="BCa", rng=0
-    ).confidence_interval
-    return found | {
-        "t_low": interval.low,
-        "t_high": interval.high,
-        "boot_low": boot.low,
-        "boot_high": boot.high,
-        "p_t": test.pvalue,
-        "p_wilcoxon": scipy.stats.wilcoxon(difference).pvalue,
-    }
-
-
-def seeds_needed(difference: Sequence[float] | np.ndarray, power: float = 0.8) -> int | None:
-    """How many paired seeds a t-test at 5 % needs to see a mean difference of this size.
-
-    Returns:
-        The number; None where the differences do not vary, average to 0, or are fewer than two.
-
-    Examples:
-        >>> seeds_needed([0.01, 0.0, 0.02, -0.01])
-        55
-    """
-    from statsmodels.stats.power import TTestPower
-
-    difference = np.asarray(difference, np.float64)
-    if len(difference) < 2 or not difference.std(ddof=1) or not difference.mean():
-        return None
-    effect = abs(difference.mean()) / difference.std(ddof=1)
-    if effect > 5:
-        return 3
-    return int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=power)))
+    found |= {"t_low": interval.low, "t_high": interval.high, "p_t": test.pvalue}
+    enough = len(difference) >= 6
+    found["p_wilcoxon"] = scipy.stats.wilcoxon(difference).pvalue if enough else np.nan
+    for name, margin in margins.items():
+        above = scipy.stats.ttest_1samp(difference, -margin, alternative="greater").pvalue
+        below = scipy.stats.ttest_1samp(difference, margin, alternative="less").pvalue
+        found[name] = max(above, below)
+    return found
 
 
 def detectable(difference: Sequence[float] | np.ndarray, power: float = 0.8) -> float:
@@ -166,7 +205,7 @@ def detectable(difference: Sequence[float] | np.ndarray, power: float = 0.8) -> 
     """
     from statsmodels.stats.power import TTestPower
 
-    difference = np.asarray(difference, np.float64)
+    difference = without_rounding(difference)
     effect = TTestPower().solve_power(nobs=len(difference), alpha=0.05, power=power)
     return float(effect * difference.std(ddof=1))
 
@@ -180,27 +219,34 @@ def _holm(p_values: pd.Series) -> pd.Series:
     return corrected
 
 
-def markdown(table: pd.DataFrame, baseline: str = "ce") -> str:
-    """A comparison as a Markdown table; "-" where there is no number."""
-    head = (
-        f"| objective | n | mean ± sd | difference to {baseline} | 95 % interval (t) "
-        "| 95 % interval (bootstrap) | p (t) | Holm | p (Wilcoxon) | Holm | better in |"
-    )
-    lines = [head, "| --- " * 11 + "|"]
+def markdown(table: pd.DataFrame, baseline: str = "ce", points: bool = True) -> str:
+    """A comparison as a Markdown table; "-" where there is no number.
+
+    Args:
+        table: what `compare` gives.
+        baseline: the group that the others are compared with.
+        points: whether the metric is an accuracy, for which equivalence is tested.
+    """
+    head = ["objective", "n", "mean ± sd", f"difference to {baseline}", "95 % interval (t)"]
+    head += ["p (t)", "Holm", "p (Wilcoxon)", "Holm"]
+    tests = [f"p_within_{margin:g}" for margin in MARGINS] if points else []
+    head += [f"p (TOST, ±{margin:g} points)" for margin in MARGINS] if points else []
+    head.append("better in")
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for group, row in table.iterrows():
         get = row.to_dict().get
         pairs = get("pairs")
         better = (
             "-" if pairs is None or np.isnan(pairs) else f"{int(row['better'])} of {int(pairs)}"
         )
+        p_values = ("p_t", "holm_t", "p_wilcoxon", "holm_wilcoxon", *tests)
         cells = [
             str(group),
             str(int(row["n"])),
             number(row["mean"]) + ("" if np.isnan(row["sd"]) else f" ± {number(row['sd'])}"),
             number(get("difference"), sign=True),
-            _interval(get("t_low"), get("t_high")),
-            _interval(get("boot_low"), get("boot_high")),
-            *(number(get(key), 3) for key in ("p_t", "holm_t", "p_wilcoxon", "holm_wilcoxon")),
+            interval(get("t_low"), get("t_high")),
+            *(number(get(key), 3) for key in p_values),
             better,
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -219,7 +265,13 @@ def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None) -> str:
+    """An interval for a table; "-" for none.
+
+    Examples:
+        >>> interval(-0.01, 0.02), interval(None, None)
+        ('-0.0100 to +0.0200', '-')
+    """
     if low is None or high is None or np.isnan(low) or np.isnan(high):
         return "-"
     return f"{low:+.4f} to {high:+.4f}"

@@ -74,12 +74,13 @@ def load_dataset(
     dataset = _shapes(config, source)
     check(dataset)
     folder = cache_dir or cache.default_folder()
-    splits, superclass_of = dict(dataset.splits), dataset.superclass_of
+    splits, superclass_of, digests = dict(dataset.splits), dataset.superclass_of, {}
     own_val = _has_val(config, source)
     needed = {"train" if name == "val" and not own_val else name for name in only}
     for name in sorted(needed):
         name_there = config.test_split if name == "test" else name
-        images, labels, superclass_of = cache.decoded(source, name_there, config.image_size, folder)
+        there = cache.decoded(source, name_there, config.image_size, folder)
+        images, labels, superclass_of, digests[name] = there
         _check_labels(config, labels, dataset.num_classes, name_there)
         splits[name] = Split(images, labels)
     if "train" in needed:
@@ -96,7 +97,7 @@ def load_dataset(
             images, labels = splits["train"]
             rows = balanced_subset(labels, config.train_size, config.val_seed)
             splits["train"] = Split(Rows(images, rows), labels[rows])
-    return replace(dataset, splits=splits, superclass_of=superclass_of)
+    return replace(dataset, splits=splits, superclass_of=superclass_of, digests=digests)
 
 
 def dataset_shapes(config: ConfigDict) -> Dataset:
@@ -121,7 +122,7 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
     size = config.image_size or height
     if size is None:
         raise InputError(
-            f"{config.name} does not declare one size for all of its images; set "
+            f"{config.name} does not have one size for all of its images; set "
             "--config.dataset.image_size, such as 224"
         )
     if not config.image_size and width != size:
@@ -148,9 +149,15 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
             f"dataset.train_size={config.train_size} exceeds the {train} training images of "
             f"{config.name}; set --config.dataset.train_size=0 to take all"
         )
+    classes = len(source.class_names)
+    if 0 < config.train_size < classes:
+        raise InputError(
+            f"dataset.train_size={config.train_size} leaves some of the {classes} classes of "
+            f"{config.name} without a training image; set --config.dataset.train_size={classes} "
+            "or more, or 0 to take all"
+        )
     train = config.train_size or train
     sizes = {"train": train, "val": val, "test": len(source.splits[config.test_split])}
-    classes = len(source.class_names)
     if config.num_classes not in (0, classes):
         raise _other_classes(config, f"has {classes} classes")
     stored = stored_size(config.image_size) or size

@@ -4,13 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,12 +25,49 @@ from gini_jax.storage import download, is_remote, reading
 
 _AT_A_TIME = 1024  # examples in the queue of the decoding threads
 
-Decoded = tuple[np.ndarray, np.ndarray, tuple[int, ...]]
+
+class Decoded(NamedTuple):
+    """A split as it lies in the cache.
+
+    Attributes:
+        images: `[N, H, W, 3]` uint8, mapped from a file.
+        labels: `[N]` int32, likewise.
+        superclass_of: the superclass of each class, empty if the set has none.
+        digest: a hash of all pixels and labels, which tells whether the data are the same.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    superclass_of: tuple[int, ...]
+    digest: str
 
 
 def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/gini_jax`, or `~/.cache/gini_jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "gini_jax"
+    """`$XDG_CACHE_HOME/gini_jax`, or `~/.cache/gini_jax`; without a home, a temporary folder.
+
+    As the XDG specification says, an empty or relative `XDG_CACHE_HOME` does not count.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "gini_jax"
+    try:
+        return Path.home() / ".cache" / "gini_jax"
+    except RuntimeError:  # no HOME, and no entry in the list of users
+        return Path(tempfile.gettempdir()) / f"gini_jax-{os.getuid()}"
+
+
+def short_name(text: str) -> str:
+    """A name for a file from a text of any length: its end, and a hash of it if that is not all.
+
+    Examples:
+        >>> short_name("gs://bucket/images")
+        'gs_bucket_images'
+        >>> len(short_name("/data" * 100))
+        49
+    """
+    plain = re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return plain if len(plain) <= 40 else f"{plain[-40:]}-{digest}"
 
 
 def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decoded:
@@ -43,8 +82,7 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
         folder: the folder of the cache.
 
     Returns:
-        Images `[N, H, W, 3]` uint8 and labels `[N]` int32, both mapped from files; and the
-        superclass of each class, empty if the set has none.
+        Images and labels, mapped from files.
 
     Raises:
         InputError: an image cannot be read, or the cache cannot be written.
@@ -55,7 +93,7 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
         "decoding": DECODING,
     }
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    entry = folder / f"{source.name.replace('/', '_')}-{split}-{digest}"
+    entry = folder / f"{short_name(source.name)}-{split}-{digest}"
     found, _ = _read(entry)
     if found:
         return found
@@ -94,7 +132,7 @@ def on_this_machine(folder: Path, part: str = "") -> Path:
     if not is_remote(folder):
         return folder
     there = folder / part if part else folder
-    copy = default_folder() / "buckets" / str(folder).replace("://", "_").replace("/", "_")
+    copy = default_folder() / "buckets" / short_name(str(folder))
     with reading(folder):
         try:
             next(there.iterdir())
@@ -133,7 +171,7 @@ def _read(entry: Path) -> tuple[Decoded | None, str]:
         labels = np.load(entry / "labels.npy", mmap_mode="r")
         if len(images) != about["examples"] or len(labels) != about["examples"]:
             return None, "its files do not fit together"
-        return (images, labels, tuple(about["superclass_of"])), ""
+        return Decoded(images, labels, tuple(about["superclass_of"]), about["digest"]), ""
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         return None, str(error)
 
@@ -153,7 +191,7 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
         raise OSError(f"{needed}, but only {free / 2**20:,.0f} MiB are free")
     images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
     labels = np.lib.format.open_memmap(partial / "labels.npy", "w+", np.int32, (total,))
-    groups = np.zeros(total, np.int32)
+    groups, checksums = np.zeros(total, np.int32), np.zeros(total, np.uint32)
 
     def store(index: int) -> None:
         example = _example(source, examples, index)
@@ -164,6 +202,7 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
                 "set --config.dataset.image_size, such as 224"
             )
         images[index], labels[index], groups[index] = image, example.label, example.superclass
+        checksums[index] = zlib.crc32(image.tobytes())
 
     indices = iter(range(total))
     bar = tqdm(total=total, desc=f"decoding {source.name} {split}", unit=" images", mininterval=1)
@@ -176,6 +215,7 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
     about = {
         "examples": total,
         "superclass_of": _groups_of_classes(labels, groups) if source.superclass_names else [],
+        "digest": hashlib.sha256(checksums.tobytes() + labels.tobytes()).hexdigest()[:16],
         "source": source.fingerprint(split),
     }
     (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -43,7 +43,7 @@ class HuggingFace:
         train = found.get("train") or next(iter(found.values()))
         self._image = _column(self.name, train, "image", config.image_column)
         self._label = _column(self.name, train, "label", config.label_column)
-        self._number, self.class_names = _classes(train, self._label)
+        self._number, self.class_names = _classes(self.name, train, self._label)
         self._parts: dict[str, tuple[Any, np.ndarray | None]]
         self._parts = {name: (part, None) for name, part in found.items()}
         if "train" not in found and len(found) > 1:
@@ -61,11 +61,13 @@ class HuggingFace:
         self.splits = {
             name: _Examples(part.cast_column(self._image, _encoded()), rows, self)
             for name, (part, rows) in self._parts.items()
+            if name in ("train", "val", config.test_split)
         }
 
     def _check_labels(self, split: str) -> None:
         part, _ = self._parts[split]
-        if unknown := sorted({str(x) for x in part[self._label] if x not in self._number})[:5]:
+        known = self.numbers(part)
+        if unknown := sorted({str(x) for x in part[self._label] if x not in known})[:5]:
             raise InputError(
                 f"split {split} of hf:{self.name} has labels {unknown} that train lacks; remove "
                 "these rows, or name another --config.dataset.label_column"
@@ -82,7 +84,7 @@ class HuggingFace:
             )
         labels = np.array([self._number[x] for x in train[self._label]])
         sizes = {config.test_split: config.test_size, "val": config.val_size}
-        rows = stratified(labels, sizes, config.val_seed)
+        rows = stratified(labels, sizes, config.val_seed, list(map(str, range(len(labels)))))
         self._parts |= {name: (train, index) for name, index in rows.items() if len(index)}
 
     def fingerprint(self, split: str) -> Any:
@@ -91,22 +93,30 @@ class HuggingFace:
         drawn = None if rows is None else rows.tolist()
         return [self.name, split, part._fingerprint, self._image, self._label, drawn]
 
-    def example(self, row: dict[str, Any]) -> Example:
+    def example(self, row: dict[str, Any], numbers: dict[Any, int]) -> Example:
         """A row of a split, with its image still encoded."""
         image = row[self._image]
-        return Example(image["bytes"] or Path(image["path"]), self._number[row[self._label]])
+        return Example(image["bytes"] or Path(image["path"]), numbers[row[self._label]])
+
+    def numbers(self, part: Any) -> dict[Any, int]:
+        """The class of each value in a split's column: by name, as splits may number them apart."""
+        names = getattr(part.features[self._label], "names", None)
+        if names is None:
+            return self._number
+        of_name = {name: k for k, name in enumerate(self.class_names)}
+        return {-1: -1} | {k: of_name[name] for k, name in enumerate(names) if name in of_name}
 
 
 class _Examples(Sequence[Example]):
     def __init__(self, part: Any, rows: np.ndarray | None, source: HuggingFace):
-        self._part, self._source = part, source
+        self._part, self._source, self._numbers = part, source, source.numbers(part)
         self._rows = range(len(part)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._source.example(self._part[int(self._rows[index])])
+        return self._source.example(self._part[int(self._rows[index])], self._numbers)
 
 
 def _encoded() -> Any:
@@ -159,8 +169,13 @@ def _column(name: str, part: Any, kind: str, given: str) -> str:
     return found[0]
 
 
-def _classes(train: Any, column: str) -> tuple[dict[Any, int], tuple[str, ...]]:
+def _classes(name: str, train: Any, column: str) -> tuple[dict[Any, int], tuple[str, ...]]:
     """The number of each value of the label's column, and the names of the classes."""
+    if isinstance(next(iter(train[column]), None), (list, dict)):
+        raise InputError(
+            f"column {column!r} of hf:{name} holds lists, but an image needs one class; name "
+            "another --config.dataset.label_column"
+        )
     names = getattr(train.features[column], "names", None)
     if names is not None:
         return {k: k for k in range(-1, len(names))}, tuple(names)

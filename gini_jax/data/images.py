@@ -1,4 +1,4 @@
-"""Image files decoded to what a person sees: 8-bit RGB, whatever their mode."""
+"""Image files decoded to 8-bit RGB, as an image viewer shows them, whatever their mode."""
 
 import io
 from pathlib import Path
@@ -8,32 +8,34 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-DECODING = 2  # increase this when the code below changes, so that images are decoded again
+DECODING = 3  # increase this when the code below changes, so that images are decoded again
 
 RGB = UInt8[np.ndarray, "H W 3"]
 
 
-def decode(image: bytes | Path | np.ndarray | Image.Image) -> RGB:
+def decode(image: Any) -> RGB:
     """An image's pixels.
 
     Palettes are resolved, transparent pixels become white, EXIF orientation is applied, 16-bit and
     floating-point values are scaled to 8 bits, and grey becomes three equal channels.
 
     Args:
-        image: an encoded file, its path, an image that Pillow opened, or pixels `[H, W]`,
-            `[H, W, 1]` or `[H, W, 3]`.
+        image: an encoded file, its path, an image that Pillow opened, or pixels `[H, W]` or
+            `[H, W, C]` with 1 to 4 channels (grey, grey and alpha, RGB, RGBA) in an array of NumPy,
+            jax or PyTorch.
 
     Raises:
-        OSError, ValueError, SyntaxError: the image cannot be read.
+        OSError, ValueError, SyntaxError: the image cannot be read. On damaged files Pillow raises
+            others too.
 
     Examples:
         >>> decode(np.zeros((4, 5, 1), np.uint8)).shape
         (4, 5, 3)
     """
-    if isinstance(image, np.ndarray):
-        return _from_pixels(image)
     if isinstance(image, Image.Image):
         return np.asarray(to_rgb(image))
+    if not isinstance(image, (bytes, str, Path)):
+        return _from_pixels(np.asarray(image))
     source: Any = io.BytesIO(image) if isinstance(image, bytes) else image
     with Image.open(source) as opened:
         return np.asarray(to_rgb(opened))
@@ -60,16 +62,37 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_pixels(pixels: np.ndarray) -> RGB:
     """Pixels of any number type in three 8-bit channels."""
-    if pixels.dtype != np.uint8:
-        values = pixels.astype(np.float64)
-        if np.issubdtype(pixels.dtype, np.floating):
-            full = 1.0 if values.max(initial=0) <= 1 else 255.0
-        else:
-            full = 65535.0 if values.max(initial=0) > 255 or pixels.dtype == np.uint16 else 255.0
-        pixels = np.clip(np.round(values * (255 / full)), 0, 255).astype(np.uint8)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4) or not pixels.size:
+        raise ValueError(
+            f"pixels have shape {pixels.shape}; they must be [H, W] or, channels last, [H, W, C] "
+            "with 1 to 4 channels"
+        )
+    pixels = _eight_bits(pixels)
+    if pixels.shape[-1] in (2, 4):
+        mode = "LA" if pixels.shape[-1] == 2 else "RGBA"
+        return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(pixels), mode=mode)))
     return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
+def _eight_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "H W C"]:
+    """Numbers scaled to 0 to 255: from [0, 1], 8 or 16 bits, as their type and maximum say."""
+    kind, size = pixels.dtype.kind, pixels.dtype.itemsize
+    if (kind, size) == ("u", 1):
+        return pixels
+    if kind not in "buif":
+        raise ValueError(f"pixels have type {pixels.dtype}; they must be numbers")
+    values = pixels.astype(np.float64)
+    if kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = values.max()
+    if kind == "b" or (kind == "f" and largest <= 1):
+        full = 1.0
+    else:
+        sixteen = (kind, size) == ("u", 2) or (kind in "iu" and largest > 255)
+        full = 65535.0 if sixteen else 255.0
+    return np.clip(np.round(values * (255 / full)), 0, 255).astype(np.uint8)
 
 
 def stored_size(image_size: int) -> int:

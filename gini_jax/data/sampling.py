@@ -3,7 +3,8 @@
 A new sampler takes one function and one line in `SAMPLERS`.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,14 +136,18 @@ def balanced_subset(
 
 
 def stratified(
-    labels: Integer[np.ndarray, " N"], sizes: Mapping[str, int], seed: int
+    labels: Integer[np.ndarray, " N"], sizes: Mapping[str, int], seed: int, keys: Sequence[str]
 ) -> dict[str, Integer[np.ndarray, " n"]]:
-    """Divides a set class by class, so that each part has every class in its share.
+    """Divides a set class by class, so that each part has every class in proportion.
+
+    The examples of a class are ranked by a hash of seed and key. So an example that is added later
+    takes its own rank, and leaves the order of the others as it was.
 
     Args:
         labels: of all examples.
         sizes: how many examples go into each part.
         seed: of the draw.
+        keys: a name for each example that does not change, such as its path.
 
     Returns:
         The rows of each part, in rising order; the rest as `train`, with every class.
@@ -152,11 +157,11 @@ def stratified(
 
     Examples:
         >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-        >>> parts = stratified(labels, {"test": 4}, seed=0)
+        >>> parts = stratified(labels, {"test": 4}, seed=0, keys="abcdefgh")
         >>> [np.bincount(labels[rows]).tolist() for rows in parts.values()]
         [[2, 2], [2, 2]]
     """
-    rng, taken = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    taken = np.zeros(len(labels), bool)
     classes, counts = np.unique(labels, return_counts=True)
     if sum(sizes.values()) > len(labels) - len(classes):
         raise InputError(
@@ -164,6 +169,7 @@ def stratified(
             f"one of each class to train on; take at most {len(labels) - len(classes)} in all, by "
             "--config.dataset.test_size and --config.dataset.val_size"
         )
+    ranked = np.array(sorted(range(len(labels)), key=lambda i: _rank(seed, keys[i])), int)
     parts = {}
     for name, size in sizes.items():
         rows: list[int] = []
@@ -173,7 +179,11 @@ def stratified(
         while number.sum() < size:  # one more of the class that lacks most
             number[np.argmax(np.where(number < most, share - number, -np.inf))] += 1
         for k, n in zip(classes, number, strict=True):
-            rows += rng.permutation(np.flatnonzero((labels == k) & ~taken))[:n].tolist()
+            rows += ranked[(labels[ranked] == k) & ~taken[ranked]][:n].tolist()
         taken[rows] = True
         parts[name] = np.array(sorted(rows), int)
     return parts | {"train": np.flatnonzero(~taken)}
+
+
+def _rank(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f"{seed} {key}".encode("utf-8", "surrogateescape")).digest()

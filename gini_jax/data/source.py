@@ -1,7 +1,7 @@
 """What a data source is, and what it becomes: the splits of a data set as arrays."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -104,6 +104,7 @@ class Dataset:
         image_size: height and width that the network sees; stored images may be larger.
         superclass_names: names of groups of classes, if the set has them.
         superclass_of: the group of each of the `K` classes.
+        digests: by split of the source, a hash of its pixels and labels, where it was decoded.
     """
 
     splits: dict[str, Split]
@@ -111,6 +112,7 @@ class Dataset:
     image_size: int
     superclass_names: tuple[str, ...] = ()
     superclass_of: tuple[int, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

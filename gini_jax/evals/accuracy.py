@@ -11,7 +11,7 @@ from gini_jax.evals.inputs import Inputs
 KEYS = {
     "test_accuracy": "share of the test split that is classified correctly",
     "test_class_accuracy": "mean over the classes of the accuracy within each",
-    "test_top5": "share whose class is among the five largest logits",
+    "test_top5": "share whose class is among the five largest logits; null for at most 5 classes",
     "test_loss": "cross-entropy, nats",
     "test_superclass_accuracy": "share predicted in the right group of classes; null if no groups",
 }
@@ -31,10 +31,11 @@ def evaluate(inputs: Inputs) -> dict[str, Any]:
 
 
 def metrics(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> dict[str, float]:
-    """Accuracy, top-5 accuracy, mean accuracy over the classes, and loss of a split."""
+    """Accuracy, mean accuracy over the classes and loss of a split; top-5 from 6 classes on."""
+    top5 = {"top5": accuracy(logits, labels, top=5)} if logits.shape[1] > 5 else {}
     return {
         "accuracy": accuracy(logits, labels),
-        "top5": accuracy(logits, labels, top=5),
+        **top5,
         "class_accuracy": class_accuracy(logits, labels),
         "loss": cross_entropy(logits, labels),
     }
@@ -66,7 +67,7 @@ def class_accuracy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N
         >>> class_accuracy(logits, np.array([0, 0, 0, 1]))
         0.5
     """
-    hits = logits.argmax(axis=1) == labels
+    hits = (logits.argmax(axis=1) == labels) & ~np.isnan(logits).any(axis=1)
     return float(np.mean([hits[labels == k].mean() for k in np.unique(labels)]))
 
 
@@ -78,6 +79,8 @@ def cross_entropy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"
         0.6931
     """
     logits = logits.astype(np.float64)
+    if np.isnan(logits).any():
+        return float("nan")
     own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return float((np.logaddexp.reduce(logits, axis=1) - own).mean())
 

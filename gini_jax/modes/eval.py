@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from ml_collections import ConfigDict
 from gini_jax.data import load_dataset
 from gini_jax.devices import num_devices, wait_for_all
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.storage import write
+from gini_jax.storage import json_text, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.lock import lock
 from gini_jax.training.result import measure
+from gini_jax.training.workdir import changes_of_data, make_workdir
 
 FLAGS: dict[str, Any] = {
     "step": (None, int, "Step of the checkpoint; by default the best by validation accuracy."),
@@ -55,8 +57,19 @@ def main(
         raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train a run there first")
     if split not in ("train", "val", "test"):
         raise unknown_name("split", split, ("train", "val", "test"))
+    make_workdir(workdir, "eval.json is written there; copy the run to a folder of your own")
     dataset = load_dataset(config.dataset, only={"train", split})
     wait_for_all("data")
+    names = json.loads((workdir / "dataset.json").read_text())["class_names"]
+    changes = changes_of_data(workdir, dataset)
+    if list(dataset.class_names) != names:
+        raise InputError(
+            f"the classes of the data are not those that the run in {str(workdir)!r} learnt:\n"
+            f"{changes[0]}\nGive data with the run's classes: --config.dataset.data_dir"
+        )
+    if changes:
+        text = "\n".join(["warning: these are not the run's own data:", *changes])
+        print(text, file=sys.stderr)
     if not len(dataset.splits[split].labels):
         raise InputError(f"--split={split}: the run's {split} split is empty; give --split=test")
     # The training batch size does not matter here; it only has to fit the number of devices.
@@ -74,8 +87,9 @@ def main(
         numbers, _ = measure(experiment, tested, variables, None, devices)
         device = f"{num_devices(devices)} x {jax.devices()[0].device_kind}"
         result = {"step": step, "split": split, "device": device, **numbers}
+        result["notes"] = [f"other data than the run's own: {change.strip()}" for change in changes]
         if jax.process_index() == 0:
-            write(workdir / "eval.json", json.dumps(result, indent=2) + "\n")
+            write(workdir / "eval.json", json_text(result))
             for key, value in numbers.items():
                 if value is not None:
                     print(f"  {key.removeprefix('test_'):24} {value:.4f}")

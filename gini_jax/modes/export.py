@@ -1,5 +1,6 @@
 """Exports a trained network: safetensors or a torch file under PyTorch's names, or StableHLO."""
 
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -10,11 +11,12 @@ import jax.export
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gini_jax.data.augment import standardize
+from gini_jax.data.augment import standardize, statistics
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.models import to_torch
 from gini_jax.storage import write
 from gini_jax.trained import Trained, load
+from gini_jax.training.workdir import make_workdir
 
 FORMATS = ("safetensors", "torch", "stablehlo")
 FLAGS: dict[str, Any] = {
@@ -44,9 +46,11 @@ def main(
     del config
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
+    if format == "torch" and importlib.util.find_spec("torch") is None:
+        raise InputError("--format=torch needs torch: pip install torch")
     trained = load(workdir, step)
     folder = workdir / "export"
-    folder.mkdir(exist_ok=True)
+    make_workdir(folder, "the export is written there; copy the run to a folder of your own")
     if format == "stablehlo":
         path = folder / "model.stablehlo"
         write(path, to_stablehlo(trained))
@@ -108,10 +112,8 @@ def to_weights(trained: Trained, format: str) -> bytes:
         from safetensors.numpy import save
 
         return bytes(save(arrays))
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError("--format=torch needs torch: pip install torch") from error
+    import torch
+
     file = io.BytesIO()
     torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, file)
     return file.getvalue()
@@ -123,12 +125,13 @@ def model_card(trained: Trained, file: str, metrics: dict[str, Any], note: str =
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in metrics.items())
     rows = rows or "| not tested | - |"
     note = note and f"- Note: {note}.\n"
-    mean, std = (tuple(config.dataset[key]) or "none" for key in ("mean", "std"))
+    mean, std = statistics(config.dataset)
     return f"""# {config.name}: {config.model.name} trained with {config.objective}
 
 - File: `{file}`, checkpoint of step {trained.step}.
 - Network: {config.model.name}, {len(trained.class_names)} classes, images of {size} x {size}.
-- Data: {config.dataset.name}. Input: RGB in [0, 1]; mean subtracted: {mean}; divided by: {std}.
+- Data: {config.dataset.name}. Input: RGB in [0, 1], of which {mean} is subtracted by channel,
+  and which is then divided by {std}.
 {note}- Training: {config.num_epochs} epochs, batch {config.batch_size}, seed {config.seed}; terms
   {config.loss.terms.to_dict()} on {", ".join(config.loss.layers)}.
 - Licence: (to be filled in by whoever publishes this file)

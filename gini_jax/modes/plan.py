@@ -1,12 +1,12 @@
 """Compiles the run's own step for devices that need not be present: memory, traffic, cycles."""
 
 import importlib.util
-import json
 import math
 import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import jax
 from ml_collections import ConfigDict
 
 from gini_jax.analysis.program import figures
-from gini_jax.data import Dataset, dataset_shapes
+from gini_jax.data import Dataset, Split, dataset_shapes
 from gini_jax.data.loader import feed_shapes
 from gini_jax.errors import InputError
-from gini_jax.storage import write
+from gini_jax.storage import json_text, write
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.state import init_state
 from gini_jax.training.step import create_step
@@ -111,7 +111,7 @@ def main(
         result["reason"] = reason
         result["largest_batch_per_device"] = _largest_batch(config, shapes, devices)
     path = workdir / "plan.json"
-    write(path, json.dumps(result, indent=2) + "\n")
+    write(path, json_text(result))
     if compiled is None:
         raise _does_not_fit(config, result, path)
     print(table(result))
@@ -154,7 +154,7 @@ def compare_batches(
     for size in sizes:  # all of them are checked before the first compilation
         config.batch_size = size * len(devices)
         check_before_data(config, devices)
-        build_experiment(config, shapes, devices)
+        build_experiment(config, _with_a_batch(shapes, config.batch_size), devices)
     make_workdir(workdir)
     for size in sizes:
         config.batch_size = size * len(devices)
@@ -164,7 +164,7 @@ def compare_batches(
         rows.append(row | (figures(compiled) if compiled is not None else {}))
     result = {"topology": topology, "device_kind": devices[0].device_kind, "batches": rows}
     path = workdir / "plan.json"
-    write(path, json.dumps(result, indent=2) + "\n")
+    write(path, json_text(result))
     print(batches_table(rows))
     print(f"\nwritten to {path}")
     return result
@@ -208,6 +208,7 @@ def compile_step(
     """The compiled training step; or None and the reason, if it does not fit into memory."""
     config = config.copy_and_resolve_references()
     config.dataset.sampler = "shuffled"  # the step is the same, and any batch may be tried
+    shapes = _with_a_batch(shapes, config.batch_size)
     experiment = build_experiment(config, shapes, devices)
     state = jax.eval_shape(lambda: init_state(experiment))
     feed = "stream" if config.dataset.feed == "stream" else "device"
@@ -226,6 +227,17 @@ def compile_step(
     if there is not None and needed > there:
         return None, f"it needs {needed / 2**30:.2f} GiB, the device has {there / 2**30:.2f} GiB"
     return compiled, ""
+
+
+def _with_a_batch(shapes: Dataset, batch_size: int) -> Dataset:
+    """A data set of at least one batch: a plan does not need the images."""
+    train = shapes.splits["train"]
+    size = max(train.labels.shape[0], batch_size)
+    enough = Split(
+        jax.ShapeDtypeStruct((size, *train.images.shape[1:]), train.images.dtype),
+        jax.ShapeDtypeStruct((size,), train.labels.dtype),
+    )
+    return replace(shapes, splits=shapes.splits | {"train": enough})
 
 
 def _memory_of(device: jax.Device) -> int | None:

@@ -1,15 +1,26 @@
 """Classifies image files with a trained network, and writes predictions.csv."""
 
 import glob
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from gini_jax.errors import InputError
-from gini_jax.storage import write
-from gini_jax.trained import load
+from gini_jax.storage import csv_text, printable, write
+from gini_jax.trained import Trained, load
+from gini_jax.training.workdir import make_workdir
+
+BATCH = 256  # images in memory at a time
 
 FLAGS: dict[str, Any] = {
     "images": (None, str, "Image files: a path or a pattern such as 'new/*.jpg'."),
@@ -23,6 +34,8 @@ def main(
 ) -> pd.DataFrame:
     """Predicts the classes of images.
 
+    A file that cannot be read is named and counted, and the others are predicted.
+
     Args:
         config: not used; the run brings its own.
         workdir: of the run.
@@ -30,38 +43,76 @@ def main(
         step: of the checkpoint; the best by default.
 
     Returns:
-        What predictions.csv holds: `image, class, probability`, and the five most probable classes.
+        What predictions.csv holds: `image, class, probability`, and as JSON in `top5` the names and
+        probabilities of the five most probable classes.
 
     Raises:
-        InputError: no image is given or found, one cannot be read, or the workdir holds no run.
+        InputError: no image is given or found, none can be read, or the workdir holds no run.
     """
     del config
-    if not images:
-        raise InputError("--mode=predict needs --images=PATH, or a pattern such as 'new/*.jpg'")
-    paths = sorted(glob.glob(str(Path(images).expanduser()), recursive=True))
-    if not paths:
-        raise InputError(
-            f"--images={images} matches no file; give a path, or a pattern such as 'new/*.jpg'"
-        )
-    if folder := next((path for path in paths if Path(path).is_dir()), None):
-        raise InputError(f"--images={images} matches the folder {folder}; give '{folder}/*'")
+    paths = _files(images)
     trained = load(workdir, step)
-    prediction = trained.predict(paths)
-    order = prediction.probabilities.argsort(axis=1)[:, ::-1][:, :5]
-    rows = [
-        {
-            "image": path,
-            "class": name,
-            "probability": round(float(p.max()), 6),
-            "top5": "; ".join(f"{trained.class_names[k]} {p[k]:.4f}" for k in top),
-        }
-        for path, name, p, top in zip(
-            paths, prediction.names, prediction.probabilities, order, strict=True
-        )
-    ]
+    make_workdir(workdir, "predictions.csv is written there; or use gini_jax.load in Python")
+    rows: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    bar = tqdm(total=len(paths), unit=" images", disable=len(paths) <= BATCH)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), BATCH):
+            files = paths[start : start + BATCH]
+            decoded = list(pool.map(partial(_pixels, trained), files))
+            damaged += [x for x in decoded if isinstance(x, str)]
+            good = [i for i, x in enumerate(decoded) if isinstance(x, np.ndarray)]
+            if good:
+                found = trained.predict(np.stack([decoded[i] for i in good]))
+                for i, p in zip(good, found.probabilities, strict=True):
+                    rows.append(_row(files[i], p, trained.class_names))
+            bar.update(len(files))
+    for text in damaged[:20]:
+        print(f"left out: {text}", file=sys.stderr)
+    if not rows:
+        raise InputError(f"--images={images}: none of the {len(paths)} files is a readable image")
     table = pd.DataFrame(rows)
-    write(workdir / "predictions.csv", table.to_csv(index=False))
+    write(workdir / "predictions.csv", csv_text(table))
     for row in rows[:20]:
         print(f"{row['image']}: {row['class']} ({row['probability']:.3f})")
-    print(f"{len(rows)} predictions written to {workdir / 'predictions.csv'}")
+    left_out = f"; {len(damaged)} files left out" if damaged else ""
+    print(f"{len(rows)} predictions written to {workdir / 'predictions.csv'}{left_out}")
     return table
+
+
+def _files(images: str | None) -> list[str]:
+    """The file of that name, or the files that match the pattern."""
+    if not images:
+        raise InputError("--mode=predict needs --images=PATH, or a pattern such as 'new/*.jpg'")
+    there = Path(images).expanduser()
+    if there.is_dir():
+        raise InputError(f"--images={images} is a folder; give '{images}/*'")
+    if there.exists():  # also if its name could be read as a pattern
+        return [str(there)]
+    found = sorted(glob.glob(str(there), recursive=True))
+    paths = [path for path in found if not Path(path).is_dir()]
+    if not paths:
+        only = f", only the folder {found[0]}; give '{found[0]}/*'" if found else ""
+        raise InputError(
+            f"--images={images} matches no file"
+            + (only or "; give a path, or a pattern such as 'new/*.jpg'")
+        )
+    return paths
+
+
+def _pixels(trained: Trained, path: str) -> np.ndarray | str:
+    """The image as the training stored it, or why it cannot be read."""
+    try:
+        return trained.pixels(path)
+    except InputError as error:
+        return str(error)
+
+
+def _row(path: str, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    order = probabilities.argsort()[::-1][:5]
+    return {
+        "image": printable(path),
+        "class": names[order[0]],
+        "probability": round(float(probabilities[order[0]]), 6),
+        "top5": json.dumps([[names[k], round(float(probabilities[k]), 6)] for k in order]),
+    }

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 from ml_collections import ConfigDict
 
-from gini_jax.analysis.pictures import draw_preview
+from gini_jax.analysis.pictures import PLAIN, draw_preview
 from gini_jax.config import default_config
 from gini_jax.data import Dataset, Split, load_dataset
 from gini_jax.losses.terms import ObjectiveState
@@ -65,7 +66,8 @@ def main(config: ConfigDict, workdir: Path) -> Path:
         for i in range(len(chosen))
     ]
     path = workdir / "preview.png"
-    draw_preview(rows, _title(config), path)
+    with mpl.rc_context(PLAIN):
+        draw_preview(rows, _title(config), path)
     print(f"{len(rows)} training images of {config.dataset.name}, raw and augmented: {path}")
     return path
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,15 +18,15 @@ from gini_jax.data.cache import default_folder
 from gini_jax.data.source import Dataset
 from gini_jax.devices import wait_for_all
 from gini_jax.errors import InputError
-from gini_jax.storage import is_remote, run_path, write
+from gini_jax.storage import is_remote, json_text, run_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.initial import check_init, check_weights, untrained_variables
 from gini_jax.training.lock import lock
-from gini_jax.training.loggers import check_loggers
+from gini_jax.training.loggers import check_loggers, log_result
 from gini_jax.training.loop import fit
 from gini_jax.training.result import measure, training_record
-from gini_jax.training.workdir import check_workdir, write_run
+from gini_jax.training.workdir import check_data, check_workdir, write_run
 
 FLAGS: dict[str, Any] = {
     "init_from": (None, str, "Start a new run from the weights of the run in this folder."),
@@ -73,6 +71,8 @@ def main(
         check_init(config)
 
     def check(shapes: Dataset) -> None:
+        if not new:
+            check_data(workdir, shapes)
         experiment = build_experiment(config, shapes, devices)
         if new:
             check_weights(experiment)
@@ -82,6 +82,8 @@ def main(
         cache_compilations(workdir)
         dataset = load_dataset(config.dataset, check=check)
         wait_for_all("data")
+        if not new:
+            check_data(workdir, dataset)
         experiment = build_experiment(config, dataset, devices)
         if first:
             write_run(workdir, config, dataset)
@@ -108,12 +110,9 @@ class CurvesNow:
     def __call__(self) -> None:
         """Draws, if it is time."""
         if time.monotonic() - self._drawn_at > 30:
-            from gini_jax.analysis.pictures import draw_curves  # matplotlib starts here
+            from gini_jax.analysis.pictures import draw_curves, try_to_draw  # imports matplotlib
 
-            try:
-                draw_curves(self._workdir, self._workdir / "curves.png")
-            except Exception as error:  # a picture does not end a run
-                print(f"warning: curves.png was not drawn ({error})", file=sys.stderr)
+            try_to_draw("curves.png", draw_curves, self._workdir, self._workdir / "curves.png")
             self._drawn_at = time.monotonic()
 
 
@@ -121,17 +120,19 @@ def write_results(
     config: ConfigDict, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
-    from gini_jax.analysis.pictures import draw_curves, draw_impurity
+    from gini_jax.analysis.pictures import draw_curves, draw_impurity, try_to_draw
     from gini_jax.analysis.report import write_report
 
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
     write(workdir / "arrays.npz", packed.getvalue())
-    draw_curves(workdir, workdir / "curves.png")
-    draw_impurity(arrays, title_of(result), workdir / "impurity.png")
-    write(workdir / "result.json", json.dumps(result, indent=2) + "\n")  # last: now it is finished
+    try_to_draw("curves.png", draw_curves, workdir, workdir / "curves.png")
+    title, png = title_of(result), workdir / "impurity.png"
+    try_to_draw("impurity.png", draw_impurity, arrays, title, png)
+    write(workdir / "result.json", json_text(result))  # last: now it is finished
+    log_result(workdir, config, result)
     if config.report:
-        write_report(workdir)
+        try_to_draw("report.html", write_report, workdir)
 
 
 def title_of(result: dict[str, Any]) -> str:

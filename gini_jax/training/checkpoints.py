@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from gini_jax.errors import RunError
-from gini_jax.storage import is_remote, not_written
+from gini_jax.storage import is_remote, not_written, refuse_patterns
 
 
 class Checkpoints:
@@ -29,6 +29,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
+        refuse_patterns(folder)
         self._folder = epath.Path(folder if is_remote(folder) else folder.resolve())
         self._best_of: dict[int, int] = {}  # step -> the best step when it was saved
         self._open()
@@ -93,7 +94,7 @@ class Checkpoints:
         return restored.state, restored.progress
 
     def best_step(self) -> int:
-        """The best step, as the newest checkpoint records it.
+        """The best step, as the newest checkpoint records it; the newest before any validation.
 
         Raises:
             RunError: there is no checkpoint, or the newest cannot be read.
@@ -106,7 +107,7 @@ class Checkpoints:
                 f"checkpoint {steps[-1]} in {self._folder} is damaged; run the training command "
                 "again, which resumes from an older checkpoint"
             )
-        return self._best_of[steps[-1]]
+        return self._best_of[steps[-1]] or steps[-1]
 
     def variables(self, step: int) -> dict[str, Any]:
         """The evaluated variables of a checkpoint, on the host, as nested dictionaries.
@@ -131,7 +132,14 @@ class Checkpoints:
             ) from error
         kept = state.get("average") or state
         found = {"params": kept["params"], "batch_stats": kept.get("batch_stats") or {}}
-        return jax.tree.map(np.asarray, found)
+        found = jax.tree.map(np.asarray, found)
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(found)):
+            raise RunError(
+                f"the weights in checkpoint {step} of {self._folder} are not finite, so they "
+                f"predict nothing; give an earlier --step, one of {self.steps()}, or train again "
+                "with a lower learning rate"
+            )
+        return found
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read; None if there is none at all.

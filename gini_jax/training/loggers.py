@@ -73,11 +73,12 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
 
             folder = self._stack.enter_context(local_folder(self._workdir))
-            self._writer = SummaryWriter(str(folder))
+            # What an interrupted run wrote from this step on is written again.
+            self._writer = SummaryWriter(str(folder), purge_step=line["step"])
         for key, value in numbers_of(line).items():
             self._writer.add_scalar(key, value, line["step"])
+        self._writer.flush()  # so that a killed run has every line
         if is_remote(self._workdir):
-            self._writer.flush()
             upload(Path(self._writer.logdir), self._workdir)
 
     def close(self) -> None:
@@ -145,9 +146,13 @@ class MLflow:
         except MlflowException:  # another store, or one that was deleted
             write(memory, new_run())
             self._id = remembered(memory, new_run)
+        written = self._client.get_metric_history(self._id, "step")
+        self._written = {int(metric.value) for metric in written}
 
     def write(self, line: dict[str, Any]) -> None:
         """Logs every number."""
+        if line["step"] in self._written and "epoch" in line:
+            return  # by the run before it was interrupted
         for key, value in numbers_of(line).items():
             self._client.log_metric(self._id, key, value, step=line["step"])
 
@@ -189,12 +194,32 @@ def check_loggers(config: ConfigDict, workdir: Path) -> None:
             )
 
 
+def log_result(workdir: Path, config: ConfigDict, result: dict[str, Any]) -> None:
+    """Gives the numbers of the tested checkpoint to all loggers but metrics.jsonl.
+
+    Args:
+        workdir: of the run.
+        config: its settings.
+        result: what result.json holds.
+    """
+    tested = {key: result[key] for key in result if key.startswith(("test_", "feature_"))}
+    for name in dict.fromkeys(config.loggers):
+        if name == "jsonl":
+            continue
+        try:
+            logger = BestEffortLogger(name, LOGGERS[name](workdir, config))
+            logger.write({"step": result["steps"], **tested})
+            logger.close()
+        except Exception as error:  # of its library; the run is finished all the same
+            print(f"warning: {name} did not get the test metrics ({error})", file=sys.stderr)
+
+
 def _unwinding() -> bool:
     """Whether an exception ends the run: a NaN, a signal, a full disk."""
     return sys.exc_info()[0] is not None
 
 
-class Patient:
+class BestEffortLogger:
     """A logger to a service: if the service fails during a run, a warning is printed once."""
 
     def __init__(self, name: str, logger: Logger):
@@ -227,7 +252,7 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
     Examples:
         >>> from gini_jax.config import default_config
         >>> [type(logger).__name__ for logger in create_loggers(Path("."), default_config())]
-        ['Jsonl', 'Patient']
+        ['Jsonl', 'BestEffortLogger']
     """
     names = dict.fromkeys(("jsonl", *config.loggers))  # pictures are drawn from metrics.jsonl
     loggers: list[Logger] = []
@@ -236,7 +261,7 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
             loggers.append(Jsonl(workdir, config))
             continue
         try:
-            loggers.append(Patient(name, LOGGERS[name](workdir, config)))
+            loggers.append(BestEffortLogger(name, LOGGERS[name](workdir, config)))
         except Exception as error:  # of its library: no login, no connection
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise InputError(

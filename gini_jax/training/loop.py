@@ -24,7 +24,7 @@ from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import Logger, create_loggers
 from gini_jax.training.nan import first_nan
 from gini_jax.training.progress import Progress, ProgressBar, start_text
-from gini_jax.training.state import Experiment, TrainState, init_state
+from gini_jax.training.state import Experiment, TrainState, init_state, not_finite
 from gini_jax.training.stepper import Stepper
 from gini_jax.training.workdir import keep_lines_until
 
@@ -244,7 +244,18 @@ class Saver:
         return bool(multihost_utils.broadcast_one_to_all(due))
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
-        """Starts writing a checkpoint."""
+        """Starts writing a checkpoint.
+
+        Raises:
+            RunError: the weights are not finite, or an earlier checkpoint could not be written.
+        """
+        found = jax.device_get(not_finite((state.variables, state.average)))
+        if bad := [path for path, is_bad in found.items() if is_bad]:
+            self.checkpoints.wait()
+            raise RunError(
+                f"after step {step} the weights are not finite ({len(bad)} arrays, such as "
+                f"{bad[0]}); {_kept(self.checkpoints.steps())}"
+            )
         self.checkpoints.save(step, state, dataclasses.asdict(progress))
         self._saved_at = time.monotonic()
 
@@ -277,19 +288,25 @@ def _not_finite(
 ) -> RunError:
     experiment = stepper.experiment
     step = progress.images // experiment.config.batch_size
+    what = "loss" if not math.isfinite(metrics["loss"]) else "gradient"
     terms = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
     text = (
-        f"the loss is not finite at step {step}: {terms}, learning rate "
+        f"the {what} is not finite at step {step}: {terms}, learning rate "
         f"{float(experiment.schedule(step - 1)):g}.\n"
     )
     checkpoints.wait()
-    kept = checkpoints.steps()
-    text += f"Checkpoints of steps {kept} are kept. " if kept else "No checkpoint was written. "
+    kept = _kept(checkpoints.steps())
     if experiment.config.debug_nans:
         state, _ = resumed_or_new(experiment, checkpoints)
-        return RunError(text + first_nan(stepper, state, step))
-    again = "the same workdir" if not kept else "another --workdir"
-    return RunError(
-        text + f"In {again}, lower the learning rate or the terms' weights, or let the terms start "
-        "later; --config.debug_nans=True names the first module with a NaN."
+        return RunError(f"{text}{first_nan(stepper, state, step)} {kept}")
+    return RunError(f"{text}{kept} --config.debug_nans=True names the first module with a NaN.")
+
+
+def _kept(steps: list[int]) -> str:
+    """Which checkpoints there are, and what to do."""
+    there = f"Checkpoints of steps {steps} are kept. " if steps else "No checkpoint was written. "
+    again = "another --workdir" if steps else "the same workdir"
+    return (
+        f"{there}In {again}, lower the learning rate or the terms' weights, or let the terms start "
+        "later."
     )

@@ -67,7 +67,12 @@ def members_of(
             member.objective = objective_name(member.loss.terms)
             parts = [f"{path}={_short(value)}" for path, value in changes.items()]
             name = "-".join([objective, *parts, f"seed{seed}"])
-            members.setdefault(name, Member(name, member, changes))
+            first = members.setdefault(name, Member(name, member, changes))
+            if first.changes != changes:
+                raise InputError(
+                    f"two members of the sweep would share the folder {name}: "
+                    f"{first.changes} and {changes}; run a sweep for each of these values"
+                )
     return list(members.values())
 
 
@@ -129,11 +134,15 @@ def seeds_of(text: str) -> list[int]:
     """
     try:
         first, dash, last = text.partition("-")
-        if dash:
-            return list(range(int(first), int(last) + 1))
-        return [int(seed) for seed in text.split(",")]
+        seeds = [int(seed) for seed in text.split(",")] if not dash else []
+        seeds += range(int(first), int(last) + 1) if dash else ()
     except ValueError as error:
         raise InputError(f"--seeds={text}: give whole numbers, as in 0,1,2 or 0-9") from error
+    if not seeds:
+        raise InputError(f"--seeds={text} names no seed; give the smaller first: {last}-{first}")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds={text} names a seed twice; name each once")
+    return seeds
 
 
 def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:

@@ -4,13 +4,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from gini_jax.data.augment import standardize
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
 from gini_jax.devices import replicate
-from gini_jax.training.state import TrainState
+from gini_jax.training.state import TrainState, not_finite
 from gini_jax.training.step import augmented_batch
 from gini_jax.training.stepper import Stepper
 
@@ -36,11 +35,7 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
     for done in range(int(state.step), step - 1):
         on_devices, _ = again(on_devices, done, 1)
     state = jax.device_get(on_devices)
-    bad = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.variables)
-        if not _finite(leaf)
-    ]
+    bad = [path for path, is_bad in not_finite(state.variables).items() if is_bad]
     if bad:
         return f"Already before step {step}, these were not finite: {', '.join(bad[:5])}."
     train = stepper.dataset.splits["train"]
@@ -72,5 +67,4 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
 
 
 def _finite(tree: Any) -> bool:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
+    return not any(not_finite(tree).values())

@@ -9,6 +9,7 @@ import numpy as np
 from gini_jax.checks import notes_on
 from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import num_devices
+from gini_jax.errors import RunError
 from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample
 from gini_jax.training.progress import Progress, num_parameters
 from gini_jax.training.state import Experiment
@@ -32,6 +33,9 @@ def measure(
 
     Returns:
         The numbers that `gini_jax.evals.EVALS` lists, and arrays for pictures.
+
+    Raises:
+        RunError: a logit is not finite.
     """
     config = experiment.config
     extract = Extractor(experiment.model, config, dataset.image_size, devices)
@@ -44,6 +48,11 @@ def measure(
         dataset.num_classes,
         dataset.superclass_of,
     )
+    if not (good := np.isfinite(inputs.test.logits).all(axis=1)).all():
+        raise RunError(
+            f"the network's logits are not finite for {(~good).sum()} of {len(good)} test images, "
+            "so it cannot be tested; train again with a lower learning rate, in another --workdir"
+        )
     numbers, arrays = evaluate(inputs, names)
     arrays |= _for_pictures(inputs.test, test, arrays)
     if initial is not None:
@@ -71,7 +80,7 @@ def _for_pictures(
     top = np.argsort(-activations[:, features], axis=0, kind="stable")[:8].T
     shrink = max(1, test.images.shape[1] // 64)
     return {
-        "pooled": outputs.pooled[rows].astype(np.float16),
+        "pooled": outputs.pooled[rows],
         "pooled_labels": outputs.labels[rows],
         "fired_features": features,
         "fired_images": np.stack([test.images[t][:, ::shrink, ::shrink] for t in top]),

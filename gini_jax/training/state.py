@@ -87,6 +87,21 @@ def init_state(experiment: Experiment) -> TrainState:
     return init(jax.random.key(experiment.config.seed))
 
 
+@jax.jit
+def not_finite(tree: Any) -> dict[str, Any]:
+    """By path, whether an array of a tree holds a NaN or an infinity.
+
+    Examples:
+        >>> {k: bool(v) for k, v in not_finite({"a": jnp.ones(2), "b": jnp.array(jnp.nan)}).items()}
+        {'a': False, 'b': True}
+    """
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): ~jnp.isfinite(leaf).all()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+
+
 def output_shapes(experiment: Experiment) -> Outputs:
     """Shapes of the outputs that the terms see, for one example."""
     shapes = feature_shapes(experiment.model, experiment.image_size)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from gini_jax.config import FREE, default_config, flattened, set_model
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
-from gini_jax.storage import is_remote, write
+from gini_jax.storage import is_remote, json_text, refuse_patterns, write
 
 
 def config_json(config: ConfigDict) -> str:
@@ -49,18 +49,75 @@ def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
 
     Where a finished run is being extended, result.json goes: it is of the shorter run.
     """
-    about = {
-        "class_names": dataset.class_names,
-        "superclass_names": dataset.superclass_names,
-        "superclass_of": dataset.superclass_of,
-        "image_size": dataset.image_size,
-        "examples": {name: len(split.labels) for name, split in dataset.splits.items()},
-    }
     old = workdir / "result.json"
     if old.exists() and not is_at_end(json.loads(old.read_text()), config):
         old.unlink()
     write(workdir / "config.json", config_json(config))
-    write(workdir / "dataset.json", json.dumps(about, indent=2) + "\n")
+    write(workdir / "dataset.json", json_text(about_data(dataset)))
+
+
+def about_data(dataset: Dataset) -> dict[str, Any]:
+    """What a run records of its data: names, sizes and digests."""
+    return {
+        "class_names": list(dataset.class_names),
+        "superclass_names": list(dataset.superclass_names),
+        "superclass_of": list(dataset.superclass_of),
+        "image_size": dataset.image_size,
+        "examples": {name: split.labels.shape[0] for name, split in dataset.splits.items()},
+        "digests": dict(dataset.digests),
+    }
+
+
+def changes_of_data(workdir: Path, dataset: Dataset) -> list[str]:
+    """How a data set differs from the one that a run has recorded, a line each; [] if not at all.
+
+    Args:
+        workdir: of the run; one that has recorded nothing differs in nothing.
+        dataset: decoded, or as shapes: then only classes and sizes are compared.
+    """
+    path = workdir / "dataset.json"
+    if not path.exists():
+        return []
+    old, new = json.loads(path.read_text()), about_data(dataset)
+    found = []
+    if old["class_names"] != new["class_names"]:
+        gone, more = (
+            [name for name in a if name not in b][:5]
+            for a, b in (
+                (old["class_names"], new["class_names"]),
+                (new["class_names"], old["class_names"]),
+            )
+        )
+        found.append(
+            f"  classes: {gone} were there, {more} are new"
+            if gone or more
+            else "  classes: in another order"
+        )
+    if old["image_size"] != new["image_size"]:
+        found.append(f"  image size: {old['image_size']} there, {new['image_size']} now")
+    for split, size in new["examples"].items():
+        if size != old["examples"].get(split):
+            found.append(f"  {split}: {old['examples'].get(split)} images there, {size} now")
+    for split, digest in new["digests"].items():
+        same_size = new["examples"][split] == old["examples"].get(split)
+        if same_size and digest != old.get("digests", {}).get(split, digest):
+            found.append(f"  {split}: other images or labels")
+    return found
+
+
+def check_data(workdir: Path, dataset: Dataset) -> None:
+    """Refuses data that have changed since a run began.
+
+    Raises:
+        InputError: names what has changed.
+    """
+    if found := changes_of_data(workdir, dataset):
+        raise InputError(
+            f"the data of the run in {str(workdir)!r} have changed since it began:\n"
+            + "\n".join(found)
+            + "\nBring them back as they were, or start a new run from its weights: --workdir=NEW "
+            f"--init_from={workdir}"
+        )
 
 
 def is_at_end(result: Mapping[str, Any], config: ConfigDict) -> bool:
@@ -142,12 +199,17 @@ def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
         )
 
 
-def make_workdir(workdir: Path) -> None:
+def make_workdir(workdir: Path, fix: str = "choose another with --workdir") -> None:
     """Creates the workdir, or checks that it can be written.
 
+    Args:
+        workdir: the folder.
+        fix: what to do if it cannot be written.
+
     Raises:
-        InputError: it cannot.
+        InputError: it cannot be written, or its path is not one for checkpoints.
     """
+    refuse_patterns(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{socket.gethostname()}-{os.getpid()}"
@@ -157,9 +219,7 @@ def make_workdir(workdir: Path) -> None:
         if not is_remote(workdir) and not isinstance(error, OSError):
             raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(
-            f"workdir {str(workdir)!r} cannot be written ({reason}); choose another with --workdir"
-        ) from error
+        raise InputError(f"workdir {str(workdir)!r} cannot be written ({reason}); {fix}") from error
 
 
 def keep_lines_until(path: Path, step: int) -> None:
