@@ -59,6 +59,50 @@ def _step(network, settings, images, labels, num_classes, compiled) -> Callable[
     return call
 
 
+def gpu_steps(
+    network: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> dict[str, Callable[[], None]]:
+    """Training steps of a ResNet in bfloat16 on a GPU, or on the CPU if there is none."""
+    if torch is None:
+        print("torch is not installed: no comparison")
+        return {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+    def step(compiled: bool) -> Callable[[], None]:
+        width, large = settings.get("width", 64), settings.get("stem") == "imagenet"
+        model = _resnet(network, width, num_classes, large).train()
+        model = model.to(device, memory_format=torch.channels_last)
+        x = torch.tensor(images.transpose(0, 3, 1, 2), device=device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = torch.tensor(labels, dtype=torch.long, device=device)
+        onehot = nn.functional.one_hot(y, num_classes).float()
+        fused = {"fused": True} if device == "cuda" else {}
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, **fused
+        )
+
+        def loss_of(x):
+            with torch.autocast(device, torch.bfloat16):
+                logits, features = model(x.float() / 255.0)
+            ce = nn.functional.cross_entropy(logits.float(), y)
+            return ce + _terms(features.float(), onehot)
+
+        loss_fn = torch.compile(loss_of) if compiled else loss_of
+
+        def call() -> None:
+            optimizer.zero_grad()
+            loss = loss_fn(x)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+        return call
+
+    return {"torch eager": step(False), "torch.compile": step(True)}
+
+
 def evaluations(
     network: str, settings: dict[str, Any], images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> dict[str, Callable[[], None]]:
@@ -94,7 +138,7 @@ def _terms(features, onehot):
     return 0.5 * gini + 0.5 * (torch.xlogy(t, t) - t * torch.log(q)).sum()
 
 
-def _resnet(name: str, width: int, num_classes: int):
+def _resnet(name: str, width: int, num_classes: int, large: bool = False):
     expansion, depths = {"resnet18": (1, (2, 2, 2, 2)), "resnet50": (4, (3, 4, 6, 3))}[name]
 
     def conv_norm(inside, outside, kernel, stride=1):
@@ -132,12 +176,13 @@ def _resnet(name: str, width: int, num_classes: int):
                     channels = width * 2**stage
                     blocks.append(Block(inside, channels, 2 if stage and i == 0 else 1))
                     inside = channels * expansion
-            self.stem = conv_norm(3, width, 3)
+            self.stem = conv_norm(3, width, 7, 2) if large else conv_norm(3, width, 3)
+            self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
             self.blocks = nn.Sequential(*blocks)
             self.head = nn.Linear(inside, num_classes)
 
         def forward(self, x):
-            features = self.blocks(self.stem(x).relu())
+            features = self.blocks(self.pool(self.stem(x).relu()))
             return self.head(features.mean((2, 3))), features
 
     return Network()

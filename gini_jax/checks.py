@@ -13,6 +13,7 @@ from gini_jax.settings import Setting, in_bounds
 _USED_BY = {
     "loss.running_decay": lambda config: bool(config.loss.terms),
     "loss.hold_shares": lambda config: bool(config.loss.terms),
+    "loss.kl_target": lambda config: bool(config.loss.terms.get("kl")),
     "optimizer.momentum": lambda config: config.optimizer.name == "sgd",
     "optimizer.nesterov": lambda config: config.optimizer.name == "sgd",
     "schedule.boundaries": lambda config: config.schedule.name == "step",
@@ -32,6 +33,7 @@ _USED_BY = {
 RENAMED = {
     "loss.gini_weight": "loss.terms.gini",
     "loss.kl_weight": "loss.terms.kl",
+    "loss.terms.collision": "loss.terms.renyi, not divided by log K: divide the weight by log K",
 }
 
 
@@ -54,11 +56,13 @@ def check_keys(config: ConfigDict) -> None:
 
     rows = all_rows(config)
     for name in config.loss.terms:
+        if f"loss.terms.{name}" in RENAMED:
+            continue
         if name not in TERMS:
             raise unknown_name("term in loss.terms", name, TERMS)
     for path in flattened(config):
         if path in RENAMED:
-            raise InputError(f"unknown setting {path!r}; it is now {RENAMED[path]!r}")
+            raise InputError(f"unknown setting {path!r}; it is now {RENAMED[path]}")
         if path not in rows:
             raise unknown_name("setting", path, rows)
     for path in rows:

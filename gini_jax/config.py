@@ -134,6 +134,12 @@ SETTINGS: dict[str, Setting] = {
         False,
         "weights of terms are shares: each gradient is held at weight times cross-entropy's",
     ),
+    "loss.kl_target": Setting(
+        "batch",
+        "what kl compares with: class shares of the batch (the paper's), uniform over the classes "
+        "present in it, or the prior: class shares of the training set",
+        choices=("batch", "present", "prior"),
+    ),
     "loss.class_weights": Setting(
         (), "weights in cross-entropy: balanced (inverse to class frequency), or one per class"
     ),

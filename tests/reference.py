@@ -45,6 +45,34 @@ def kl(features, onehot, weights=None, target=None):
     return total
 
 
+def kl_present(features, onehot, weights=None):
+    _, mass = class_means(features, onehot, weights)
+    present = (mass > 0).astype(np.float64)
+    return kl(features, onehot, weights, target=present / max(present.sum(), 1))
+
+
+def renyi(features, onehot, weights=None):
+    s, _ = class_means(features, onehot, weights)
+    values = []
+    for row in s:
+        dead = row.sum() == 0
+        values.append(np.log(len(row)) if dead else -np.log(((row / row.sum()) ** 2).sum()))
+    return float(np.mean(values))
+
+
+def mutual_information(features, onehot, weights=None):
+    s, _ = class_means(features, onehot, weights)
+    if not s.sum():
+        return 0.0
+    p = s / s.sum()
+    total = 0.0
+    for c in range(p.shape[0]):
+        for k in range(p.shape[1]):
+            if p[c, k] > 0:
+                total -= p[c, k] * np.log(p[c, k] / (p[c].sum() * p[:, k].sum()))
+    return total
+
+
 def entropy(features, onehot, weights=None):
     s, _ = class_means(features, onehot, weights, signed=True)
     e = np.exp(s - s.max(axis=1, keepdims=True))
@@ -53,7 +81,7 @@ def entropy(features, onehot, weights=None):
 
 
 def torch_value_and_gradient(term, features, onehot, weights=None):
-    """Value and gradient by the features, float64, of "gini", "kl" or "entropy"."""
+    """Value and gradient by the features, float64, of a term by its name."""
     import torch
 
     a = torch.tensor(np.asarray(features, np.float64), requires_grad=True)
@@ -66,12 +94,19 @@ def torch_value_and_gradient(term, features, onehot, weights=None):
     if term == "entropy":
         p = torch.softmax(s, dim=1)
         value = -(p * torch.log10(p)).sum(dim=1).mean()
+    elif term == "renyi":
+        value = -torch.log(((s / s.sum(dim=1, keepdim=True)) ** 2).sum(dim=1)).mean()
+    elif term == "mutual_information":
+        p = s / s.sum()
+        margins = p.sum(dim=1, keepdim=True) * p.sum(dim=0, keepdim=True)
+        value = -(torch.xlogy(p, p) - torch.xlogy(p, margins)).sum()
     else:
         p = s / (s.sum(dim=1, keepdim=True) + EPS)
         value = (1 - (p**2).sum(dim=1)).mean()
-    if term == "kl":
+    if term.startswith("kl"):
         q = (p.sum(dim=0) + EPS) / (p.sum() + p.shape[1] * EPS)
-        t = mass / mass.sum()
+        counted = (mass > 0).double() if term == "kl, present" else mass
+        t = counted / counted.sum()
         value = (torch.xlogy(t, t) - t * torch.log(q)).sum()
     value.backward()
     return value.item(), a.grad.numpy()

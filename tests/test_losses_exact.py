@@ -15,7 +15,10 @@ from tests import reference
 TERMS = {
     "gini": (losses.gini_loss, reference.gini),
     "kl": (losses.kl_loss, reference.kl),
+    "kl, present": (partial(losses.kl_loss, target="present"), reference.kl_present),
     "entropy": (losses.entropy_loss, reference.entropy),
+    "renyi": (losses.renyi_loss, reference.renyi),
+    "mutual_information": (losses.mutual_information_loss, reference.mutual_information),
 }
 
 

@@ -6,12 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from gini_jax import losses
 
-LOSSES = [losses.gini_loss, losses.kl_loss, losses.entropy_loss]
+LOSSES = [
+    losses.gini_loss,
+    losses.kl_loss,
+    partial(losses.kl_loss, target="present"),
+    losses.entropy_loss,
+    losses.renyi_loss,
+    losses.mutual_information_loss,
+]
 
 
 @pytest.fixture
@@ -168,3 +176,74 @@ def test_several_axis_names_sum_over_all_of_them(batch):
     outer = jax.vmap(inner, axis_name="a")
     parts = [x.reshape((2, 4, 4, *x.shape[1:])) for x in (features, onehot)]
     np.testing.assert_allclose(outer(*parts), losses.gini_loss(features, onehot), rtol=1e-5)
+
+
+# ------------------------------------------------------------- signal and noise of the terms
+
+
+def expected_kl_of_counts(num_classes, examples):
+    """E KL(counts || uniform over the classes present), in closed form.
+
+    `E sum_k (n_k/N) log(n_k/N) + E log(number of classes present)`: the counts are binomial, and
+    the number of classes present has the occupancy distribution.
+    """
+    n = np.arange(1, examples + 1)
+    share = n / examples
+    pmf = scipy.stats.binom.pmf(n, examples, 1 / num_classes)
+    entropy = num_classes * (pmf * share * np.log(share)).sum()
+    present = np.zeros(num_classes + 1)
+    present[0] = 1.0
+    for _ in range(examples):  # one example after the other: of a class that is there, or a new one
+        there = np.arange(num_classes + 1) / num_classes
+        present = present * there + np.concatenate([[0.0], (present * (1 - there))[:-1]])
+    return entropy + (present[1:] * np.log(np.arange(1, num_classes + 1))).sum()
+
+
+@pytest.mark.parametrize(
+    ("examples", "told"), [(32, 0.049), (64, 0.086), (128, 0.126), (256, 0.136), (512, 0.095)]
+)
+def test_the_kl_of_a_batch_is_the_sampling_noise_of_its_counts(examples, told):
+    """For features that serve all classes alike, so that nothing but noise is left."""
+    expected = expected_kl_of_counts(100, examples)
+    assert round(expected, 3) == told
+    rng = np.random.default_rng(0)
+    features = jnp.ones((examples, 3))
+
+    @jax.jit
+    @jax.vmap
+    def both(labels):
+        kinds = (None, "present")
+        return [losses.kl_loss(features, labels, num_classes=100, target=t) for t in kinds]
+
+    batch, present = both(jnp.asarray(rng.integers(0, 100, (2000, examples))))
+    error = batch.std() / np.sqrt(2000)
+    assert abs(batch.mean() - expected) < 4 * error
+    np.testing.assert_allclose(present, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_renyis_gradient_does_not_shrink_with_the_number_of_classes(num_classes):
+    """`2 sqrt(v / (1 + v))` by the relative class means; that of Gini is K / (1 + v) times less."""
+    rng = np.random.default_rng(1)
+    means = rng.gamma(2.0, size=num_classes)
+    relative = jnp.asarray(means / means.mean(), jnp.float32)
+    v = float(jnp.square(relative).mean() - 1)
+
+    def norm(loss):
+        gradient = jax.grad(lambda r: loss(r[:, None], jnp.eye(num_classes)))(relative)
+        return float(jnp.linalg.norm(gradient) * np.sqrt(num_classes))
+
+    np.testing.assert_allclose(norm(losses.renyi_loss), 2 * np.sqrt(v / (1 + v)), rtol=1e-3)
+    expected = 2 * np.sqrt(v * (1 + v)) / num_classes
+    np.testing.assert_allclose(norm(losses.gini_loss), expected, rtol=1e-3)
+    entropy = np.log(num_classes) - np.log1p(v)
+    np.testing.assert_allclose(
+        losses.renyi_loss(relative[:, None], jnp.eye(num_classes)), entropy, rtol=1e-5
+    )
+
+
+def test_a_target_is_a_known_name_or_numbers():
+    with pytest.raises(ValueError, match="'batch', 'present' or"):
+        losses.kl_loss(jnp.ones((2, 3)), jnp.eye(2), target="uniform")
+    same = [losses.kl_loss(jnp.ones((2, 3)), jnp.eye(2), target=t) for t in (None, "batch")]
+    assert same[0] == same[1]

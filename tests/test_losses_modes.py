@@ -18,7 +18,8 @@ LOSSES = {
     "gini": losses.gini_loss,
     "kl": losses.kl_loss,
     "entropy": losses.entropy_loss,
-    "collision": losses.collision_loss,
+    "renyi": losses.renyi_loss,
+    "mutual_information": losses.mutual_information_loss,
     "joint": lambda *args, **kwargs: losses.discriminability_loss(*args, **kwargs)[0],
 }
 AXES = getattr(jax.sharding, "AxisType", None)

@@ -104,8 +104,8 @@ def test_a_typo_in_a_config_file_is_refused_with_the_nearest_name():
 def test_terms_of_the_command_line_name_the_objective():
     config = resolved(digits.get_config("gini"), {}, {"kl": 0.1})
     assert config.objective == "gini_kl"
-    config = resolved(digits.get_config("ce"), {}, {"collision": 0.1})
-    assert config.loss.terms.to_dict() == {"collision": 0.1}
+    config = resolved(digits.get_config("ce"), {}, {"renyi": 0.1})
+    assert config.loss.terms.to_dict() == {"renyi": 0.1}
     config = resolved(digits.get_config("gini_kl"), {}, {"kl": 0.0})
     assert config.objective == "gini"
     config = resolved(digits.get_config("gini_kl"), {"objective": "ce"}, {})

@@ -43,13 +43,13 @@ def test_a_member_whose_setting_is_a_path_has_one_folder():
 def test_weights_of_the_config_hold_in_every_objective_that_has_the_term():
     config = tiny.get_config("gini_kl")
     config.loss.terms.gini = 0.1
-    members = members_of(config, ["ce", "gini", "kl", "gini_kl", "collision_kl"], [0], [])
+    members = members_of(config, ["ce", "gini", "kl", "gini_kl", "renyi_kl"], [0], [])
     assert [member.config.loss.terms.to_dict() for member in members] == [
         {},
         {"gini": 0.1},
         {"kl": 0.5},
         {"gini": 0.1, "kl": 0.5},
-        {"collision": 0.5, "kl": 0.5},
+        {"renyi": 0.1, "kl": 0.5},
     ]
     shared = ["--config=tests/tiny.py", "--config.loss.terms.gini=0.1", "--config.num_epochs=3"]
     for member in members:

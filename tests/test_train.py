@@ -239,7 +239,9 @@ def test_a_run_in_bfloat16_learns(tmp_path):
     assert train(config, tmp_path, devices=jax.devices()[:1])["test_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("objective", ["ce", "gini", "kl", "entropy_kl", "collision_kl"])
+@pytest.mark.parametrize(
+    "objective", ["ce", "gini", "kl", "entropy_kl", "renyi_kl", "mutual_information"]
+)
 def test_every_objective_adds_its_terms_under_their_own_names(objective):
     config = small_config(objective, **{"loss.start_epoch": 1})
     run = set_up(config, model=PlainNetwork())

@@ -18,7 +18,6 @@ a replicated parameter is already the global one, and a `pmean` changes nothing.
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.class_sums import ClassSums, class_sums
-from gini_jax.losses.collision import collision_loss
 from gini_jax.losses.discriminability import (
     class_distribution,
     class_profile,
@@ -27,11 +26,13 @@ from gini_jax.losses.discriminability import (
     gini_loss,
     kl_loss,
 )
+from gini_jax.losses.information import mutual_information_loss
 from gini_jax.losses.joint import (
     discriminability_from_sums,
     discriminability_loss,
     layer_sums,
 )
+from gini_jax.losses.renyi import renyi_loss
 
 __all__ = [
     "ClassSums",
@@ -39,7 +40,6 @@ __all__ = [
     "class_distribution",
     "class_profile",
     "class_sums",
-    "collision_loss",
     "discriminability_from_sums",
     "discriminability_loss",
     "entropy_loss",
@@ -48,4 +48,6 @@ __all__ = [
     "kl_loss",
     "layer_sums",
     "linearize_at",
+    "mutual_information_loss",
+    "renyi_loss",
 ]

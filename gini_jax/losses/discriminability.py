@@ -7,13 +7,15 @@ q[k]   = (sum_c p[c,k] + eps) / (sum_ck p[c,k] + K eps)
 kl     = sum_k t[k] (log t[k] - log q[k])
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.class_sums import EPS, AxisName, ClassSums, as_class_sums, class_sums, sum_type
+
+Target: TypeAlias = jax.Array | Literal["batch", "present"] | None
 
 
 def class_profile(
@@ -165,7 +167,7 @@ def kl_loss(
     features: jax.Array | ClassSums,
     labels: jax.Array | None = None,
     *,
-    target: jax.Array | None = None,
+    target: Target = None,
     num_classes: int | None = None,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
@@ -179,11 +181,17 @@ def kl_loss(
     This term keeps the Gini term from spending all features on few classes. Its gradient grows
     without bound as all features of a class in the batch die.
 
+    The batch's shares follow the counts of its examples, while `q` comes from class means, which do
+    not. With about as many classes as examples most of the term is then the sampling noise of the
+    counts (docs/method.md); `"present"` is free of it.
+
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
             axes; or the `ClassSums` of a batch, without labels.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
-        target: `[K]` distribution `t`; the batch's own class distribution by default.
+        target: the distribution `t`. None or `"batch"`, the paper's: the share of each class in the
+            batch. `"present"`: uniform over the classes that the batch has. Or `[K]` numbers, such
+            as the class shares of the whole data set.
         num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to sum over.
@@ -194,7 +202,8 @@ def kl_loss(
 
     Raises:
         ValueError: the shapes do not fit, or integer labels come without `num_classes`; or
-            `target` has another shape or, where its values are known, is no distribution.
+            `target` is an unknown name, has another shape or, where its values are known, is no
+            distribution.
         TypeError: the features are not floating-point.
 
     References:
@@ -211,7 +220,7 @@ def kl_loss(
     num_classes = sums.mass.shape[0]
     by_class = profile_of(sums).sum_over_features()
     q = (by_class + EPS) / (by_class.sum() + num_classes * EPS)
-    t = _shares(sums.mass) if target is None else _checked_target(target, num_classes)
+    t = _target_of(target, sums.mass)
     log_t = jnp.log(jnp.where(t > 0, t, jnp.ones_like(t)))  # 0 log 0 = 0, with a finite gradient
     return jnp.maximum((t * (log_t - jnp.log(q))).sum(), 0.0)
 
@@ -263,7 +272,7 @@ def entropy_loss(
         axis=axis,
         signed=True,
     )
-    log_p = jax.nn.log_softmax(_class_means(sums), axis=0)
+    log_p = jax.nn.log_softmax(class_means(sums), axis=0)
     return -(jnp.exp(log_p) * log_p).sum(axis=0).mean() / jnp.log(10.0).astype(log_p.dtype)
 
 
@@ -274,7 +283,7 @@ def _shares(mass: jax.Array) -> jax.Array:
     return jnp.where(total > 0, mass / safe, jnp.zeros_like(mass))
 
 
-def _class_means(sums: ClassSums) -> jax.Array:
+def class_means(sums: ClassSums) -> jax.Array:
     """`S[c,k]`, transposed: `[K, C]`."""
     return sums.activation.T * (1.0 / (sums.mass + EPS))[:, None]
 
@@ -306,10 +315,20 @@ class Profile(NamedTuple):
 
 def profile_of(sums: ClassSums) -> Profile:
     """`p[c,k] = S[c,k] / (sum_k S[c,k] + eps)`, after a constant rescaling of each feature."""
-    s = _class_means(sums)
+    s = class_means(sums)
     constant = lax.stop_gradient(1.0 / (s.sum(axis=0) + EPS))
     scaled = s * constant[None, :]
     return Profile(scaled, 1.0 / (scaled.sum(axis=0) + EPS * constant))
+
+
+def _target_of(target: Target, mass: jax.Array) -> jax.Array:
+    if target is None or (isinstance(target, str) and target == "batch"):
+        return _shares(mass)
+    if isinstance(target, str):
+        if target != "present":
+            raise ValueError(f"target is {target!r}; it must be 'batch', 'present' or [K] numbers")
+        return _shares((mass > 0).astype(mass.dtype))
+    return _checked_target(target, mass.shape[0])
 
 
 def _checked_target(target: Any, num_classes: int) -> jax.Array:

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.class_sums import AxisName, ClassSums, local_sums
-from gini_jax.losses.collision import collision_loss
-from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
+from gini_jax.losses.discriminability import Target, entropy_loss, gini_loss, kl_loss
+from gini_jax.losses.renyi import renyi_loss
 
 Layers: TypeAlias = jax.Array | Mapping[str, Any] | Sequence[Any]
 Weights: TypeAlias = float | jax.Array | Mapping[str, Any] | Sequence[Any]
-Impurity: TypeAlias = Literal["gini", "collision", "entropy"]
+Impurity: TypeAlias = Literal["gini", "renyi", "entropy"]
 
-IMPURITIES = {"gini": gini_loss, "collision": collision_loss, "entropy": entropy_loss}
+IMPURITIES = {"gini": gini_loss, "renyi": renyi_loss, "entropy": entropy_loss}
 
 
 def discriminability_loss(
@@ -25,7 +25,7 @@ def discriminability_loss(
     gini_weight: Weights = 0.5,
     kl_weight: Weights = 0.5,
     impurity: Impurity = "gini",
-    target: jax.Array | None = None,
+    target: Target = None,
     num_classes: int | None = None,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
@@ -43,10 +43,9 @@ def discriminability_loss(
             sequence in its order. Jax sorts the keys of a mapping that is an argument of a
             transformed function, so give a mapping of weights for a mapping of layers.
         kl_weight: likewise.
-        impurity: `"gini"`; or `"collision"` or `"entropy"` to put `collision_loss` or
-            `entropy_loss` in the place of `gini_loss`.
-        target: `[K]` distribution that the KL term compares with; the batch's own class
-            distribution by default.
+        impurity: `"gini"`; or `"renyi"` or `"entropy"` to put `renyi_loss` or `entropy_loss` in the
+            place of `gini_loss`.
+        target: the distribution that the KL term compares with; see `kl_loss`.
         num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to sum over.
@@ -143,7 +142,7 @@ def discriminability_from_sums(
     gini_weight: Weights = 0.5,
     kl_weight: Weights = 0.5,
     impurity: Impurity = "gini",
-    target: jax.Array | None = None,
+    target: Target = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """`discriminability_loss` as a function of the class sums of each layer.
 
@@ -157,9 +156,8 @@ def discriminability_from_sums(
             sequence in its order. Jax sorts the keys of a mapping that is an argument of a
             transformed function, so prefer a mapping.
         kl_weight: likewise.
-        impurity: `"gini"`, `"collision"` or `"entropy"`.
-        target: `[K]` distribution that the KL term compares with; by default the share of each
-            class in the sums.
+        impurity: `"gini"`, `"renyi"` or `"entropy"`.
+        target: the distribution that the KL term compares with; see `kl_loss`.
 
     Returns:
         The weighted sum, scalar; and `{"gini": scalar, "kl": scalar}`, the unweighted means over

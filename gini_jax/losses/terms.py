@@ -15,8 +15,9 @@ from jax import lax
 from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.balance import GradientNorms
 from gini_jax.losses.class_sums import AxisName, ClassSums, local_sums
-from gini_jax.losses.collision import collision_loss
-from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
+from gini_jax.losses.discriminability import Target, entropy_loss, gini_loss, kl_loss
+from gini_jax.losses.information import mutual_information_loss
+from gini_jax.losses.renyi import renyi_loss
 
 
 class Outputs(NamedTuple):
@@ -112,7 +113,8 @@ TERMS: dict[str, Callable[[], Term | SumTerm]] = {
     "gini": lambda: ClassSumTerm(gini_loss),
     "kl": lambda: ClassSumTerm(kl_loss),
     "entropy": lambda: ClassSumTerm(entropy_loss, signed=True),
-    "collision": lambda: ClassSumTerm(collision_loss),
+    "renyi": lambda: ClassSumTerm(renyi_loss),
+    "mutual_information": lambda: ClassSumTerm(mutual_information_loss),
 }
 
 # Objectives by name, as they follow the colon in --config=FILE:OBJECTIVE.
@@ -122,8 +124,9 @@ PRESETS: dict[str, dict[str, float]] = {
     "kl": {"kl": 0.5},
     "gini_kl": {"gini": 0.5, "kl": 0.5},
     "entropy_kl": {"entropy": 0.5, "kl": 0.5},
-    "collision": {"collision": 0.5},
-    "collision_kl": {"collision": 0.5, "kl": 0.5},
+    "renyi": {"renyi": 0.1},
+    "renyi_kl": {"renyi": 0.1, "kl": 0.5},
+    "mutual_information": {"mutual_information": 0.1},
 }
 
 
@@ -176,6 +179,7 @@ class Objective:
         weights: by name of the term, from `TERMS`; a term of weight 0 is left out.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
         hold_shares: the weights are shares of cross-entropy's gradient; see `GradientNorms`.
+        kl_target: what the term `kl` compares with; see `kl_loss`.
 
     Examples:
         >>> objective = Objective({"gini": 0.5, "kl": 0.5})
@@ -190,9 +194,12 @@ class Objective:
         weights: Mapping[str, float],
         running_decay: float = 0.0,
         hold_shares: bool = False,
+        kl_target: Target = None,
     ):
         active = {name: weight for name, weight in weights.items() if weight}
         terms = {name: TERMS[name]() for name in active}
+        if "kl" in terms:
+            terms["kl"] = ClassSumTerm(partial(kl_loss, target=kl_target))
         self.weights, self.running_decay, self.hold_shares = active, running_decay, hold_shares
         self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
         self.other_terms: dict[str, Any] = {

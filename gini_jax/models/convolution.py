@@ -1,8 +1,10 @@
 """A convolution that is also fast on CPUs; for `flax.linen.Conv(conv_general_dilated=)`.
 
-On CPUs, XLA is slow in three cases, which are computed in another way here, as
-benchmarks/convolutions.py measures: 1x1 and depthwise kernels, and the gradient with respect to
-the weights of kernels with few channels on large images. On other platforms the program is XLA's.
+On CPUs, XLA is slow in three cases, which are products here: 1x1 kernels, depthwise kernels, and
+the gradient with respect to the weights of the others. For this gradient XLA brings the images into
+another order, and computes them again on the way, with all that was fused into them: inside a
+network that takes longer than in benchmarks/convolutions.py, which measures kernels alone. On other
+platforms the program is XLA's.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,15 +90,14 @@ def conv_general_dilated(
 def _pays(lhs: tuple[int, ...], rhs: tuple[int, ...], geometry: Geometry) -> bool:
     """Whether the CPU method is faster, as measured."""
     height, width = rhs[:2]
-    (top, bottom), (left, right) = geometry.padding
+    (top, bottom), _ = geometry.padding
     if geometry.groups > 1:
         return geometry.groups == lhs[3] == rhs[3]  # depthwise
     if (height, width) == (1, 1):
         return geometry.padding == ((0, 0), (0, 0))
-    few = max(lhs[3], rhs[3]) <= 32 and lhs[1] * lhs[2] >= 256
-    small = height <= 3 and width <= 3
-    inside = max(top, bottom) < height and max(left, right) < width
-    return few and small and inside and geometry.strides == (1, 1)
+    rows, columns = _output_size(lhs, rhs, geometry)
+    large = rows * columns >= 64 or geometry.strides != (1, 1)
+    return large and max(top, bottom) < height and (height, width) <= (7, 7)
 
 
 def _output_size(lhs: Any, rhs: Any, geometry: Geometry) -> tuple[int, int]:
@@ -170,38 +171,32 @@ def _pointwise(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 
 def _depthwise(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     """A depthwise convolution as a sum of shifted copies, each times its weights."""
-    (down, right), (vertical, horizontal) = geometry.strides, geometry.padding
-    rows, columns = _output_size(x.shape, w.shape, geometry)
-    x = jnp.pad(x, ((0, 0), vertical, horizontal, (0, 0)))
-    shifts = [
-        x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * right + 1 : right]
-        for i in range(w.shape[0])
-        for j in range(w.shape[1])
-    ]
+    shifts = _shifts(geometry, x, w.shape, _output_size(x.shape, w.shape, geometry))
     taps = w.reshape(-1, w.shape[3])
     return sum(shift * tap for shift, tap in zip(shifts, taps, strict=True))  # type: ignore
 
 
 def _weight_gradient(geometry: Geometry, x: jax.Array, dy: jax.Array, w: jax.Array) -> jax.Array:
-    """Gradient with respect to the weights, for stride 1, a few images at a time.
+    """Gradient with respect to the weights: products of shifted copies, a few images at a time.
 
-    `dw[i,j,c,k] = sum_n,p,q x[n, p + i, q + j, c] dy[n, p, q, k]`, for a padded `x`.
+    `dw[i,j,c,k] = sum_n,p,q x[n, p s + i, q s + j, c] dy[n, p, q, k]`, for a padded `x`.
     """
+    way = _both_shifted if geometry.strides == (1, 1) else _input_shifted
     per_image = x[0].size * w.shape[1] + dy[0].size * w.shape[0]
     images = _divisor_below(x.shape[0], _CHUNK // per_image)
 
     def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + _of_chunk(geometry, *chunk, w.shape), None
+        return total + way(geometry, *chunk, w.shape), None
 
     chunks = (x.reshape(-1, images, *x.shape[1:]), dy.reshape(-1, images, *dy.shape[1:]))
     total, _ = lax.scan(add, jnp.zeros(w.shape, jnp.float32), chunks)
     return total.astype(w.dtype)
 
 
-def _of_chunk(
+def _both_shifted(
     geometry: Geometry, x: jax.Array, dy: jax.Array, kernel: tuple[int, ...]
 ) -> jax.Array:
-    """One product of `x` shifted along rows and `dy` shifted along columns, float32.
+    """For stride 1: one product of `x` shifted along rows and `dy` shifted along columns.
 
     `[pixels, w C]^T @ [pixels, h K]` copies `w C + h K` numbers per pixel, nine shifts of `x` or
     of `dy` copy `w h C` or `w h K`.
@@ -215,10 +210,36 @@ def _of_chunk(
     dy = jnp.pad(dy, ((0, 0), (height - 1 - top, height - 1 - bottom), (0, 0), (0, 0)))
     taps = range(height - 1, -1, -1)
     dy = jnp.concatenate([dy[:, i : i + rows] for i in taps], axis=-1)
-    a, b = x.reshape(-1, width * channels), dy.reshape(-1, height * features)
-    contract = (((0,), (0,)), ((), ()))
-    product = lax.dot_general(a, b, contract, preferred_element_type=jnp.float32)
+    product = _product(x.reshape(-1, width * channels), dy.reshape(-1, height * features))
     return product.reshape(width, channels, height, features).transpose(2, 0, 1, 3)
+
+
+def _input_shifted(
+    geometry: Geometry, x: jax.Array, dy: jax.Array, kernel: tuple[int, ...]
+) -> jax.Array:
+    """For any stride: the parts of `x` that each tap sees, side by side, times `dy`."""
+    stacked = jnp.concatenate(_shifts(geometry, x, kernel, dy.shape[1:3]), axis=-1)
+    product = _product(stacked.reshape(-1, stacked.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+    return product.reshape(kernel)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a^T @ b`, accumulated in float32."""
+    contract = (((0,), (0,)), ((), ()))
+    return lax.dot_general(a, b, contract, preferred_element_type=jnp.float32)
+
+
+def _shifts(
+    geometry: Geometry, x: jax.Array, kernel: tuple[int, ...], size: tuple[int, ...]
+) -> list[jax.Array]:
+    """The part of a padded input that each tap of the kernel sees, `[N, *size, C]` each."""
+    (down, right), (vertical, horizontal) = geometry.strides, geometry.padding
+    x = jnp.pad(x, ((0, 0), vertical, horizontal, (0, 0)))
+    return [
+        x[:, i : i + (size[0] - 1) * down + 1 : down, j : j + (size[1] - 1) * right + 1 : right]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
 
 
 def _divisor_below(number: int, limit: int) -> int:

@@ -55,7 +55,12 @@ def build_experiment(
         model=create_model_of(config, dataset.num_classes),
         optimizer=create_optimizer(config.optimizer, schedule),
         schedule=jax.jit(schedule),
-        objective=Objective(config.loss.terms, config.loss.running_decay, config.loss.hold_shares),
+        objective=Objective(
+            config.loss.terms,
+            config.loss.running_decay,
+            config.loss.hold_shares,
+            kl_target=kl_target(config.loss.kl_target, dataset),
+        ),
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
         stored_shape=dataset.splits["train"].images.shape[1:],
@@ -88,6 +93,19 @@ def class_weights(given: Any, dataset: Dataset) -> Float32[np.ndarray, " K"] | N
         return np.array(weights, np.float32)
     counts = class_counts(dataset)
     return (counts.sum() / (num_classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def kl_target(name: str, dataset: Dataset) -> Any:
+    """What the KL term compares with: a name of `kl_loss`, or for `prior` the class shares, `[K]`.
+
+    Args:
+        name: `config.loss.kl_target`.
+        dataset: the data.
+    """
+    if name != "prior":
+        return name
+    counts = class_counts(dataset)
+    return (counts / counts.sum()).astype(np.float32)
 
 
 def class_counts(dataset: Dataset) -> Int[np.ndarray, " K"]:

@@ -86,8 +86,8 @@ def terms_of(config: ConfigDict, objective: str) -> dict[str, float]:
         >>> from gini_jax.config import default_config
         >>> config = default_config("gini_kl")
         >>> config.loss.terms.gini = 0.1
-        >>> terms_of(config, "gini"), terms_of(config, "collision_kl")
-        ({'gini': 0.1}, {'collision': 0.5, 'kl': 0.5})
+        >>> terms_of(config, "gini"), terms_of(config, "renyi_kl")
+        ({'gini': 0.1}, {'renyi': 0.1, 'kl': 0.5})
     """
     own = config.loss.terms.to_dict()
     if objective == objective_name(own):

@@ -1,4 +1,4 @@
-"""Collision entropy of class profiles: this project's own impurity, not the paper's."""
+"""Renyi entropy of class profiles: this project's own impurity, not the paper's."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from gini_jax.losses.class_sums import AxisName, ClassSums, as_class_sums
 from gini_jax.losses.discriminability import profile_of
 
 
-def collision_loss(
+def renyi_loss(
     features: jax.Array | ClassSums,
     labels: jax.Array | None = None,
     *,
@@ -16,14 +16,15 @@ def collision_loss(
     axis_name: AxisName | None = None,
     axis: int = -1,
 ) -> jax.Array:
-    """Collision (Renyi-2) entropy of the features' class profiles, as a share of its maximum.
+    """Renyi entropy of order 2 of the features' class profiles, averaged over the features.
 
-    `collision = mean_c (-log sum_k p[c,k]^2) / log K`, with `p` from `class_profile`, each row
-    divided by its own sum.
+    `renyi = mean_c -log sum_k p[c,k]^2`, with `p` from `class_profile`, each row divided by its own
+    sum. With `v` the squared coefficient of variation of a feature's class means it is
+    `log K - log(1 + v)`.
 
-    A variant of the Gini term for many classes; this project's, not the paper's. Like Gini, it is 0
-    for features of one class. At a flat profile its slope is `K / log K` times that of
-    `1 - sum_k p^2`, whose gradient vanishes as `1 / K`.
+    A variant of the Gini term for many classes; this project's, not the paper's. Its gradient with
+    respect to the relative class means, `2 sqrt(v / (1 + v))`, does not depend on `K`, while that
+    of Gini, `2 sqrt(v (1 + v)) / K`, vanishes for many classes.
 
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
@@ -35,8 +36,8 @@ def collision_loss(
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
 
     Returns:
-        Scalar in `[0, 1]`: 0 for features of one class each, 1 for flat profiles. A dead feature
-        counts as 1, with zero gradient. With one class it is 0.
+        Scalar in `[0, log K]`, in nats: 0 for features of one class each, `log K` for flat
+        profiles. A dead feature counts as `log K`, with zero gradient.
 
     Raises:
         ValueError: the shapes do not fit, or integer labels come without `num_classes`.
@@ -48,21 +49,16 @@ def collision_loss(
     Examples:
         >>> import jax.numpy as jnp
         >>> features = jnp.array([[1.0, 1.0], [0.0, 1.0]])  # one pure feature, one flat
-        >>> float(collision_loss(features, jnp.eye(2)))
-        0.5
+        >>> print(f"{renyi_loss(features, jnp.eye(2)):.4f}")  # half of log 2
+        0.3466
     """
     sums = as_class_sums(
         features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
     )
-    num_classes = sums.mass.shape[0]
-    if num_classes == 1:
-        return jnp.zeros_like(sums.mass).sum()
     scaled = profile_of(sums).scaled  # [K, C]
     total = scaled.sum(axis=0)
     alive = total > 0
     safe = jnp.where(alive, total, jnp.ones_like(total))
     collisions = jnp.square(scaled / safe[None, :]).sum(axis=0)  # sum_k p[c,k]^2
-    flat = jnp.full_like(collisions, 1.0 / num_classes)
-    return -jnp.log(jnp.where(alive, collisions, flat)).mean() / jnp.log(float(num_classes)).astype(
-        collisions.dtype
-    )
+    flat = jnp.full_like(collisions, 1.0 / sums.mass.shape[0])
+    return -jnp.log(jnp.where(alive, collisions, flat)).mean()
