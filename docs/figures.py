@@ -1,5 +1,6 @@
 """Draws pictures of method.md and results.md: `PYTHONPATH=. python docs/figures.py`, 2 minutes."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -146,6 +147,31 @@ def draw_held() -> None:
     figure.savefig(DOCS / "held_shares.png", dpi=110)
 
 
+def draw_term_signal() -> None:
+    """How far the gradient of each term in a batch points where the true one does."""
+    rows = json.loads((DOCS.parent / "results" / "term_signal.json").read_text())["rows"]
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    figure, axes = plt.subplots(2, len(kinds), figsize=(10, 5), layout="constrained", sharey=True)
+    for line, classes in zip(axes, (10, 100), strict=True):
+        for axis, kind in zip(line, kinds, strict=True):
+            own = [row for row in rows if row["classes"] == classes and row["kind"] == kind]
+            for colour, term in zip(COLOURS, own[0]["squared_cosine"], strict=False):
+                style = "--" if term == "kl, present" else "-"
+                values = [row["squared_cosine"][term] for row in own]
+                examples = [row["examples"] for row in own]
+                axis.plot(examples, values, "o" + style, ms=4, color=colour, label=term)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(examples, [str(n) for n in examples])
+            axis.set_title(f"{classes} classes, {kind}", fontsize=8)
+            axis.set_ylim(0, 1)
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel("squared cosine with the true gradient", fontsize=8)
+    for axis in axes[1]:
+        axis.set_xlabel("examples in a batch")
+    axes[0, 0].legend(fontsize=7)
+    figure.savefig(DOCS / "term_signal.png", dpi=110)
+
+
 def draw_settings() -> None:
     """Accuracy by each setting that was varied alone."""
     table = pd.read_csv(SWEEPS / "caltech101_64_sensitivity.csv")
@@ -156,6 +182,7 @@ def draw_settings() -> None:
 if __name__ == "__main__":
     draw_settings()
     draw_held()
+    draw_term_signal()
     draw_terms()
     draw_kl_gradient()
     draw_profiles()

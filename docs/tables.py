@@ -248,12 +248,55 @@ def shares() -> str:
     for name, start in STARTS.items():
         table = pd.read_csv(RESULTS / "sweeps" / f"{name}_shares.csv")
         for (objective, term), own in table.groupby(["group", "term"], sort=False):
-            by_epoch = own.groupby("epoch")["share"].mean()
+            by_epoch = own.groupby("epoch")["share"].median()
             last = by_epoch.index.max()
             half = min(by_epoch.index, key=lambda epoch, last=last: abs(epoch - last / 2))
             cells = [f"{epoch}: {by_epoch[epoch]:.2%}" for epoch in (start, half, last)]
             lines.append(f"| {name} | `{objective}` | {term} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def gpu_speed() -> str:
+    """Images per second of a training step on a GPU against PyTorch."""
+    rows = json.loads((RESULTS / "gpu.json").read_text())["speed"]
+    ways = ("gini_jax", "torch eager", "torch.compile")
+    lines = ["| network, batch, image size | " + " | ".join(f"{way}, images/s" for way in ways)]
+    lines[0] += " | share of a large product's rate |"
+    lines.append("| --- " * 5 + "|")
+    for row in rows:
+        cells = [f"`{row['case'].rpartition('_')[0]}`, {row['batch']}, {row['image_size']}"]
+        for way in ways:
+            low, middle, high = row[way]["images_per_second"]
+            cells.append(f"{middle:,.0f} ({low:,.0f} to {high:,.0f})")
+        cells.append(", ".join(f"{row[way]['share_of_peak']:.0%}" for way in ways))
+        lines.append("| " + " | ".join(cells) + " |")
+    first = rows[0]
+    note = (
+        f"{first['device']}, bfloat16, jax {first['jax']}, torch {first['torch']}; medians and "
+        f"quartiles of {first['rounds']} alternating rounds of 20 steps. A bfloat16 product of 8192 "
+        f"x 8192 reaches {first['peak_tflops']:.0f} TFLOP/s."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def gpu_trials() -> str:
+    """The trials that tune each arm at full width."""
+    rows = [row for row in json.loads((RESULTS / "gpu.json").read_text())["seeds"] if row["trial"]]
+    heads = ["arm", "weight decay", "learning rate", "validation accuracy", "test accuracy"]
+    heads += ["Gini impurity", "scatter"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for row in sorted(rows, key=lambda row: row["arm"]):
+        settings, result = row["settings"], row["result"]
+        cells = [row["arm"], f"{settings['optimizer.weight_decay']:g}"]
+        cells.append(f"{settings.get('schedule.learning_rate', 0.1):g}")
+        keys = ("val_accuracy", "test_accuracy", "feature_gini", "scatter_ratio")
+        cells += [number(result[key]) for key in keys]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = rows[0]["result"]
+    note = (
+        f"One seed each, {first['epochs']} epochs, {first['device']}, jax {first['jax_version']}."
+    )
+    return "\n".join([*lines, "", note])
 
 
 CLAIMS = (
@@ -328,6 +371,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar100_h200": lambda: sweep("cifar100_h200", SHOWN),
     "caltech101_32_cvt13": lambda: sweep("caltech101_32_cvt13", SHOWN),
     "settings": settings,
+    "gpu_speed": gpu_speed,
+    "gpu_trials": gpu_trials,
     "drawn_batches": drawn_batches,
     "held": lambda: sweep("caltech101_64_held", SHOWN),
     "caltech101_64_resnet17": lambda: sweep("caltech101_64_resnet17", SHOWN),

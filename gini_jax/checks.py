@@ -108,7 +108,7 @@ def check_name(name: Any) -> None:
     Examples:
         >>> check_name("../../x")
         Traceback (most recent call last):
-        gini_jax.errors.InputError: name='../../x' must be the name of a folder ...
+        gini_jax.errors.InputError: name='../../x' must be the name of a folder, ...
     """
     if name in (".", "..") or any(part in str(name) for part in ("/", "\\", "\0")):
         raise InputError(

@@ -1,6 +1,7 @@
 """The command line: reads flags and config, and calls one module of `gini_jax.modes`."""
 
 import ast
+import contextlib
 import importlib
 import io
 import os
@@ -41,7 +42,8 @@ _OF_NETWORK = re.compile(r"--?config\.(model\.(?!name=|init=)\w+)=(.*)")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command line; an expected error is printed in one message and ends the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # what a program put in its place may not allow it
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run(list(sys.argv if argv is None else argv))
     except Stopped as stopped:

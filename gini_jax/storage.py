@@ -157,8 +157,8 @@ def printable(name: str) -> str:
     r"""A file's name as text that can be written and shown, also where it is not UTF-8.
 
     Examples:
-        >>> printable("caf\u00e9"), printable("\udcff")
-        ('caf\u00e9', '\\xff')
+        >>> printable("a.png"), printable("\udcff")
+        ('a.png', '\\xff')
     """
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

@@ -95,11 +95,14 @@ def torch_value_and_gradient(term, features, onehot, weights=None):
         p = torch.softmax(s, dim=1)
         value = -(p * torch.log10(p)).sum(dim=1).mean()
     elif term == "renyi":
-        value = -torch.log(((s / s.sum(dim=1, keepdim=True)) ** 2).sum(dim=1)).mean()
+        alive = s.sum(dim=1) > 0
+        p = s[alive] / s[alive].sum(dim=1, keepdim=True)
+        dead = (~alive).sum() * np.log(s.shape[1])
+        value = (dead - torch.log((p**2).sum(dim=1)).sum()) / len(s)
     elif term == "mutual_information":
         p = s / s.sum()
         margins = p.sum(dim=1, keepdim=True) * p.sum(dim=0, keepdim=True)
-        value = -(torch.xlogy(p, p) - torch.xlogy(p, margins)).sum()
+        value = -(p[p > 0] * torch.log(p[p > 0] / margins[p > 0])).sum()
     else:
         p = s / (s.sum(dim=1, keepdim=True) + EPS)
         value = (1 - (p**2).sum(dim=1)).mean()

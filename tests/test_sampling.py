@@ -24,25 +24,29 @@ def config_of(**changes):
     return config
 
 
+def divided(labels, sizes):
+    return stratified(labels, sizes, seed=0, keys=[f"{i}.png" for i in range(len(labels))])
+
+
 def test_parts_have_exactly_their_sizes_and_every_class_its_share():
     labels = np.repeat(np.arange(100), 5)
     for size in (40, 50, 60, 100):
-        parts = stratified(labels, {"test": size, "val": 30}, seed=0)
+        parts = divided(labels, {"test": size, "val": 30})
         assert [len(parts[name]) for name in ("test", "val", "train")] == [size, 30, 470 - size]
         assert np.ptp(np.bincount(labels[parts["test"]], minlength=100)) <= 1
         rows = np.concatenate(list(parts.values()))
         assert (np.sort(rows) == np.arange(500)).all()
     # Every class keeps an example to train on.
     rare = np.concatenate([np.repeat(np.arange(10), 100), [10, 11, 12]])
-    parts = stratified(rare, {"test": 202, "val": 20}, seed=0)
+    parts = divided(rare, {"test": 202, "val": 20})
     assert [len(rows) for rows in parts.values()] == [202, 20, 781]
     assert len(np.unique(rare[parts["train"]])) == 13
     singles = np.concatenate([np.arange(50), np.repeat(50, 50)])
-    parts = stratified(singles, {"test": 20, "val": 20}, seed=0)
+    parts = divided(singles, {"test": 20, "val": 20})
     assert [len(rows) for rows in parts.values()] == [20, 20, 60]
     with pytest.raises(InputError, match=r"leave less than one of each class.* at most 49 in all"):
-        stratified(singles, {"test": 30, "val": 20}, seed=0)
-    uneven = np.bincount(LABELS[stratified(LABELS, {"test": 17}, seed=0)["test"]], minlength=5)
+        divided(singles, {"test": 30, "val": 20})
+    uneven = np.bincount(LABELS[divided(LABELS, {"test": 17})["test"]], minlength=5)
     assert uneven.tolist() == [10, 4, 2, 1, 0]  # of 100, 40, 20, 7 and 3
 
 

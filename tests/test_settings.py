@@ -87,7 +87,7 @@ def test_a_typo_in_a_config_file_is_refused_with_the_nearest_name():
     config = default_config()
     with config.unlocked():
         config.loss.gini_weight = 3.0
-    with pytest.raises(InputError, match=r"it is now 'loss\.terms\.gini'"):
+    with pytest.raises(InputError, match=r"it is now loss\.terms\.gini"):
         check_keys(config)
     config = default_config()
     with config.unlocked():
