@@ -273,8 +273,8 @@ def gpu_speed() -> str:
     first = rows[0]
     note = (
         f"{first['device']}, bfloat16, jax {first['jax']}, torch {first['torch']}; medians and "
-        f"quartiles of {first['rounds']} alternating rounds of 20 steps. A bfloat16 product of 8192 "
-        f"x 8192 reaches {first['peak_tflops']:.0f} TFLOP/s."
+        f"quartiles of {first['rounds']} alternating rounds of 20 steps. A bfloat16 product of "
+        f"8192 x 8192 reaches {first['peak_tflops']:.0f} TFLOP/s."
     )
     return "\n".join([*lines, "", note])
 

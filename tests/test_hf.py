@@ -103,3 +103,25 @@ def test_what_cannot_be_read_ends_in_one_error(tmp_path):
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "other")
     with pytest.raises(InputError, match=r"split test .* has labels \['dog'\] that train lacks"):
         open_source(config_of(tmp_path / "other", label_column="kind"))
+
+
+def test_splits_that_number_the_same_classes_otherwise_are_matched_by_name(tmp_path):
+    names = ["cat", "ant", "bee"]
+    features = datasets.Features(
+        {"img": datasets.Image(), "fine": datasets.ClassLabel(names=names)}
+    )
+    images = [Image.fromarray(pixels) for pixels in PIXELS]
+    turned = [names.index(("ant", "bee", "cat")[k]) for k in LABELS]
+    test = datasets.Dataset.from_dict({"img": images, "fine": turned}, features=features)
+    datasets.DatasetDict({"train": a_set(fine=LABELS), "test": test}).save_to_disk(tmp_path / "set")
+    found = load_dataset(config_of(tmp_path / "set"), tmp_path / "cache")
+    assert found.splits["test"].labels.tolist() == found.splits["train"].labels.tolist() == LABELS
+
+
+def test_labels_that_are_lists_are_refused(tmp_path):
+    images = [Image.fromarray(pixels) for pixels in PIXELS]
+    several = datasets.Dataset.from_dict({"image": images, "label": [[k, 0] for k in LABELS]})
+    several = several.cast_column("image", datasets.Image())
+    several.save_to_disk(tmp_path / "set")
+    with pytest.raises(InputError, match=r"column 'label' .* holds lists"):
+        open_source(config_of(tmp_path / "set", label_column="label", test_size=4))

@@ -38,6 +38,29 @@ def test_metrics_reach_mlflow_and_a_longer_run_goes_on_there(tmp_path, monkeypat
     for line in lines:
         for key, value in line.items():
             assert (key, pytest.approx(value), line["step"]) in metrics
+    result = json.loads((tmp_path / "result.json").read_text())
+    tested = ("test_accuracy", pytest.approx(result["test_accuracy"]), result["steps"])
+    assert tested in metrics
+    # What a run before an interruption has written is not written twice.
+    logger = LOGGERS["mlflow"](tmp_path, config)
+    logger.write(lines[0])
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        again = store.execute("SELECT key, value, step FROM metrics").fetchall()
+    assert sorted(again) == sorted(metrics)
+
+
+def test_tensorboard_has_every_line_at_once_and_drops_what_is_written_again(tmp_path):
+    """A killed process cannot flush."""
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="reads event files, which needs tensorboard",
+    )
+    for steps in ((1, 2, 3), (2, 3)):  # the second run resumes after step 1
+        logger = LOGGERS["tensorboard"](tmp_path, config_of("tensorboard"))
+        for step in steps:
+            logger.write({"step": step, "loss": float(step)})
+    events = reading.EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
 
 
 def records_of(data):
@@ -76,8 +99,13 @@ def test_metrics_reach_an_offline_run_of_wandb_and_a_longer_run_goes_on_there(
             if record.HasField("history"):
                 items = record.history.item
                 logged.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
-    assert len(files) == 2 and len(ids) == 1  # W&B joins them when they are synchronised
+    # Of two runs, and of the test of each; W&B joins them when they are synchronised.
+    assert len(files) == 4 and len(ids) == 1
     lines = lines_of(tmp_path)
+    tested = [line for line in logged if "test_accuracy" in line]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert tested[-1]["test_accuracy"] == pytest.approx(result["test_accuracy"])
+    logged = [line for line in logged if "epoch" in line]
     assert [line["step"] for line in logged] == [line["step"] for line in lines]
     for line, there in zip(lines, logged, strict=True):
         for key, value in line.items():

@@ -53,7 +53,7 @@ def _call(term, features, onehot, labels, w):
 
 
 @pytest.mark.parametrize("term", TERMS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(batch=batches())
 def test_value_equals_float64_numpy(term, batch):
     features, onehot, labels, w = batch
@@ -64,7 +64,7 @@ def test_value_equals_float64_numpy(term, batch):
 
 
 @pytest.mark.parametrize("term", TERMS)
-@settings(max_examples=70, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(batch=batches())
 def test_gradient_equals_pytorch_autograd(term, batch):
     pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")

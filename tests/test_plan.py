@@ -175,3 +175,9 @@ def test_batches_are_compared_in_one_table(tmp_path, capsys):
     text = plan.batches_table(rows)
     assert "fewest estimated cycles per image: 20 per device" in text
     assert "100  does not fit: too large" in text
+
+
+def test_a_batch_above_the_training_set_can_be_planned(images_of_16, tmp_path):
+    """A plan needs no images; on this machine's own devices."""
+    config = config_of("ce", 2 * EXAMPLES)
+    assert plan.main(config, tmp_path)["fits"]

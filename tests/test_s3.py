@@ -58,6 +58,13 @@ def test_a_folder_of_images_is_copied_once_and_follows_the_bucket(bucket, tmp_pa
     assert sum(len(split.labels) for split in fewer.splits.values()) == 15
     left = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.png")}
     assert left.items() < copies.items()  # nothing was copied again
+    there = storage_path("data_dir", f"{bucket}/set/dark/0.png")
+    replaced = bytearray(there.read_bytes())
+    replaced[-1] ^= 1  # of the same size
+    there.write_bytes(bytes(replaced))
+    load_dataset(config_of(f"{bucket}/set"))
+    (copy,) = (tmp_path / "cache").rglob("dark/0.png")
+    assert copy.read_bytes() == bytes(replaced)
 
 
 def test_a_folder_or_bucket_that_is_not_there_is_one_error(bucket):

@@ -332,3 +332,21 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path):
         read_torch_file(tmp_path / "evil.pth")
     torch.save({"a": torch.ones(2)}, tmp_path / "good.pth")
     assert read_torch_file(tmp_path / "good.pth")["a"].tolist() == [1, 1]
+
+
+class _Malicious:
+    def __reduce__(self):
+        return (print, ("this was executed",))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_with_code_is_called_that_and_nothing_of_it_runs(zipped, tmp_path, capsys):
+    torch = pytest.importorskip("torch", reason="reads a .pth file, which needs PyTorch")
+    file = tmp_path / "weights.pth"
+    torch.save({"a": _Malicious()}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match="holds more than weights, such as code"):
+        read_torch_file(file)
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read_torch_file(file)
+    assert "executed" not in capsys.readouterr().out

@@ -136,7 +136,7 @@ def test_predict_names_the_classes_of_files(run, images):
     assert np.mean(table["class"] == truth) > 0.9
     with pytest.raises(InputError, match="matches no file"):
         predict_mode.main(None, workdir, images=str(images / "none" / "*.png"))
-    with pytest.raises(InputError, match=r"matches the folder .*/red; give '.*/red/\*'"):
+    with pytest.raises(InputError, match=r"/red is a folder; give '.*/red/\*'"):
         predict_mode.main(None, workdir, images=str(images / "test" / "red"))
     with pytest.raises(InputError, match=r"needs --images"):
         predict_mode.main(None, workdir)
@@ -173,6 +173,9 @@ def test_stablehlo_computes_the_same_for_any_batch(run):
         expected = trained.model.apply(trained.variables, images, train=False)[0]
         np.testing.assert_allclose(program.call(images), expected, rtol=1e-4, atol=1e-5)
     assert "Licence: (to be filled in" in (path.parent / "README.md").read_text()
+    trained.config.dataset.mean = trained.config.dataset.std = ("imagenet",)
+    card = export_mode.model_card(trained, "x", {})
+    assert "(0.485, 0.456, 0.406) is subtracted" in card and "(0.229, 0.224, 0.225)" in card
     with pytest.raises(InputError, match="did you mean 'stablehlo'"):
         export_mode.main(None, workdir, format="stablhlo")
 

@@ -129,8 +129,10 @@ def write_results(
     try_to_draw("curves.png", draw_curves, workdir, workdir / "curves.png")
     title, png = title_of(result), workdir / "impurity.png"
     try_to_draw("impurity.png", draw_impurity, arrays, title, png)
+    again = (workdir / "result.json").exists()
     write(workdir / "result.json", json_text(result))  # last: now it is finished
-    log_result(workdir, config, result)
+    if not again:
+        log_result(workdir, config, result)
     if config.report:
         try_to_draw("report.html", write_report, workdir)
 
