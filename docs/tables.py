@@ -150,6 +150,8 @@ def sweep(name: str, metrics: tuple[str, ...]) -> str:
     lines = ["| | " + " | ".join(f"`{group}`" for group in groups) + " |"]
     lines.append("| --- " * (len(groups) + 1) + "|")
     for metric in metrics:
+        if metric not in table or table[metric].isna().all():
+            continue
         compared = compare(over_common_seeds(table), metric)
         cells = [
             f"{number(compared.loc[group, 'mean'])} ± {number(compared.loc[group, 'sd'])}"
@@ -279,6 +281,21 @@ def gpu_speed() -> str:
     return "\n".join([*lines, "", note])
 
 
+def step_profile() -> str:
+    """Milliseconds of a training step by its parts, as jaxlib compiles it and as gini_jax does."""
+    report = json.loads((RESULTS / "step_profile.json").read_text())
+    before, after = report["with YNN, as jaxlib's default"], report["gini_jax"]
+    lines = ["| part | with YNN, ms | gini_jax, ms | share |", "| --- " * 4 + "|"]
+    total = sum(after["by_part"].values())
+    for part, value in after["by_part"].items():
+        if value >= 0.005 * total:
+            was = before["by_part"].get(part, 0.0)
+            lines.append(f"| {part} | {was:.0f} | {value:.0f} | {value / total:.0%} |")
+    lines.append(f"| all | {sum(before['by_part'].values()):.0f} | {total:.0f} | |")
+    note = f"`{report['case']}`, {report['threads']} thread, jax {report['jax']}; one trace each."
+    return "\n".join([*lines, "", note])
+
+
 def gpu_trials() -> str:
     """The trials that tune each arm at full width."""
     rows = [row for row in json.loads((RESULTS / "gpu.json").read_text())["seeds"] if row["trial"]]
@@ -343,6 +360,8 @@ STARTS = {
 SHOWN = (
     "test_accuracy",
     "test_class_accuracy",
+    "test_top5",
+    "test_superclass_accuracy",
     "test_loss",
     "test_ece",
     "feature_gini",
@@ -372,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "caltech101_32_cvt13": lambda: sweep("caltech101_32_cvt13", SHOWN),
     "settings": settings,
     "gpu_speed": gpu_speed,
+    "step_profile": step_profile,
     "gpu_trials": gpu_trials,
     "drawn_batches": drawn_batches,
     "held": lambda: sweep("caltech101_64_held", SHOWN),

@@ -13,7 +13,7 @@ from gini_jax.training.experiment import build_experiment
 from gini_jax.training.state import init_state
 from gini_jax.training.step import create_step
 
-TIMES = {"train_seconds", "images_per_second", "device"}
+TIMES = {"train_seconds", "images_per_second", "device", "processor", "cpu_threads"}
 
 
 class Setup(NamedTuple):

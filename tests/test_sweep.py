@@ -40,6 +40,12 @@ def test_a_member_whose_setting_is_a_path_has_one_folder():
     assert [member.name for member in members] == names
 
 
+def test_a_long_value_has_a_name_that_a_folder_may_have():
+    vary = [f"dataset.data_dir='{'x/' * 200}a','{'x/' * 200}b'"]
+    names = [member.name for member in members_of(tiny.get_config("ce"), ["ce"], [0], vary)]
+    assert len(set(names)) == 2 and max(map(len, names)) < 120
+
+
 def test_weights_of_the_config_hold_in_every_objective_that_has_the_term():
     config = tiny.get_config("gini_kl")
     config.loss.terms.gini = 0.1

@@ -103,6 +103,15 @@ def test_the_latest_three_checkpoints_and_their_best_are_kept(finished):
     assert steps_of(workdir) == sorted(18 * epoch for epoch in {4, 5, 6} | best)
 
 
+def test_every_epoch_is_logged_and_validation_joins_where_there_is_one(tmp_path):
+    config = small_config("ce", num_epochs=6, eval_every_epochs=3)
+    train(config, tmp_path, devices=jax.devices()[:1])
+    lines = lines_of(tmp_path)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["epoch"] for line in lines if "val_accuracy" in line] == [3, 6]
+    assert all("train_ce" in line for line in lines)
+
+
 def test_a_second_sigint_stops_at_once():
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:

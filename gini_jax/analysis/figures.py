@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from gini_jax.analysis.pictures import PLAIN, plain_numbers
+from gini_jax.analysis.pictures import PLAIN, other_terms, plain_numbers
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.tsne import tsne
 
@@ -52,16 +52,22 @@ def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) ->
 
 def curves(groups: dict[str, list[Run]]) -> Figure:
     """Mean over the seeds by epoch, with a band from the lowest to the highest."""
+    terms = dict.fromkeys(
+        name for runs in groups.values() for run in runs for name in other_terms(run.config)
+    )
     panels = [
         ("Cross-entropy", "train_ce", "val_loss"),
         ("Accuracy", "train_accuracy", "val_accuracy"),
         ("Gini impurity of the features", None, "val_gini"),
         ("KL of the features' distribution", None, "val_kl"),
+        *((f"Term {name}, in training batches", f"train_{name}", None) for name in terms),
     ]
-    figure = Figure(figsize=(10, 6.2), layout="constrained")
-    for axis, (title, training, validation) in zip(
-        figure.subplots(2, 2, sharex=True).flat, panels, strict=True
-    ):
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(10, 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, training, validation) in zip(axes.flat, panels, strict=False):
         for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
             validated = any(validation in line for run in runs for line in run.lines)
             for key, style in ((training, ":"), (validation, "-")):
@@ -71,7 +77,7 @@ def curves(groups: dict[str, list[Run]]) -> Figure:
         axis.set_title(title)
         axis.grid()
     figure.axes[0].legend(fontsize=8)
-    for axis in figure.axes[2:]:
+    for axis in axes[-1]:
         axis.set_xlabel("epoch")
     return figure
 
@@ -79,8 +85,10 @@ def curves(groups: dict[str, list[Run]]) -> Figure:
 def _band(
     axis: Any, runs: list[Run], key: str | None, label: str | None, colour: str, style: str
 ) -> None:
-    lines = [{x["epoch"]: x[key] for x in run.lines if key in x} for run in runs] if key else []
-    epochs = sorted(set.intersection(*map(set, lines))) if lines else []
+    if key is None:
+        return
+    lines = [{x["epoch"]: x[key] for x in run.lines if x.get(key) is not None} for run in runs]
+    epochs = sorted(set.intersection(*map(set, lines)))
     if not epochs:
         return
     values = np.array([[line[epoch] for epoch in epochs] for line in lines])

@@ -60,22 +60,27 @@ def draw_curves(workdir: Path, png: Path) -> None:
         "Gini impurity of the features": ["train_gini", "val_gini"],
         "KL of the features' distribution from the classes'": ["train_kl", "val_kl"],
     }
+    panels |= {f"Term {name}": [f"train_{name}"] for name in other_terms(config)}
     if shares := sorted({key for line in lines for key in line if "_share_" in key}):
         panels["Gradient of a term / of cross-entropy"] = shares
         panels["Share of features that never fire"] = ["val_dead"]
-    figure = Figure(figsize=(5 * len(panels) / 2, 6.5), layout="constrained")
+    columns = -(-len(panels) // 2)
+    figure = Figure(figsize=(5 * columns, 6.5), layout="constrained")
     figure.suptitle(f"{config['name']}:{config['objective']}, seed {config['seed']}")
-    axes = figure.subplots(2, len(panels) // 2, sharex=True)
-    for axis, (title, names) in zip(axes.flat, panels.items(), strict=True):
+    axes = figure.subplots(2, columns, sharex=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for name in names:
-            values = [line.get(name) for line in lines]
-            if any(value is not None for value in values):
+            known = [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
+            if known:
                 label = "training batches" if name.startswith("train") else "validation split"
                 if "_share_" in name:
                     label = name.partition("_share_")[2]
                     axis.set_yscale("log")
                     plain_numbers(axis.yaxis)
-                axis.plot(epochs, values, label=label, marker="." if len(epochs) < 10 else None)
+                marker = "." if len(known) < 10 else None
+                axis.plot(*zip(*known, strict=True), label=label, marker=marker)
         start = config["loss"]["start_epoch"]
         if config["loss"]["terms"] and 1 < start <= epochs[-1]:
             axis.axvline(start, color="0.5", linestyle=":", label=f"terms on from epoch {start}")
@@ -93,6 +98,16 @@ def draw_curves(workdir: Path, png: Path) -> None:
         fontsize=8,
     )
     save(figure, png)
+
+
+def other_terms(config: Mapping[str, Any]) -> list[str]:
+    """The terms of a run that have no panel of their own in the curves.
+
+    Examples:
+        >>> other_terms({"loss": {"terms": {"renyi": 0.1, "kl": 0.5}}})
+        ['renyi']
+    """
+    return [name for name in config["loss"]["terms"] if name not in ("gini", "kl")]
 
 
 def draw_impurity(arrays: Mapping[str, np.ndarray], title: str, png: Path) -> None:

@@ -79,20 +79,38 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
     seeds = sorted({run.result["seed"] for runs in groups.values() for run in runs})
     sizes = " / ".join(f"{first.about['examples'][name]:,}" for name in ("train", "val", "test"))
     data = config["dataset"]["name"]
-    model = f"{config['model']['name']}, {result['num_parameters']:,} parameters"
     by_val = first.about["examples"]["val"]
     tested = "the checkpoint best by validation accuracy" if by_val else "the last checkpoint"
     seconds = [run.result["train_seconds"] for runs in groups.values() for run in runs]
+
+    def of_all(text: Callable[[dict[str, Any], dict[str, Any]], str]) -> str:
+        """A fact, or the different facts of the runs."""
+        every = (run for runs in groups.values() for run in runs)
+        return "; ".join(dict.fromkeys(text(run.result, run.config) for run in every))
+
     return [
         (
             "Data",
             f"{data}: {sizes} training, validation and test images, {first.num_classes} classes",
         ),
-        ("Network", f"{model}; terms on {', '.join(config['loss']['layers'])}"),
+        (
+            "Network",
+            of_all(
+                lambda result, config: (
+                    f"{config['model']['name']}, {result['num_parameters']:,} parameters, terms on "
+                    + ", ".join(config["loss"]["layers"])
+                )
+            ),
+        ),
         (
             "Training",
-            f"{result['epochs']} epochs in batches of {config['batch_size']}; terms from epoch "
-            f"{config['loss']['start_epoch']}",
+            of_all(
+                lambda result, config: (
+                    f"{result['epochs']} epochs in batches of {config['batch_size']}"
+                    + f", terms from epoch {config['loss']['start_epoch']}"
+                    * bool(config["loss"]["terms"])
+                )
+            ),
         ),
         ("Objectives", "; ".join(f"{name} ({len(runs)} runs)" for name, runs in groups.items())),
         ("Seeds", ", ".join(map(str, seeds))),

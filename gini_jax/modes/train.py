@@ -88,7 +88,7 @@ def main(
         if first:
             write_run(workdir, config, dataset)
 
-        progress = fit(experiment, dataset, workdir, devices, after_validation=CurvesNow(workdir))
+        progress = fit(experiment, dataset, workdir, devices, after_epoch=CurvesNow(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints")
         best = checkpoints.variables(progress.best_step)
         checkpoints.close()

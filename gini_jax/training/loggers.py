@@ -17,7 +17,7 @@ from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
 class Logger(Protocol):
-    """Takes one line per evaluation."""
+    """Takes one line per epoch."""
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes a line of metrics; `line["step"]` is the step."""
@@ -44,7 +44,7 @@ def remembered(path: Path, create: Callable[[], str]) -> str:
 
 
 class Jsonl:
-    """metrics.jsonl: one line of JSON per evaluation."""
+    """metrics.jsonl: one line of JSON per epoch."""
 
     def __init__(self, workdir: Path, config: ConfigDict):
         del config

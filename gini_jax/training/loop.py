@@ -34,7 +34,7 @@ def fit(
     dataset: Dataset,
     workdir: Path,
     devices: Sequence[jax.Device] | None = None,
-    after_validation: Callable[[], object] = lambda: None,
+    after_epoch: Callable[[], object] = lambda: None,
 ) -> Progress:
     """Trains up to the last epoch, starting from the workdir's newest checkpoint if there is one.
 
@@ -43,7 +43,7 @@ def fit(
         dataset: the data.
         workdir: where metrics and checkpoints go.
         devices: to train on; all by default.
-        after_validation: called in the process that writes, after each validation is logged.
+        after_epoch: called in the process that writes, after each epoch is logged.
 
     Returns:
         The run's progress at its end.
@@ -75,13 +75,14 @@ def fit(
             stack.callback(logger.close)
         interrupts = stack.enter_context(Interrupts())
         profile = stack.enter_context(Profile(workdir / "profile", on=config.profile))
-        validate, after = validator(experiment, dataset, devices), after_validation
+        validate, after = validator(experiment, dataset, devices), after_epoch
         hooks = Hooks(stepper, bar, saver, interrupts, profile, validate, loggers, after)
         for epoch in range(progress.epochs, config.num_epochs):
             state = train_epoch(epoch, state, progress, hooks)
             line = progress.end_epoch(experiment)
             if epoch + 1 == config.num_epochs or (epoch + 1) % config.eval_every_epochs == 0:
-                line = validated(state, progress, line, hooks)
+                line |= progress.add_validation(hooks.validate(state), line["step"])
+            log_epoch(line, hooks)
             bar.end_epoch(line, progress)
             save_or_stop(state, progress, hooks)
             if progress.is_last(config):
@@ -100,7 +101,7 @@ class Hooks(NamedTuple):
     profile: "Profile"
     validate: Callable[[TrainState], dict[str, float]]
     loggers: Sequence[Logger]  # empty in processes that do not write
-    after_validation: Callable[[], object]
+    after_epoch: Callable[[], object]
 
 
 def announce_resume(step: int, progress: Progress, workdir: Path, config: ConfigDict) -> None:
@@ -111,16 +112,12 @@ def announce_resume(step: int, progress: Progress, workdir: Path, config: Config
         print("it stopped early; to train on, raise --config.early_stopping_epochs")
 
 
-def validated(
-    state: TrainState, progress: Progress, line: dict[str, Any], hooks: Hooks
-) -> dict[str, Any]:
-    """Validates a state and logs the epoch; returns the epoch's line with the validation."""
-    line = line | progress.add_validation(hooks.validate(state), line["step"])
+def log_epoch(line: dict[str, Any], hooks: Hooks) -> None:
+    """Logs an epoch, with its validation if there was one."""
     for logger in hooks.loggers:
         logger.write(line)
     if hooks.loggers:
-        hooks.after_validation()
-    return line
+        hooks.after_epoch()
 
 
 def save_or_stop(state: TrainState, progress: Progress, hooks: Hooks) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from gini_jax.config import all_rows
+from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import PRESETS, TERMS, objective_name
 
@@ -226,6 +227,6 @@ def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
 
 
 def _short(value: Any) -> str:
-    """A value as a part of a folder's name."""
+    """A value as a part of a folder's name, which may have 255 characters in all."""
     text = "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-    return text.replace("/", "_")
+    return text.replace("/", "_") if len(text) <= 60 else short_name(text)

@@ -71,6 +71,8 @@ class Progress:
         line: dict[str, Any] = {"epoch": self.epochs, "step": self.epochs * steps}
         line |= {f"train_{name}": value / steps for name, value in self.epoch_sums.items()}
         line["learning_rate"] = float(experiment.schedule(self.epochs * steps - 1))
+        line["train_seconds"] = self.train_seconds
+        line["images_per_second"] = self.images / self.train_seconds
         self.epoch_sums = {}
         return line
 
@@ -80,10 +82,7 @@ class Progress:
         # Without a validation split, every epoch counts as the best so far, so the last is tested.
         if accuracy > self.val_accuracy or not values:
             self.best_epoch, self.best_step, self.val_accuracy = self.epochs, step, accuracy
-        return {f"val_{name}": value for name, value in values.items()} | {
-            "train_seconds": self.train_seconds,
-            "images_per_second": self.images / self.train_seconds,
-        }
+        return {f"val_{name}": value for name, value in values.items()}
 
 
 class ProgressBar:

@@ -1,13 +1,16 @@
 """Tests a checkpoint: the numbers in result.json, and the arrays for the pictures."""
 
+import os
+import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from gini_jax.checks import notes_on
-from gini_jax.data.source import Dataset, Split
+from gini_jax.data.source import Dataset, Rows, Split
 from gini_jax.devices import num_devices
 from gini_jax.errors import RunError
 from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample
@@ -43,7 +46,7 @@ def measure(
     names = chosen(config.evals)
     rows = subsample(len(train.labels)) if len(names) > 2 else np.arange(1)
     inputs = Inputs(
-        extract(variables, Split(train.images[rows], train.labels[rows])),
+        extract(variables, Split(Rows(train.images, rows), train.labels[rows])),
         extract(variables, test),
         dataset.num_classes,
         dataset.superclass_of,
@@ -65,7 +68,7 @@ def measure(
 def _for_pictures(
     outputs: SplitOutputs, test: Split, arrays: Mapping[str, np.ndarray], most: int = 2000
 ) -> dict[str, np.ndarray]:
-    """Some pooled features, and the images that most activate the purest and flattest features.
+    """Each test image's class and prediction, some pooled features, and images of some features.
 
     For the first layer: the eight features of lowest and the eight of highest impurity, and the
     eight test images that activate each of them most: `fired_features [16]` and
@@ -80,11 +83,28 @@ def _for_pictures(
     top = np.argsort(-activations[:, features], axis=0, kind="stable")[:8].T
     shrink = max(1, test.images.shape[1] // 64)
     return {
+        "test_labels": outputs.labels,
+        "test_predicted": outputs.logits.argmax(axis=1).astype(np.int32),
         "pooled": outputs.pooled[rows],
         "pooled_labels": outputs.labels[rows],
         "fired_features": features,
         "fired_images": np.stack([test.images[t][:, ::shrink, ::shrink] for t in top]),
     }
+
+
+def processor() -> str:
+    """The model of this machine's processor, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):  # another system
+        return platform.processor() or platform.machine()
+
+
+def threads() -> int:
+    """How many of the machine's processors this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # of Linux
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def training_record(
@@ -107,6 +127,8 @@ def training_record(
         "images_per_second": progress.images / max(progress.train_seconds, 1e-9),
         "num_parameters": num_parameters(params),
         "device": f"{num_devices(devices)} x {jax.devices()[0].device_kind}",
+        "processor": processor(),
+        "cpu_threads": threads(),
         "jax_version": jax.__version__,
         "notes": notes_on(config),
     }
