@@ -20,6 +20,7 @@ from PIL import Image
 
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import decode, fit
+from gini_jax.devices import cpu_options
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.storage import run_path
 from gini_jax.training.checkpoints import Checkpoints
@@ -133,7 +134,7 @@ class Trained:
 
     @cached_property
     def _forward(self) -> Any:
-        @partial(jax.jit, static_argnums=2)
+        @partial(jax.jit, static_argnums=2, compiler_options=cpu_options())
         def forward(variables: Any, images: Array, layers: tuple[str, ...]) -> Any:
             seen = standardize(centre_crop(images, self.image_size), self.config.dataset)
             logits, features = self.model.apply(variables, seen, train=False)

@@ -105,7 +105,7 @@ def test_equal_differences_of_accuracies_are_recognised_whatever_the_rounding():
     found = paired(np.array([0.85, 0.90]) - np.array([0.80, 0.85]))
     assert np.isnan(found["p_t"])
     for images in (7, 400, 6084, 10_000):
-        for _ in range(200):
+        for _ in range(100):
             ce = RNG.integers(images // 2, images, 4)
             shift = RNG.integers(-images // 4, images // 4 + 1)
             found = paired((np.minimum(ce, images - 1) + shift) / images - ce / images)
@@ -116,7 +116,7 @@ def test_equal_differences_of_accuracies_are_recognised_whatever_the_rounding():
 def test_tests_on_accuracies_equal_those_on_counts():
     """The signed-rank test sees ties and zeros only where the counts have them."""
     for images in (400, 6084, 10_000):
-        for _ in range(60):
+        for _ in range(12):
             ce, other = RNG.integers(images - 8, images, (2, 8))
             counts = other - ce
             found = paired(other / images - ce / images)

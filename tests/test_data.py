@@ -163,13 +163,13 @@ class Grey:
 
 def test_the_cache_is_made_once_and_mapped(tmp_path):
     source = Grey()
-    images, labels, superclass_of = cache.decoded(source, "test", 0, tmp_path)
+    images, labels, superclass_of, _ = cache.decoded(source, "test", 0, tmp_path)
     once = source.decoded
     assert images.shape == (12, 4, 5, 3)  # grey became RGB
     assert (images == np.arange(12).reshape(12, 1, 1, 1)).all()
     assert labels.tolist() == [i % 4 for i in range(12)]
     assert superclass_of == (0, 0, 1, 1)
-    again, _, _ = cache.decoded(source, "test", 0, tmp_path)
+    again, *_ = cache.decoded(source, "test", 0, tmp_path)
     assert source.decoded == once
     assert isinstance(again, np.memmap)
     np.testing.assert_array_equal(again, images)
@@ -200,7 +200,7 @@ def test_a_damaged_cache_is_made_again_with_a_line(harm, tmp_path, capsys):
     before = np.array(cache.decoded(Grey(), "test", 0, tmp_path)[0])
     do, reason = HARM[harm]
     do(next(tmp_path.glob("grey-*")) / "images.npy")
-    after, _, _ = cache.decoded(Grey(), "test", 0, tmp_path)
+    after, *_ = cache.decoded(Grey(), "test", 0, tmp_path)
     lines = [line for line in capsys.readouterr().out.splitlines() if "decoding again" in line]
     assert len(lines) == 1
     assert reason in lines[0]

@@ -152,15 +152,16 @@ def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_
 
 
 def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
-    vary = "--vary=model.width=8,0"
+    vary = "--vary=optimizer.weight_decay=0.0,1e38"
     arguments = ("--objectives=ce", "--config.seed=3", "--config.num_epochs=1", vary)
     _, err = start(tmp_path, *arguments).finish(status=1)
     assert "1 of 2 members failed" in err
-    assert "ce-model.width=0-seed3: InputError: model.width=0 must lie in [1, inf)" in err
-    assert list(pd.read_csv(tmp_path / "sweep.csv")["member"]) == ["ce-model.width=8-seed3"]
+    good, bad = (f"ce-optimizer.weight_decay={x}" for x in ("0.0", "1e+38"))
+    assert f"{bad}-seed3: RunError: " in err and "not finite" in err
+    assert list(pd.read_csv(tmp_path / "sweep.csv")["member"]) == [f"{good}-seed3"]
     report = read_runs(tmp_path)  # of the members in sweep.csv alone
-    shutil.copytree(tmp_path / "ce-model.width=8-seed3", tmp_path / "ce-model.width=9-seed3")
-    assert list(read_runs(tmp_path)) == list(report) == ["ce-model.width=8"]
+    shutil.copytree(tmp_path / f"{good}-seed3", tmp_path / "ce-model.width=9-seed3")
+    assert list(read_runs(tmp_path)) == list(report) == [good]
     spaced = ("--objectives", "ce", "--vary", "model.width=8,0", "--config.seed", "3")
     shown, _ = start(tmp_path, *spaced, "--config.num_epochs=1", "--dry_run").finish()
     commands = shown.strip().splitlines()
@@ -168,7 +169,7 @@ def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
     assert len(commands) == 2
     assert "--config=tests/tiny.py:ce" in commands[0]
     assert "--config.model.width=8" in commands[0]
-    assert json.loads((tmp_path / "ce-model.width=8-seed3" / "result.json").read_text())
+    assert json.loads((tmp_path / f"{good}-seed3" / "result.json").read_text())
 
 
 def test_a_sweep_and_a_run_do_not_share_a_folder(tmp_path, monkeypatch):

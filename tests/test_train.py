@@ -16,7 +16,7 @@ from configs import digits
 from gini_jax.data import load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError, RunError, Stopped
-from gini_jax.losses.terms import TERMS
+from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models.layers import Classifier, Dropout, with_added
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes.train import main as train
@@ -182,9 +182,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path, r
 
 
 def test_a_run_is_finished_once_everything_is_written(tmp_path, monkeypatch):
-    from gini_jax.analysis import pictures
-
-    monkeypatch.setattr(pictures, "draw_impurity", lambda *_: 1 / 0)
+    monkeypatch.setattr("gini_jax.modes.train.title_of", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(small_config("ce", num_epochs=1), tmp_path, devices=jax.devices()[:1])
     assert not (tmp_path / "result.json").exists()
@@ -255,9 +253,9 @@ def test_every_objective_adds_its_terms_under_their_own_names(objective):
     config = small_config(objective, **{"loss.start_epoch": 1})
     run = set_up(config, model=PlainNetwork())
     _, metrics = run.step(run.state, run.data, run.order)
-    terms = [] if objective == "ce" else objective.split("_")
+    terms = PRESETS[objective]
     assert set(metrics) == {"loss", "ce", "accuracy", "gradient_norm", *terms}
-    added = sum(0.5 * metrics[term] for term in terms)
+    added = sum(weight * metrics[term] for term, weight in terms.items())
     np.testing.assert_allclose(metrics["loss"] - metrics["ce"], added, atol=1e-5)
 
 

@@ -116,7 +116,7 @@ def with_an_empty_class(root):
     ("break_it", "text"),
     [
         (lambda root: root / "nowhere", "is not a folder"),
-        (lambda root: (root / "train" / "red").mkdir(parents=True) or root, "1 class folders"),
+        (lambda root: (root / "red").mkdir(parents=True) or root, "1 class folders"),
         (with_an_empty_class, r"no training images of \['yellow'\]"),
     ],
 )

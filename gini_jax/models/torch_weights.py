@@ -155,15 +155,16 @@ def read_torch_file(path: str | Path) -> Mapping[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = str(error)
-        more = re.search("Unsupported (?!operand)|[^\n]*unsupported GLOBAL[^\n]*", text)
+        more = re.search("Unsupported (?!operand)[^\n]*|[^\n]*unsupported GLOBAL[^\n]*", text)
         if more and "Weights only load failed" in text:
             raise InputError(
-                f"{path} holds more than weights, such as code, so nothing of it was read or run "
-                f"({more[0][:200]}). Trust it only as far as its source; whoever made it can save "
-                "the weights alone: torch.save(model.state_dict(), FILE)"
+                f"{path} holds more than weights, such as code, so it was not read, and nothing of "
+                f"it ran ({more[0][:200]}). Whoever made it can save the weights alone: "
+                "torch.save(model.state_dict(), FILE)"
             ) from error
         raise InputError(
-            f"{path} is damaged or truncated ({text.splitlines()[0][:200]}); download or save it "
+            f"{path} is damaged or truncated "
+            f"({(text.splitlines() or [type(error).__name__])[0][:200]}); download or save it "
             "again"
         ) from error
 

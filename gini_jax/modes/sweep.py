@@ -84,7 +84,10 @@ def main(
     make_workdir(workdir)
     for member in members:  # all of them, before the first one trains
         refuse_patterns(workdir / member.name)
-        check_before_data(member.config)
+        try:
+            check_before_data(member.config)
+        except InputError as error:
+            raise InputError(f"{member.name}, a member of this sweep: {error}") from error
         if (workdir / member.name / "config.json").exists():
             check_workdir(workdir / member.name, member.config)
     start = time.monotonic()
