@@ -36,10 +36,21 @@ def config_of(root, **changes):
     return config
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Images, and a run of one epoch on them."""
+    folder = tmp_path_factory.mktemp("changed")
     for name, shade in (("ant", 10), ("bee", 150)):
-        write_images(tmp_path / "images" / name, 14, shade, seed=shade)
+        write_images(folder / "images" / name, 14, shade, seed=shade)
+    run_once(folder / "images", folder / "run")
+    return folder
+
+
+@pytest.fixture
+def root(finished, tmp_path):
+    """Copies of both, which a test may change."""
+    for name in ("images", "run"):
+        shutil.copytree(finished / name, tmp_path / name)
     return tmp_path / "images"
 
 
@@ -52,7 +63,6 @@ def files_of(workdir):
 
 
 def test_images_that_are_added_or_removed_are_noticed_before_a_run_resumes(root, tmp_path):
-    run_once(root, tmp_path / "run")
     before = files_of(tmp_path / "run")
     for change in (
         lambda: write_images(root / "ant", 15, 10, seed=10),
@@ -65,7 +75,6 @@ def test_images_that_are_added_or_removed_are_noticed_before_a_run_resumes(root,
 
 
 def test_an_image_that_is_replaced_is_noticed(root, tmp_path):
-    run_once(root, tmp_path / "run")
     for path in root.rglob("*.png"):
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     with pytest.raises(InputError, match="train: other images or labels"):
@@ -73,13 +82,10 @@ def test_an_image_that_is_replaced_is_noticed(root, tmp_path):
 
 
 def test_data_that_only_moved_are_the_same(root, tmp_path):
-    run_once(root, tmp_path / "run")
-    shutil.copytree(root, tmp_path / "elsewhere")
-    run_once(tmp_path / "elsewhere", tmp_path / "run", num_epochs=2)
+    run_once(root, tmp_path / "run", num_epochs=2)
 
 
 def test_a_class_more_or_another_name_stops_before_anything_is_overwritten(root, tmp_path):
-    run_once(root, tmp_path / "run")
     before = files_of(tmp_path / "run")
     write_images(root / "cat", 14, 80)
     with pytest.raises(InputError, match=r"classes: \[\] were there, \['cat'\] are new"):
@@ -95,7 +101,6 @@ def test_a_class_more_or_another_name_stops_before_anything_is_overwritten(root,
 
 
 def test_an_evaluation_on_other_images_says_so(root, tmp_path, capsys):
-    run_once(root, tmp_path / "run")
     write_images(root / "ant", 30, 10, seed=3)
     result = eval_mode.main(config_of(root), tmp_path / "run", devices=jax.devices()[ONE])
     assert "not the run's own data" in capsys.readouterr().err
