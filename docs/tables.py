@@ -281,21 +281,6 @@ def gpu_speed() -> str:
     return "\n".join([*lines, "", note])
 
 
-def step_profile() -> str:
-    """Milliseconds of a training step by its parts, as jaxlib compiles it and as gini_jax does."""
-    report = json.loads((RESULTS / "step_profile.json").read_text())
-    before, after = report["with YNN, as jaxlib's default"], report["gini_jax"]
-    lines = ["| part | with YNN, ms | gini_jax, ms | share |", "| --- " * 4 + "|"]
-    total = sum(after["by_part"].values())
-    for part, value in after["by_part"].items():
-        if value >= 0.005 * total:
-            was = before["by_part"].get(part, 0.0)
-            lines.append(f"| {part} | {was:.0f} | {value:.0f} | {value / total:.0%} |")
-    lines.append(f"| all | {sum(before['by_part'].values()):.0f} | {total:.0f} | |")
-    note = f"`{report['case']}`, {report['threads']} thread, jax {report['jax']}; one trace each."
-    return "\n".join([*lines, "", note])
-
-
 def gpu_trials() -> str:
     """The trials that tune each arm at full width."""
     rows = [row for row in json.loads((RESULTS / "gpu.json").read_text())["seeds"] if row["trial"]]
@@ -391,7 +376,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "caltech101_32_cvt13": lambda: sweep("caltech101_32_cvt13", SHOWN),
     "settings": settings,
     "gpu_speed": gpu_speed,
-    "step_profile": step_profile,
     "gpu_trials": gpu_trials,
     "drawn_batches": drawn_batches,
     "held": lambda: sweep("caltech101_64_held", SHOWN),
