@@ -31,9 +31,14 @@ def cpu_options() -> dict[str, str]:
         >>> isinstance(cpu_options(), dict)
         True
     """
+    return _unset_option() if jax.default_backend() == "cpu" else {}
+
+
+def _unset_option() -> dict[str, str]:
+    """`YNN_OPTION`, if this jaxlib knows it (else it would end the process) and it is not set."""
     known = jaxlib.version.__version_info__[:2] == (0, 10)
-    given = "xla_cpu_experimental_ynn_fusion_type" in os.environ.get("XLA_FLAGS", "")
-    return YNN_OPTION if known and not given and jax.default_backend() == "cpu" else {}
+    given = any(option in os.environ.get("XLA_FLAGS", "") for option in YNN_OPTION)
+    return YNN_OPTION if known and not given else {}
 
 
 def prepare_cpu() -> None:
@@ -45,11 +50,8 @@ def prepare_cpu() -> None:
     user set there stays.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    given = os.environ.get("XLA_FLAGS", "")
-    known = jaxlib.version.__version_info__[:2] == (0, 10)  # an unknown flag would end the process
-    ((option, value),) = YNN_OPTION.items()
-    if known and option not in given:
-        os.environ["XLA_FLAGS"] = f"{given} --{option}={value}".strip()
+    for option, value in _unset_option().items():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{option}={value}".strip()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("NPROC", "64")
 

@@ -24,6 +24,16 @@ class Stopped(Exception):
         self.status = status
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    r"""What an error of a library says, in one line; its type if it says nothing.
+
+    Examples:
+        >>> first_line(ValueError("no such file\nfor this reason")), first_line(EOFError())
+        ('no such file', 'EOFError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0][:most]
+
+
 def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputError:
     """An error for a name that is not among the known ones.
 

@@ -21,7 +21,7 @@ from PIL import Image
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import decode, fit
 from gini_jax.devices import cpu_options
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.storage import run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import create_model_of
@@ -117,14 +117,17 @@ class Trained:
             pixels = decode(Path(image).expanduser() if isinstance(image, (str, Path)) else image)
         except Exception as error:  # a damaged file can raise anything
             name = image if isinstance(image, (str, Path)) else f"the {type(image).__name__}"
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise InputError(f"{name} cannot be read as an image ({reason})") from error
+            raise InputError(f"{name} cannot be read as an image ({first_line(error)})") from error
         stored = self.config.dataset.image_size
         if not stored and pixels.shape[:2] != (self.image_size, self.image_size):
             resized = fit(pixels, self.image_size)
             top = (resized.shape[0] - self.image_size) // 2
             return resized[top : top + self.image_size, top : top + self.image_size]
         return fit(pixels, stored)
+
+    def probabilities(self, pixels: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N K"]:
+        """Probabilities of the classes for images as `pixels` gives them, all in one batch."""
+        return np.asarray(jax.nn.softmax(self._logits(pixels)))
 
     def _logits(self, pixels: np.ndarray) -> Float[np.ndarray, "N K"]:
         return np.asarray(self._forward(self.variables, pixels, ())[0])

@@ -58,9 +58,11 @@ def test_tensorboard_has_every_line_at_once_and_drops_what_is_written_again(tmp_
     for steps in ((1, 2, 3), (2, 3)):  # the second run resumes after step 1
         logger = LOGGERS["tensorboard"](tmp_path, config_of("tensorboard"))
         for step in steps:
-            logger.write({"step": step, "loss": float(step)})
+            logger.write({"epoch": step, "step": step, "loss": float(step)})
+    LOGGERS["tensorboard"](tmp_path, config_of("tensorboard")).write({"step": 3, "test_loss": 9.0})
     events = reading.EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("test_loss")] == [9.0]
 
 
 def records_of(data):

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from gini_jax.errors import RunError
+from gini_jax.errors import RunError, first_line
 from gini_jax.storage import write
 
 # A "$" in the name of a class, a run or a setting is a dollar, and starts no mathematics.
@@ -39,7 +39,7 @@ def try_to_draw(name: str, draw: Callable[..., object], *arguments: Any) -> bool
     except RunError:  # nothing can be written there
         raise
     except Exception as error:  # a picture does not end a run
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         print(f"warning: {name} is left out, it could not be drawn ({reason})", file=sys.stderr)
         return False
 

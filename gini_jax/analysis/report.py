@@ -21,6 +21,7 @@ from gini_jax.analysis.statistics import (
     number,
     over_common_seeds,
 )
+from gini_jax.errors import first_line
 from gini_jax.storage import write
 
 MOST_GROUPS = 7  # that pictures show side by side
@@ -241,7 +242,7 @@ def _picture(
     try:
         return Section(title, text, drawn(draw, *arguments, pixels=pixels))
     except Exception as error:  # one picture does not cost the page
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         print(f"warning: the picture {title!r} could not be drawn ({reason})", file=sys.stderr)
         return Section(title, f"This picture is left out: it could not be drawn ({reason}).")
 
@@ -288,17 +289,7 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
             pixels=True,
         ),
     ]
-    for name, runs in groups.items():
-        sections.append(
-            _picture(
-                f"What activates the features: {name}",
-                "Each row is a feature, with its number and impurity, and the eight test images "
-                f"that activate it most. Seed {runs[0].result['seed']}.",
-                figures.fired,
-                runs[0],
-                pixels=True,
-            )
-        )
+    sections += [_fired(name, runs[0]) for name, runs in groups.items()]
     sections += [_confusion(name, runs[0]) for name, runs in groups.items()]
     if all("selection/sizes" in run.arrays for runs in groups.values() for run in runs):
         sections.append(
@@ -311,6 +302,15 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
             )
         )
     return sections
+
+
+def _fired(name: str, run: Run) -> Section:
+    text = (
+        "Each row is a feature, with its number and impurity, and the eight test images that "
+        f"activate it most. Seed {run.result['seed']}."
+    )
+    title = f"What activates the features: {name}"
+    return _picture(title, text, figures.fired, run, pixels=True)
 
 
 def _confusion(name: str, run: Run) -> Section:

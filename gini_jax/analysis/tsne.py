@@ -29,9 +29,10 @@ def tsne(points: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N 2"]:
     """
     if len(points) < LEAST:
         raise RuntimeError(f"{len(points)} points are too few")
-    given, found = io.BytesIO(), None
+    given = io.BytesIO()
     np.save(given, points)
-    command = [sys.executable, "-m", "gini_jax.analysis.tsne"]
+    # -P: names of modules beside this file, such as statistics, are not those of the library.
+    command = [sys.executable, "-P", __file__]
     try:
         found = subprocess.run(
             command, input=given.getvalue(), capture_output=True, timeout=_SECONDS, check=False

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from gini_jax.data.images import DECODING, decode, fit
 from gini_jax.data.source import Example, Source
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, first_line
 from gini_jax.storage import download, is_remote, reading
 
 _AT_A_TIME = 1024  # examples in the queue of the decoding threads
@@ -241,7 +241,7 @@ def _unreadable(
     source: Source, index: int, error: Exception, example: Example | None = None
 ) -> InputError:
     path = f", {example.image}," if example and isinstance(example.image, Path) else ""
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    reason = first_line(error)
     return InputError(
         f"example {index} of {source.name}{path} cannot be read ({reason}); "
         + (

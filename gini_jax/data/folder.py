@@ -14,7 +14,7 @@ from gini_jax.data.cache import on_this_machine
 from gini_jax.data.images import decode
 from gini_jax.data.sampling import stratified
 from gini_jax.data.source import Example, refuse_size
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, first_line
 from gini_jax.storage import printable, storage_path
 
 # Names of the folders of splits, in any case.
@@ -58,7 +58,7 @@ class Folder:
             self._divide(_images_of(root, config), config, (config.test_split, "val"))
         if config.skip_damaged:
             self.splits = {split: _readable(e, split) for split, e in self.splits.items()}
-        self._check_complete(root)
+        self._check_complete()
         self.image_shape = (None, None) if config.image_size else self._one_size()
 
     def fingerprint(self, split: str) -> Any:
@@ -111,15 +111,15 @@ class Folder:
         rows = stratified(labels, sizes, config.val_seed, keys)
         self.splits = {split: [examples[i] for i in index] for split, index in rows.items()}
 
-    def _check_complete(self, root: Path) -> None:
+    def _check_complete(self) -> None:
         present = {self.class_names[example.label] for example in self.splits["train"]}
         if empty := sorted(set(self.class_names) - present):
             raise InputError(
-                f"{root} has no training images of {empty[:5]} that can be read; add some, or "
-                "remove the folders"
+                f"{self._root} has no training images of {empty[:5]} that can be read; add some, "
+                "or remove the folders"
             )
         if empty := [split for split, examples in self.splits.items() if not examples]:
-            raise InputError(f"{root} has no {empty[0]} images that can be read; add some")
+            raise InputError(f"{self._root} has no {empty[0]} images that can be read; add some")
 
     def _one_size(self) -> tuple[int | None, int | None]:
         """Height and width of the images if all have the same; only their headers are read."""
@@ -231,8 +231,7 @@ def _readable(examples: list[Example], split: str) -> list[Example]:
             decode(example.image)
             kept.append(example)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-            damaged.append(f"  {example.image!s} ({reason})")
+            damaged.append(f"  {example.image!s} ({first_line(error, 100)})")
     if damaged:
         print(f"{split}: {len(damaged)} damaged images skipped:\n" + "\n".join(damaged[:20]))
     return kept

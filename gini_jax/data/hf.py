@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.data.sampling import stratified
 from gini_jax.data.source import Example, refuse_size
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, first_line
 
 INSTALL = 'pip install "datasets>=3"'
 
@@ -138,10 +138,9 @@ def _open(name: str, data_dir: str) -> dict[str, Any]:
         else:
             found = datasets.load_dataset(name, cache_dir=data_dir or None)
     except Exception as error:  # the library raises many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"dataset.name=hf:{name} cannot be opened ({reason}); give hf: and the name of a set "
-            "on the hub, or a folder written by its save_to_disk"
+            f"dataset.name=hf:{name} cannot be opened ({first_line(error)}); give hf: and the name "
+            "of a set on the hub, or a folder written by its save_to_disk"
         ) from error
     return dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
 

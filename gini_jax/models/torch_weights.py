@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.models.registry import MODELS, create_model
 
 _LEAVES = {
@@ -163,9 +163,7 @@ def read_torch_file(path: str | Path) -> Mapping[str, Any]:
                 "torch.save(model.state_dict(), FILE)"
             ) from error
         raise InputError(
-            f"{path} is damaged or truncated "
-            f"({(text.splitlines() or [type(error).__name__])[0][:200]}); download or save it "
-            "again"
+            f"{path} is damaged or truncated ({first_line(error)}); download or save it again"
         ) from error
 
 

@@ -63,8 +63,8 @@ def main(
             damaged += [x for x in decoded if isinstance(x, str)]
             good = [i for i, x in enumerate(decoded) if isinstance(x, np.ndarray)]
             if good:
-                found = trained.predict(np.stack([decoded[i] for i in good]))
-                for i, p in zip(good, found.probabilities, strict=True):
+                found = trained.probabilities(np.stack([decoded[i] for i in good]))
+                for i, p in zip(good, found, strict=True):
                     rows.append(_row(files[i], p, trained.class_names))
             bar.update(len(files))
     for text in damaged[:20]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from gini_jax.config import flattened
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, first_line
 from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
@@ -73,8 +73,9 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
 
             folder = self._stack.enter_context(local_folder(self._workdir))
-            # What an interrupted run wrote from this step on is written again.
-            self._writer = SummaryWriter(str(folder), purge_step=line["step"])
+            # What an interrupted run wrote from this epoch on is written again.
+            again = line["step"] if "epoch" in line else None
+            self._writer = SummaryWriter(str(folder), purge_step=again)
         for key, value in numbers_of(line).items():
             self._writer.add_scalar(key, value, line["step"])
         self._writer.flush()  # so that a killed run has every line
@@ -263,9 +264,8 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
         try:
             loggers.append(BestEffortLogger(name, LOGGERS[name](workdir, config)))
         except Exception as error:  # of its library: no login, no connection
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise InputError(
-                f"loggers={tuple(config.loggers)}: {name} cannot start ({reason}); mend that, or "
-                "leave it out"
+                f"loggers={tuple(config.loggers)}: {name} cannot start ({first_line(error)}); mend "
+                "that, or leave it out"
             ) from error
     return loggers

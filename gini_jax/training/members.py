@@ -135,8 +135,8 @@ def seeds_of(text: str) -> list[int]:
     """
     try:
         first, dash, last = text.partition("-")
-        seeds = [int(seed) for seed in text.split(",")] if not dash else []
-        seeds += range(int(first), int(last) + 1) if dash else ()
+        between = range(int(first), int(last) + 1) if dash else map(int, text.split(","))
+        seeds = list(between)
     except ValueError as error:
         raise InputError(f"--seeds={text}: give whole numbers, as in 0,1,2 or 0-9") from error
     if not seeds:
