@@ -100,7 +100,7 @@ def torch_value_and_gradient(term, features, onehot, weights=None):
         dead = (~alive).sum() * np.log(s.shape[1])
         value = (dead - torch.log((p**2).sum(dim=1)).sum()) / len(s)
     elif term == "mutual_information":
-        p = s / s.sum()
+        p = s / (s.sum() or 1)  # no feature fires: 0, as in NumPy's
         margins = p.sum(dim=1, keepdim=True) * p.sum(dim=0, keepdim=True)
         value = -(p[p > 0] * torch.log(p[p > 0] / margins[p > 0])).sum()
     else:
