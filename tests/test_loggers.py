@@ -4,6 +4,7 @@ import json
 import sqlite3
 import struct
 import sys
+import time
 
 import jax
 import pytest
@@ -49,12 +50,13 @@ def test_metrics_reach_mlflow_and_a_longer_run_goes_on_there(tmp_path, monkeypat
     assert sorted(again) == sorted(metrics)
 
 
-def test_tensorboard_has_every_line_at_once_and_drops_what_is_written_again(tmp_path):
-    """A killed process cannot flush."""
+def test_tensorboard_has_every_line_at_once_and_drops_what_is_written_again(tmp_path, monkeypatch):
+    """A killed process cannot flush; and three writers may open their files in one second."""
     reading = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator",
         reason="reads event files, which needs tensorboard",
     )
+    monkeypatch.setattr(time, "time", lambda: 1e9)
     for steps in ((1, 2, 3), (2, 3)):  # the second run resumes after step 1
         logger = LOGGERS["tensorboard"](tmp_path, config_of("tensorboard"))
         for step in steps:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,9 @@ class TensorBoard:
             folder = self._stack.enter_context(local_folder(self._workdir))
             # What an interrupted run wrote from this epoch on is written again.
             again = line["step"] if "epoch" in line else None
-            self._writer = SummaryWriter(str(folder), purge_step=again)
+            # Event files are named by the second: the suffix keeps two of one second apart.
+            suffix = f".{time.time_ns()}"
+            self._writer = SummaryWriter(str(folder), purge_step=again, filename_suffix=suffix)
         for key, value in numbers_of(line).items():
             self._writer.add_scalar(key, value, line["step"])
         self._writer.flush()  # so that a killed run has every line
