@@ -60,36 +60,51 @@ class Jsonl:
 
 
 class TensorBoard:
-    """Event files for TensorBoard; written without TensorFlow."""
+    """Event files for TensorBoard; written without TensorFlow.
+
+    Events are written at once. tensorboardX's SummaryWriter hands them to a thread, and its `flush`
+    does not wait for that thread, so that a killed run may lack its last lines.
+    """
 
     def __init__(self, workdir: Path, config: ConfigDict):
         del config
         self._workdir = workdir
         self._stack = contextlib.ExitStack()
         self._writer: Any = None
+        self._folder = workdir
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes each number as a scalar."""
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-            folder = self._stack.enter_context(local_folder(self._workdir))
-            # What an interrupted run wrote from this epoch on is written again.
-            again = line["step"] if "epoch" in line else None
-            # Event files are named by the second: the suffix keeps two of one second apart.
-            suffix = f".{time.time_ns()}"
-            self._writer = SummaryWriter(str(folder), purge_step=again, filename_suffix=suffix)
+        step, events = line["step"], []
+        if self._writer is None:
+            self._open()
+            if "epoch" in line:  # what an interrupted run wrote from here on is written again
+                start = SessionLog(status=SessionLog.START)
+                events.append(Event(step=step, file_version="brain.Event:2"))
+                events.append(Event(step=step, session_log=start))
         for key, value in numbers_of(line).items():
-            self._writer.add_scalar(key, value, line["step"])
-        self._writer.flush()  # so that a killed run has every line
+            events.append(Event(step=step, wall_time=time.time(), summary=scalar(key, value)))
+        for event in events:
+            self._writer.write_event(event)
+        self._writer.flush()
         if is_remote(self._workdir):
-            upload(Path(self._writer.logdir), self._workdir)
+            upload(self._folder, self._workdir)
 
     def close(self) -> None:
-        """Flushes the events."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
         self._stack.close()
+
+    def _open(self) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self._folder = self._stack.enter_context(local_folder(self._workdir))
+        # Files are named by the second: the suffix keeps two of one second apart.
+        self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
 
 
 class WandB:
