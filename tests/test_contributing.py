@@ -15,7 +15,7 @@ from tests.conftest import QUICK, ROOT
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 # section -> new file, table, its line (None: the file's name), arguments
 RECIPES = {
-    "Loss": ("losses/center.py", "losses/terms.py", '    "renyi": lambda'),
+    "Loss": ("losses/moving_center.py", "losses/terms.py", '    "renyi": lambda'),
     "Network": ("models/tiny_vit.py", "models/registry.py", '    "cvt",'),
     "Data source": ("data/images_folder.py", "data/__init__.py", '    "digits": "gini'),
     "Evaluation": ("evals/nearest.py", "evals/__init__.py", '    "selection",'),
@@ -84,7 +84,7 @@ def test_all_five_work_together(project):
         "--config=tests/tiny.py:ce",
         "--config.num_epochs=1",
         "--config.loss.start_epoch=1",
-        "--config.loss.terms.center=0.01",
+        "--config.loss.terms.moving_center=0.01",
         "--config.loss.layers=('tokens',)",
         "--config.model.name=tiny_vit",
         "--config.evals=('nearest',)",
@@ -96,9 +96,9 @@ def test_all_five_work_together(project):
         "--config.augment.crop_padding=0",
         "--workdir=run",
     )
-    assert "tiny:center" in out
+    assert "tiny:moving_center" in out
     assert "4 steps of 8 images" in out
     assert "nearest_accuracy" in (project / "run" / "result.json").read_text()
-    assert "train_center" in (project / "run" / "metrics.jsonl").read_text()
+    assert "train_moving_center" in (project / "run" / "metrics.jsonl").read_text()
     shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
-    assert "center: 0.01" in shown
+    assert "moving_center: 0.01" in shown

@@ -247,7 +247,11 @@ def test_a_run_in_bfloat16_learns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "objective", ["ce", "gini", "kl", "entropy_kl", "renyi_kl", "mutual_information"]
+    "objective",
+    [
+        *("ce", "gini", "kl", "entropy_kl", "renyi_kl", "mutual_information"),
+        *("fisher", "island", "supcon", "triplet", "multi_similarity"),
+    ],
 )
 def test_every_objective_adds_its_terms_under_their_own_names(objective):
     config = small_config(objective, **{"loss.start_epoch": 1})

@@ -1,9 +1,10 @@
-"""The discriminability-enforcing loss: pure functions of activations and labels.
+"""The discriminability-enforcing loss, and its rivals: pure functions of activations and labels.
 
 Croitoru, Grigore, Ionescu, "Discriminability-enforcing loss to improve representation learning"
-(arXiv 2202.07073). Everything here is a function of two sums over the examples of a batch, the
-`ClassSums`. They add over examples, micro-batches and devices, so every value is that of the
-global batch. This package imports jax and nothing else.
+(arXiv 2202.07073). The paper's terms are functions of two sums over the examples of a batch, the
+`ClassSums`; center, Fisher and island loss are functions of the `FeatureMoments`. Sums add over
+examples, micro-batches and devices. Losses over pairs gather the features of all devices. So every
+value is that of the global batch. This package imports jax and nothing else.
 
 Notation: `N` examples, `K` classes, `C` features (channels), activations `[N, ..., C]`.
 All functions work under jit, vmap, grad, pmap and shard_map and on meshes with Auto or Explicit
@@ -17,6 +18,7 @@ a replicated parameter is already the global one, and a `pmean` changes nothing.
 """
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
+from gini_jax.losses.center import center_loss
 from gini_jax.losses.class_sums import ClassSums, class_sums
 from gini_jax.losses.discriminability import (
     class_distribution,
@@ -26,28 +28,55 @@ from gini_jax.losses.discriminability import (
     gini_loss,
     kl_loss,
 )
+from gini_jax.losses.fisher import fisher_loss
+from gini_jax.losses.hierarchy import hierarchy_loss
 from gini_jax.losses.information import mutual_information_loss
+from gini_jax.losses.island import island_loss
 from gini_jax.losses.joint import (
     discriminability_from_sums,
     discriminability_loss,
     layer_sums,
 )
+from gini_jax.losses.margins import arcface_loss, cosface_loss
+from gini_jax.losses.moments import FeatureMoments, feature_moments
+from gini_jax.losses.multi_similarity import multi_similarity_loss
+from gini_jax.losses.nt_xent import nt_xent_loss
+from gini_jax.losses.proxy_anchor import proxy_anchor_loss
+from gini_jax.losses.relation import Comparator, relation_loss, relation_scores
 from gini_jax.losses.renyi import renyi_loss
+from gini_jax.losses.supcon import supcon_loss
+from gini_jax.losses.triplet import triplet_loss
 
 __all__ = [
     "ClassSums",
+    "Comparator",
+    "FeatureMoments",
     "RunningSums",
+    "arcface_loss",
+    "center_loss",
     "class_distribution",
     "class_profile",
     "class_sums",
+    "cosface_loss",
     "discriminability_from_sums",
     "discriminability_loss",
     "entropy_loss",
+    "feature_moments",
+    "fisher_loss",
     "gini_impurity",
     "gini_loss",
+    "hierarchy_loss",
+    "island_loss",
     "kl_loss",
     "layer_sums",
     "linearize_at",
+    "multi_similarity_loss",
     "mutual_information_loss",
+    "nt_xent_loss",
+    "proxy_anchor_loss",
+    "relation_loss",
+    "relation_scores",
     "renyi_loss",
+    "supcon_loss",
+    "triplet_loss",
 ]

@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax import lax
 EPS = 1e-10
 
 AxisName: TypeAlias = Hashable | tuple[Hashable, ...]
+Sums = TypeVar("Sums")
 
 
 @jax.tree_util.register_dataclass
@@ -108,27 +110,25 @@ def local_sums(
     where: Any = None,
     axis: int = -1,
     signed: bool = False,
+    squares: bool = False,
 ) -> ClassSums:
-    """`class_sums` of this device's examples alone, under a mapped axis."""
+    """`class_sums` of this device's examples alone, under a mapped axis.
+
+    With `squares` the squared norm of `z` is one more feature, the last.
+    """
     features, labels = jnp.asarray(features), jnp.asarray(labels)
-    axis = _check_features(features, axis)
+    axis = check_features(features, axis)
     _check_labels(labels, features, num_classes)
     classes = num_classes or 0  # of integer labels, which have come with it
-    weights = _check_where(where, labels)
+    weights = check_where(where, labels)
 
     def sums(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> ClassSums:
-        dtype = sum_type(features.dtype)
-        activation = features.astype(dtype)
-        if weights is not None:
-            # Rows of weight 0 are left out by selection: they may hold NaN.
-            weights = weights.astype(dtype)
-            kept = (weights != 0).reshape(-1, *[1] * (features.ndim - 1))
-            activation = jnp.where(kept, activation, jnp.zeros_like(activation))
-        if not signed:
-            activation = _absolute(activation)
-        z = activation.mean(axis=tuple(i for i in range(1, features.ndim) if i != axis))
+        z = spatial_mean(features, weights, axis, signed)
+        weights = None if weights is None else weights.astype(z.dtype)
+        if squares:
+            z = jnp.concatenate([z, jnp.square(z).sum(axis=1, keepdims=True)], axis=1)
         if labels.ndim == 2:
-            return _sums_by_product(z, labels.astype(dtype), weights)
+            return _sums_by_product(z, labels.astype(z.dtype), weights)
         # A segment sum is O(NC + CK) against the one-hot product's O(NCK); a TPU does a product on
         # its matrix unit and a scatter one row at a time. benchmarks/losses.py times both.
         return lax.platform_dependent(
@@ -141,7 +141,23 @@ def local_sums(
             default=lambda z, labels, weights: _sums_by_segment(z, labels, weights, classes),
         )
 
-    return _on_any_mesh(sums, features, labels, weights)
+    return on_any_mesh(sums, features, labels, weights)
+
+
+def spatial_mean(
+    features: jax.Array, weights: jax.Array | None, axis: int, signed: bool
+) -> jax.Array:
+    """`z`, `[N, C]`: the mean of `|A|`, or of `A`, over space; 0 for rows of weight 0.
+
+    Rows of weight 0 are left out by selection: they may hold NaN.
+    """
+    activation = features.astype(sum_type(features.dtype))
+    if weights is not None:
+        kept = (weights.astype(activation.dtype) != 0).reshape(-1, *[1] * (features.ndim - 1))
+        activation = jnp.where(kept, activation, jnp.zeros_like(activation))
+    if not signed:
+        activation = _absolute(activation)
+    return activation.mean(axis=tuple(i for i in range(1, features.ndim) if i != axis))
 
 
 def sum_type(dtype: Any) -> Any:
@@ -151,17 +167,30 @@ def sum_type(dtype: Any) -> Any:
 
 def as_class_sums(features: Any, labels: Any, *, signed: bool = False, **options: Any) -> ClassSums:
     """The class sums of a batch; those that a caller already has are taken as they are."""
-    if not isinstance(features, ClassSums):
+    return as_sums(ClassSums, partial(class_sums, signed=signed), features, labels, options)
+
+
+def as_sums(
+    kind: type[Sums], make: Callable[..., Sums], features: Any, labels: Any, options: dict[str, Any]
+) -> Sums:
+    """Sums of a kind: made from features and labels, or those that a caller already has.
+
+    Raises:
+        ValueError: features come without labels, or sums with labels or options.
+    """
+    if not isinstance(features, kind):
         if labels is None:
-            raise ValueError("labels are missing; give them, or give ClassSums instead of features")
-        return class_sums(features, labels, signed=signed, **options)
+            raise ValueError(
+                f"labels are missing; give them, or give {kind.__name__} instead of features"
+            )
+        return make(features, labels, **options)
     defaults = {"num_classes": None, "where": None, "axis_name": None, "axis": -1}
     given = [name for name, value in options.items() if value is not defaults[name]]
     if labels is not None or given:
         names = ", ".join((["labels"] if labels is not None else []) + given)
         raise ValueError(
-            f"{names} given together with ClassSums, which already contain the labels; leave "
-            f"{names} out"
+            f"{names} given together with {kind.__name__}, which already contain the labels; "
+            f"leave {names} out"
         )
     return features
 
@@ -188,13 +217,13 @@ def _sums_by_segment(
     return ClassSums(activation.T, mass=jax.ops.segment_sum(weights, index, num_classes))
 
 
-def _on_any_mesh(sums: Callable[..., ClassSums], *arrays: jax.Array | None) -> ClassSums:
+def on_any_mesh(sums: Callable[..., Any], *arrays: Any) -> Any:
     """Calls `sums`; where arrays lie on a mesh with Explicit axes, the compiler divides the work.
 
     A contraction over a sharded Explicit axis leaves open how its result is sharded. Here every
     device gets the whole result, by one all-reduce.
     """
-    meshes = [jax.typeof(x).sharding.mesh for x in arrays if x is not None]
+    meshes = [jax.typeof(x).sharding.mesh for x in jax.tree.leaves(arrays)]
     axis_type = jax.sharding.AxisType.Explicit
     for mesh in meshes:
         explicit = [
@@ -210,8 +239,13 @@ def _on_any_mesh(sums: Callable[..., ClassSums], *arrays: jax.Array | None) -> C
     return sums(*arrays)
 
 
-def _check_features(features: jax.Array, axis: int) -> int:
-    """The feature axis, counted from 0."""
+def check_features(features: jax.Array, axis: int) -> int:
+    """The feature axis, counted from 0.
+
+    Raises:
+        ValueError: the shape or the axis does not fit.
+        TypeError: the features are not floating-point.
+    """
     if features.ndim < 2 or not jnp.issubdtype(features.dtype, jnp.floating):
         error = ValueError if features.ndim < 2 else TypeError
         raise error(
@@ -249,7 +283,12 @@ def _check_labels(labels: jax.Array, features: jax.Array, num_classes: int | Non
         )
 
 
-def _check_where(where: Any, labels: jax.Array) -> jax.Array | None:
+def check_where(where: Any, labels: jax.Array) -> jax.Array | None:
+    """Example weights as an array.
+
+    Raises:
+        ValueError: the shape does not fit.
+    """
     if where is None:
         return None
     where = jnp.asarray(where)

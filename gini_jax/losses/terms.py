@@ -14,10 +14,17 @@ from jax import lax
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.balance import GradientNorms
-from gini_jax.losses.class_sums import AxisName, ClassSums, local_sums
+from gini_jax.losses.center import center_loss
+from gini_jax.losses.class_sums import AxisName, local_sums
 from gini_jax.losses.discriminability import Target, entropy_loss, gini_loss, kl_loss
+from gini_jax.losses.fisher import fisher_loss
 from gini_jax.losses.information import mutual_information_loss
+from gini_jax.losses.island import island_loss
+from gini_jax.losses.moments import local_moments
+from gini_jax.losses.multi_similarity import multi_similarity_loss
 from gini_jax.losses.renyi import renyi_loss
+from gini_jax.losses.supcon import supcon_loss
+from gini_jax.losses.triplet import triplet_loss
 
 
 class Outputs(NamedTuple):
@@ -71,32 +78,55 @@ class SumTerm(Protocol):
         """The unweighted value, scalar, from the sums of the global batch."""
 
 
+# From features, labels and `where` to this device's own sums, by the name that terms share them by.
+SUMS: dict[str, Callable[..., Any]] = {
+    "class_sums": local_sums,
+    "signed_class_sums": partial(local_sums, signed=True),
+    "feature_moments": local_moments,
+}
+
+
 class ClassSumTerm(NamedTuple):
     """A term that is a loss of the class sums of each layer, averaged over the layers.
 
     Attributes:
-        loss: from `ClassSums` to a scalar.
-        signed: whether the sums are those of signed activations.
+        loss: from sums, such as `ClassSums`, to a scalar.
+        kind: which sums, one of `SUMS`.
     """
 
-    loss: Callable[[ClassSums], jax.Array]
-    signed: bool = False
+    loss: Callable[[Any], jax.Array]
+    kind: str = "class_sums"
 
     def sums(self, outputs: Outputs) -> dict[str, Any]:
-        """Class sums by layer, under the name `class_sums` or `signed_class_sums`."""
-        by_layer = {
-            layer: local_sums(features, outputs.labels, where=outputs.where, signed=self.signed)
-            for layer, features in outputs.features.items()
-        }
-        return {self._name: by_layer}
+        """The sums by layer, under the name of their kind."""
+        of_layer = partial(SUMS[self.kind], labels=outputs.labels, where=outputs.where)
+        return {self.kind: {layer: of_layer(x) for layer, x in outputs.features.items()}}
 
     def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
         """The mean over the layers."""
-        return jnp.stack([self.loss(layer) for layer in sums[self._name].values()]).mean()
+        return jnp.stack([self.loss(layer) for layer in sums[self.kind].values()]).mean()
 
-    @property
-    def _name(self) -> str:
-        return "signed_class_sums" if self.signed else "class_sums"
+
+class PairTerm(NamedTuple):
+    """A term that is a loss over the pairs of the global batch, averaged over the layers.
+
+    Attributes:
+        loss: from features, labels, `where` and `axis_name` to a scalar.
+    """
+
+    loss: Callable[..., jax.Array]
+
+    def init(self, outputs: Outputs) -> tuple[()]:
+        """No state."""
+        return ()
+
+    def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
+        """The mean over the layers."""
+        options = {"where": outputs.where, "axis_name": outputs.axis_name}
+        by_layer = [
+            self.loss(features, outputs.labels, **options) for features in outputs.features.values()
+        ]
+        return jnp.stack(by_layer).mean(), state
 
 
 def imported(place: str) -> Callable[[], Any]:
@@ -112,9 +142,15 @@ def imported(place: str) -> Callable[[], Any]:
 TERMS: dict[str, Callable[[], Term | SumTerm]] = {
     "gini": lambda: ClassSumTerm(gini_loss),
     "kl": lambda: ClassSumTerm(kl_loss),
-    "entropy": lambda: ClassSumTerm(entropy_loss, signed=True),
+    "entropy": lambda: ClassSumTerm(entropy_loss, "signed_class_sums"),
     "renyi": lambda: ClassSumTerm(renyi_loss),
     "mutual_information": lambda: ClassSumTerm(mutual_information_loss),
+    "center": lambda: ClassSumTerm(center_loss, "feature_moments"),
+    "fisher": lambda: ClassSumTerm(fisher_loss, "feature_moments"),
+    "island": lambda: ClassSumTerm(island_loss, "feature_moments"),
+    "supcon": lambda: PairTerm(supcon_loss),
+    "triplet": lambda: PairTerm(triplet_loss),
+    "multi_similarity": lambda: PairTerm(multi_similarity_loss),
 }
 
 # Objectives by name, as they follow the colon in --config=FILE:OBJECTIVE.
@@ -127,6 +163,12 @@ PRESETS: dict[str, dict[str, float]] = {
     "renyi": {"renyi": 0.1},
     "renyi_kl": {"renyi": 0.1, "kl": 0.5},
     "mutual_information": {"mutual_information": 0.1},
+    "center": {"center": 0.01},
+    "fisher": {"fisher": 0.1},
+    "island": {"center": 0.01, "island": 0.1},
+    "supcon": {"supcon": 0.5},
+    "triplet": {"triplet": 0.5},
+    "multi_similarity": {"multi_similarity": 0.5},
 }
 
 

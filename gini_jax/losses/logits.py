@@ -1,0 +1,58 @@
+"""Means over the global batch of what is a function of an example's logits and label."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import AxisName, check_where, on_any_mesh, sum_type
+
+
+def mean_over_examples(
+    each: Callable[[jax.Array, jax.Array], jax.Array],
+    logits: Any,
+    labels: Any,
+    where: Any = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """The weighted mean of a loss of single examples; 0 if all weights are 0.
+
+    Args:
+        each: from `[n, K]` logits and `[n, K]` label rows, both float32 or float64, to `[n]`.
+        logits: `[N, K]`; cosines likewise.
+        labels: `[N]` integers, or `[N, K]` one-hot or soft rows.
+        where: `[N]` mask or example weights. Rows of weight 0 may hold NaN.
+        axis_name: the mapped axes to average over.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: the logits are not floating-point.
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"logits have type {logits.dtype}; they must be floating-point [N, K]")
+    integers = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
+    rows_fit = labels.shape == logits.shape or (integers and labels.shape == logits.shape[:1])
+    if logits.ndim != 2 or not rows_fit:
+        raise ValueError(
+            f"logits have shape {logits.shape}, labels {labels.shape} and type {labels.dtype}; "
+            "they must be [N, K], and [N] integers or [N, K] rows"
+        )
+    weights = check_where(where, labels)
+
+    def mean(logits: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+        logits = logits.astype(sum_type(logits.dtype))
+        rows = jax.nn.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
+        rows, w = rows.astype(logits.dtype), jnp.ones(logits.shape[0], logits.dtype)
+        if weights is not None:
+            w = weights.astype(logits.dtype)
+            kept = (w != 0)[:, None]
+            logits, rows = jnp.where(kept, logits, 0.0), jnp.where(kept, rows, 0.0)
+        sums = jnp.stack([(w * each(logits, rows)).sum(), w.sum()])
+        if axis_name is not None:
+            sums = lax.psum(sums, axis_name)
+        return sums[0] / jnp.where(sums[1] > 0, sums[1], jnp.ones_like(sums[1]))
+
+    return on_any_mesh(mean, logits, labels, weights)

@@ -1,0 +1,127 @@
+"""Cross-entropy with a margin, on the cosines of a normalised head."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.logits import mean_over_examples
+
+
+def cosface_loss(
+    cosines: jax.Array,
+    labels: jax.Array,
+    *,
+    scale: float = 64.0,
+    margin: float = 0.35,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Cross-entropy of `scale cos` after a margin was taken from the cosine of the right class.
+
+    `cosface = mean_n -log softmax_k(scale (cos[n,k] - margin Y[n,k]))[y_n]`.
+
+    Args:
+        cosines: `[N, K]` of the features and the classes' weight vectors, of any float type.
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers.
+        scale: what cosines are multiplied by.
+        margin: what is taken from the right class's cosine; 0 gives plain cross-entropy.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to average over.
+
+    Returns:
+        Scalar, not negative; 0 if all weights are 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or the scale is not positive.
+        TypeError: the cosines are not floating-point.
+
+    References:
+        Wang et al., "CosFace: large margin cosine loss for deep face recognition", 2018 (arXiv
+        1801.09414), equation 4.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> loss = cosface_loss(jnp.array([[1.0, 0.5]]), jnp.array([0]), scale=1.0, margin=0.5)
+        >>> print(f"{loss:.4f}")  # log 2
+        0.6931
+    """
+
+    def target(cosines: jax.Array) -> jax.Array:
+        return cosines - margin
+
+    return _margin_loss(target, cosines, labels, scale, where, axis_name)
+
+
+def arcface_loss(
+    cosines: jax.Array,
+    labels: jax.Array,
+    *,
+    scale: float = 64.0,
+    margin: float = 0.5,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Cross-entropy of `scale cos` after a margin was added to the angle to the right class.
+
+    `arcface = mean_n -log softmax_k(scale cos(angle[n,k] + margin Y[n,k]))[y_n]`. Beyond the angle
+    `pi - margin`, where the cosine would rise again, it falls on by a straight line.
+
+    Args:
+        cosines: `[N, K]` of the features and the classes' weight vectors, of any float type.
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers.
+        scale: what cosines are multiplied by.
+        margin: what is added to the angle to the right class, in radians; 0 gives plain
+            cross-entropy.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to average over.
+
+    Returns:
+        Scalar, not negative; 0 if all weights are 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or the scale is not positive.
+        TypeError: the cosines are not floating-point.
+
+    References:
+        Deng et al., "ArcFace: additive angular margin loss for deep face recognition", 2019 (arXiv
+        1801.07698), equation 3.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> cosines = jnp.array([[1.0, 0.5]])
+        >>> loss = arcface_loss(cosines, jnp.array([0]), scale=1.0, margin=jnp.pi / 3)
+        >>> print(f"{loss:.4f}")  # cos(pi / 3) = 0.5: log 2
+        0.6931
+    """
+    cos_m, sin_m = jnp.cos(margin), jnp.sin(margin)
+
+    def target(cosines: jax.Array) -> jax.Array:
+        inside = jnp.clip(cosines, -1.0, 1.0)
+        square = 1.0 - jnp.square(inside)
+        sines = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+        turned = inside * cos_m - sines * sin_m  # cos(angle + margin)
+        return jnp.where(cosines > -cos_m, turned, cosines - margin * sin_m)
+
+    return _margin_loss(target, cosines, labels, scale, where, axis_name)
+
+
+def _margin_loss(
+    target: Callable[[jax.Array], jax.Array],
+    cosines: jax.Array,
+    labels: jax.Array,
+    scale: float,
+    where: jax.Array | None,
+    axis_name: AxisName | None,
+) -> jax.Array:
+    """Cross-entropy, with `target` of the cosines in the place of those of the example's class."""
+    if not scale > 0:
+        raise ValueError(f"scale={scale}; it must be positive")
+
+    def each(cosines: jax.Array, rows: jax.Array) -> jax.Array:
+        # For soft rows the margin is shared out as the label is.
+        logits = scale * (cosines + rows * (target(cosines) - cosines))
+        return -(rows * jax.nn.log_softmax(logits, axis=1)).sum(axis=1)
+
+    return mean_over_examples(each, cosines, labels, where, axis_name)

@@ -1,0 +1,71 @@
+"""The loss of SimCLR: each of two views of an image finds the other one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.supcon import supcon_loss
+
+
+def nt_xent_loss(
+    first: jax.Array,
+    second: jax.Array,
+    *,
+    temperature: float = 0.1,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """Normalised, temperature-scaled cross-entropy of two views, over the global batch.
+
+    `nt_xent = mean over views i of -log(exp s[i,j(i)] / sum over a != i of exp s[i,a])`, where
+    `j(i)` is the other view of the same image and `s` are cosines over the temperature. It is
+    `supcon_loss` of `2 N` examples whose classes are the images.
+
+    Args:
+        first: `[N, ..., C]` features of one view of each image.
+        second: `[N, ..., C]` features of another view, in the same order.
+        temperature: what cosines are divided by.
+        where: `[N]` mask, or weights of the images; 1 by default.
+        axis_name: name or names of mapped axes that the batch is divided over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+        chunk_size: anchors at a time: memory is `O(chunk_size N)`; all at once by default.
+
+    Returns:
+        Scalar, not negative.
+
+    Raises:
+        ValueError: the shapes differ or do not fit, or the temperature is not positive.
+        TypeError: the features are not floating-point.
+
+    References:
+        Chen, Kornblith, Norouzi, Hinton, "A simple framework for contrastive learning of visual
+        representations", 2020 (arXiv 2002.05709), equation 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> print(f"{nt_xent_loss(jnp.eye(2), jnp.eye(2), temperature=1.0):.4f}")  # log(1 + 2 / e)
+        0.5514
+    """
+    first, second = jnp.asarray(first), jnp.asarray(second)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"the views have shapes {first.shape} and {second.shape}; they must be the same"
+        )
+    images: Any = jnp.arange(first.shape[0])
+    if axis_name is not None:
+        images = images + lax.axis_index(axis_name) * first.shape[0]
+    both = None if where is None else jnp.concatenate([jnp.asarray(where)] * 2)
+    return supcon_loss(
+        jnp.concatenate([first, second]),
+        jnp.concatenate([images, images]),
+        temperature=temperature,
+        where=both,
+        axis_name=axis_name,
+        axis=axis,
+        chunk_size=chunk_size,
+    )

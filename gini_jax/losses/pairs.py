@@ -1,0 +1,202 @@
+"""The table of pairs of a global batch, which losses over pairs and triplets are means of.
+
+Each device holds its own examples as anchors, and all examples of the global batch to compare them
+with: one `all_gather` of the features. A loss is a function of the rows of the table.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import (
+    AxisName,
+    check_features,
+    check_where,
+    on_any_mesh,
+    spatial_mean,
+)
+from gini_jax.losses.moments import unit_vectors
+
+FAR = 1e30  # stands for infinity, whose gradients are not numbers
+
+
+class Rows(NamedTuple):
+    """Some anchors against all `N` examples of the global batch.
+
+    Attributes:
+        values: `[n, N]` similarities or distances.
+        positive: `[n, N]`, True for another example of the anchor's class.
+        negative: `[n, N]`, True for an example of another class.
+    """
+
+    values: jax.Array
+    positive: jax.Array
+    negative: jax.Array
+
+
+# From rows to `[n]` sums and `[n]` counts of what is averaged.
+RowLoss: TypeAlias = Callable[[Rows], tuple[jax.Array, jax.Array]]
+Compare: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Examples(NamedTuple):
+    """Features `[n, C]`, classes `[n]`, weights `[n]` and places `[n]` in the global batch."""
+
+    features: jax.Array
+    classes: jax.Array
+    weights: jax.Array
+    places: jax.Array
+
+
+def mean_over_anchors(
+    row_loss: RowLoss,
+    compare: Compare,
+    features: Any,
+    labels: Any,
+    *,
+    where: Any = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """The weighted sum of the anchors' sums over that of their counts; 0 if nothing counts.
+
+    Args:
+        row_loss: the loss of some anchors.
+        compare: from `[n, C]` and `[N, C]` to `[n, N]` similarities or distances.
+        features: `[N, ..., C]`; the mean over spatial or token axes is taken.
+        labels: `[N]` integers, or `[N, K]` rows, which count as their largest class. A negative
+            integer leaves the example out.
+        where: `[N]` mask, or weights of the anchors. A row of weight 0 is left out as an anchor and
+            from the pairs of others.
+        axis_name: the mapped axes over which the batch is divided.
+        axis: the feature axis.
+        chunk_size: anchors at a time, to bound memory; all at once by default.
+
+    Raises:
+        ValueError: the shapes do not fit, or the chunk size is no positive integer.
+        TypeError: the features are not floating-point.
+    """
+    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    axis = check_features(features, axis)
+    _check_classes(labels, features)
+    weights = check_where(where, labels)
+    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+        raise ValueError(f"chunk_size={chunk_size!r}; it must be a positive integer, or None")
+
+    def loss(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+        x = spatial_mean(features, weights, axis, signed=True)
+        w = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
+        classes = _classes(labels, w)
+        w = jnp.where(classes < 0, jnp.zeros_like(w), w)
+        own = Examples(x, classes, w, jnp.arange(x.shape[0]))
+        everyone = own
+        if axis_name is not None:
+            own = own._replace(places=own.places + lax.axis_index(axis_name) * x.shape[0])
+            everyone = _gathered(own, axis_name)
+
+        def of_anchors(anchors: Examples) -> jax.Array:
+            rows = _rows(compare, anchors, everyone)
+            total, count = row_loss(rows)
+            w = anchors.weights
+            # A row without a pair may hold anything, but neither value nor gradient of it counts.
+            total = jnp.where((w > 0) & (count > 0), total, jnp.zeros_like(total))
+            return jnp.stack([(w * total).sum(), (w * lax.stop_gradient(count)).sum()])
+
+        sums = _in_chunks(of_anchors, own, chunk_size)
+        if axis_name is not None:
+            sums = lax.psum(sums, axis_name)
+        total, count = sums[0], sums[1]
+        return total / jnp.where(count > 0, count, jnp.ones_like(count))
+
+    return on_any_mesh(loss, features, labels, weights)
+
+
+def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`[n, N]` cosines of `[n, C]` and `[N, C]`; 0 for rows of zeros."""
+    return _product(unit_vectors(x), unit_vectors(y))
+
+
+def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`[n, N]` squared Euclidean distances of `[n, C]` and `[N, C]`.
+
+    Both are first shifted by the mean of `y`: distances stay, rounding errors shrink.
+    """
+    centre = lax.stop_gradient(y.mean(axis=0, keepdims=True))
+    x, y = x - centre, y - centre
+    squares = jnp.square(x).sum(axis=1)[:, None] + jnp.square(y).sum(axis=1)[None, :]
+    return jnp.maximum(squares - 2 * _product(x, y), 0.0)
+
+
+def distance(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`[n, N]` Euclidean distances of `[n, C]` and `[N, C]`, with zero gradient at 0."""
+    square = squared_distance(x, y)
+    apart = square > 0
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, jnp.ones_like(square))), 0.0)
+
+
+def masked_logsumexp(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """`[n]`: over the entries of `[n, N]` in the mask; about -1e30 where there is none."""
+    kept = jnp.where(mask, values, jnp.full_like(values, -FAR))
+    largest = lax.stop_gradient(kept.max(axis=1))
+    return largest + jnp.log(jnp.exp(kept - largest[:, None]).sum(axis=1))
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum("nc,mc->nm", x, y, precision=lax.Precision.HIGHEST)
+
+
+def _rows(compare: Compare, anchors: Examples, everyone: Examples) -> Rows:
+    same = anchors.classes[:, None] == everyone.classes[None, :]
+    other = anchors.places[:, None] != everyone.places[None, :]
+    there = everyone.weights[None, :] > 0
+    values = compare(anchors.features, everyone.features)
+    return Rows(values, same & other & there, ~same & there)
+
+
+def _classes(labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """`[n]` integers; those of rows of weight 0, which may hold NaN, mean nothing."""
+    if labels.ndim == 1:
+        return labels
+    rows = jnp.where((weights != 0)[:, None], labels, jnp.zeros_like(labels))
+    return rows.argmax(axis=1)
+
+
+def _gathered(own: Examples, axis_name: AxisName) -> Examples:
+    """The examples of all devices, in one collective: all else lies beside the features."""
+    dtype = own.features.dtype
+    beside = [x.astype(dtype)[:, None] for x in own[1:]]
+    table = jnp.concatenate([own.features, *beside], axis=1)
+    table = lax.all_gather(table, axis_name, tiled=True)
+    classes, places = (lax.stop_gradient(table[:, i]).astype(jnp.int32) for i in (-3, -1))
+    return Examples(table[:, :-3], classes, lax.stop_gradient(table[:, -2]), places)
+
+
+def _in_chunks(
+    of_anchors: Callable[[Examples], jax.Array], own: Examples, chunk_size: int | None
+) -> jax.Array:
+    """`of_anchors` summed over chunks, each of which is computed again in the backward pass."""
+    count = own.features.shape[0]
+    if chunk_size is None or chunk_size >= count:
+        return of_anchors(own)
+    padding = -count % chunk_size  # anchors of weight 0
+
+    def chunked(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(-1, chunk_size, *x.shape[1:])
+
+    chunks = jax.tree.map(chunked, own)
+    return lax.map(jax.checkpoint(of_anchors), chunks).sum(axis=0)
+
+
+def _check_classes(labels: jax.Array, features: jax.Array) -> None:
+    integers = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
+    if not (integers or labels.ndim == 2) or labels.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"labels have shape {labels.shape} and type {labels.dtype}; for features of shape "
+            f"{features.shape} they must be [{features.shape[0]}] integers or "
+            f"[{features.shape[0]}, K] rows"
+        )

@@ -1,0 +1,99 @@
+"""Proxy-anchor loss: a learned vector per class attracts its examples and repels the others."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import (
+    AxisName,
+    check_features,
+    check_where,
+    on_any_mesh,
+    spatial_mean,
+)
+from gini_jax.losses.pairs import cosine
+
+
+def proxy_anchor_loss(
+    features: jax.Array,
+    proxies: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: float = 32.0,
+    margin: float = 0.1,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+) -> jax.Array:
+    """Proxy-anchor loss of the global batch, with one learned proxy per class.
+
+    `mean over classes k of the batch of log(1 + sum over its examples of
+    exp(-alpha (s[n,k] - margin)))
+    + mean over all k of log(1 + sum over the other examples of exp(alpha (s[n,k] + margin)))`,
+    with `s` the cosines of features and proxies. It is a function of sums over the examples.
+
+    Args:
+        features: `[N, ..., C]` activations of any float type; their mean over spatial or token axes
+            is taken.
+        proxies: `[K, C]`, parameters to learn together with the network.
+        labels: `[N]` integers, or `[N, K]` one-hot or soft rows.
+        alpha: how much harder examples outweigh others.
+        margin: by how much the cosine shall exceed, or stay below, zero.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to sum over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+
+    Returns:
+        Scalar, not negative.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: the features are not floating-point.
+
+    References:
+        Kim, Kim, Cho, Kwak, "Proxy anchor loss for deep metric learning", 2020 (arXiv 2003.13911),
+        equation 4.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> x = proxies = jnp.eye(2)
+        >>> loss = proxy_anchor_loss(x, proxies, jnp.array([0, 1]), alpha=1.0, margin=0.0)
+        >>> print(f"{loss:.4f}")  # log(1 + 1 / e) + log 2
+        1.0064
+    """
+    features, proxies, labels = jnp.asarray(features), jnp.asarray(proxies), jnp.asarray(labels)
+    axis = check_features(features, axis)
+    channels, shape = features.shape[axis], labels.shape
+    rows_or_integers = shape == (len(features), len(proxies)) or (
+        shape == (len(features),) and jnp.issubdtype(labels.dtype, jnp.integer)
+    )
+    if proxies.ndim != 2 or proxies.shape[1] != channels or not rows_or_integers:
+        raise ValueError(
+            f"features of shape {features.shape}, proxies {proxies.shape} and labels {shape} do "
+            f"not fit; proxies must be [K, {channels}], labels [{len(features)}] integers or "
+            f"[{len(features)}, K] rows"
+        )
+    weights = check_where(where, labels)
+
+    def loss(
+        features: jax.Array, proxies: jax.Array, labels: jax.Array, weights: jax.Array | None
+    ) -> jax.Array:
+        x = spatial_mean(features, weights, axis, signed=True)
+        rows = labels
+        if labels.ndim == 1:
+            rows = jax.nn.one_hot(labels, len(proxies), dtype=x.dtype)
+        rows, w = rows.astype(x.dtype), jnp.ones((len(x), 1), x.dtype)
+        if weights is not None:
+            w = weights.astype(x.dtype)[:, None]
+            rows = jnp.where(w != 0, rows, 0.0)
+        s = cosine(x, proxies.astype(x.dtype))
+        near = (w * rows * jnp.exp(-alpha * (s - margin))).sum(axis=0)
+        far = (w * (1 - rows) * jnp.exp(alpha * (s + margin))).sum(axis=0)
+        sums = jnp.stack([near, far, (w * rows).sum(axis=0)])
+        if axis_name is not None:
+            sums = lax.psum(sums, axis_name)
+        near, far, mass = sums[0], sums[1], sums[2]
+        present = jnp.maximum((mass > 0).sum().astype(x.dtype), 1.0)
+        return jnp.log1p(near).sum() / present + jnp.log1p(far).mean()
+
+    return on_any_mesh(loss, features, proxies, labels, weights)

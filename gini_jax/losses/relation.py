@@ -1,0 +1,157 @@
+"""Relation network: a small learned comparator of features with class prototypes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import (
+    AxisName,
+    check_features,
+    check_where,
+    on_any_mesh,
+    spatial_mean,
+)
+from gini_jax.losses.moments import FeatureMoments, feature_moments
+
+
+class Comparator(NamedTuple):
+    """Parameters of a network of one hidden layer from two vectors to a score.
+
+    Attributes:
+        first: `[C, H]`, of the first vector.
+        second: `[C, H]`, of the second.
+        bias: `[H]`.
+        out: `[H]`.
+        out_bias: scalar.
+    """
+
+    first: jax.Array
+    second: jax.Array
+    bias: jax.Array
+    out: jax.Array
+    out_bias: jax.Array
+
+    @classmethod
+    def create(cls, key: jax.Array, channels: int, hidden: int = 64) -> "Comparator":
+        """Random parameters, of the variance that ReLU layers need (He et al., 2015)."""
+        keys = jax.random.split(key, 3)
+        scale = jnp.sqrt(1.0 / channels)  # 2 / fan-in, of 2 C inputs
+        first = scale * jax.random.normal(keys[0], (channels, hidden))
+        second = scale * jax.random.normal(keys[1], (channels, hidden))
+        out = jnp.sqrt(1.0 / hidden) * jax.random.normal(keys[2], (hidden,))
+        return cls(first, second, jnp.zeros(hidden), out, jnp.zeros(()))
+
+
+def relation_scores(comparator: Comparator, x: jax.Array, y: jax.Array) -> jax.Array:
+    """How related each `x` is to each `y`, between 0 and 1.
+
+    `sigmoid(out . relu(x first + y second + bias) + out_bias)`; memory is `O(n m H)`.
+
+    As `distance=lambda x, y: 1 - relation_scores(comparator, x, y)` of `triplet_loss` it is the
+    relation discriminator's triplet loss of Relation GANs (arXiv 2002.10174).
+
+    Args:
+        comparator: the learned parameters.
+        x: `[n, C]`.
+        y: `[m, C]`, such as class prototypes.
+
+    Returns:
+        `[n, m]`.
+
+    References:
+        Sung et al., "Learning to compare: relation network for few-shot learning", 2018 (arXiv
+        1711.06025), section 3.2: the relation module.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> comparator = Comparator.create(jax.random.key(0), channels=3)
+        >>> relation_scores(comparator, jnp.ones((5, 3)), jnp.zeros((2, 3))).shape
+        (5, 2)
+    """
+    precision = lax.Precision.HIGHEST
+    of_x = jnp.dot(x, comparator.first, precision=precision)
+    of_y = jnp.dot(y, comparator.second, precision=precision)
+    hidden = jax.nn.relu(of_x[:, None, :] + of_y[None, :, :] + comparator.bias[None, None, :])
+    return jax.nn.sigmoid(
+        jnp.dot(hidden, comparator.out, precision=precision) + comparator.out_bias
+    )
+
+
+def relation_loss(
+    features: jax.Array,
+    labels: jax.Array,
+    comparator: Comparator,
+    *,
+    num_classes: int | None = None,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+) -> jax.Array:
+    """Mean squared error of the scores of features and class prototypes.
+
+    `relation = mean over n and the classes k of the batch of (score[n,k] - Y[n,k])^2`, where a
+    prototype is the mean of a class in the global batch.
+
+    Args:
+        features: `[N, ..., C]` activations of any float type; their mean over spatial or token axes
+            is taken.
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
+        comparator: parameters to learn together with the network.
+        num_classes: `K`; needed for integer labels only.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes to sum over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+
+    Returns:
+        Scalar in `[0, 1]`.
+
+    Raises:
+        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
+        TypeError: the features are not floating-point.
+
+    References:
+        Sung et al., "Learning to compare: relation network for few-shot learning", 2018 (arXiv
+        1711.06025), equation 2.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> blind = jax.tree.map(jnp.zeros_like, Comparator.create(jax.random.key(0), channels=2))
+        >>> float(relation_loss(jnp.eye(2), jnp.eye(2), blind))  # every score is 1/2
+        0.25
+    """
+    moments = feature_moments(  # which checks the shapes
+        features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
+    )
+    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    axis, weights = check_features(features, axis), check_where(where, labels)
+    if features.shape[axis] != comparator.first.shape[0]:
+        raise ValueError(
+            f"the comparator is for {comparator.first.shape[0]} features; those of shape "
+            f"{features.shape} have {features.shape[axis]}"
+        )
+
+    def loss(
+        features: jax.Array,
+        labels: jax.Array,
+        weights: jax.Array | None,
+        comparator: Comparator,
+        moments: FeatureMoments,
+    ) -> jax.Array:
+        x = spatial_mean(features, weights, axis, signed=True)
+        w = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
+        rows = labels
+        if labels.ndim == 1:
+            rows = jax.nn.one_hot(labels, moments.mass.shape[0], dtype=x.dtype)
+        rows = jnp.where((w != 0)[:, None], rows.astype(x.dtype), 0.0)
+        errors = jnp.square(relation_scores(comparator, x, moments.means.T) - rows)
+        present = moments.present.astype(x.dtype)
+        each = (errors * present[None, :]).sum(axis=1)
+        sums = jnp.stack([(w * each).sum(), w.sum()])
+        if axis_name is not None:
+            sums = lax.psum(sums, axis_name)
+        count = sums[1] * present.sum()
+        return sums[0] / jnp.where(count > 0, count, jnp.ones_like(count))
+
+    return on_any_mesh(loss, features, labels, weights, comparator, moments)

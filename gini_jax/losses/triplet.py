@@ -1,0 +1,133 @@
+"""Triplet loss: an anchor nearer to its class than to the others, by a margin."""
+
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.pairs import (
+    FAR,
+    Compare,
+    RowLoss,
+    Rows,
+    distance,
+    mean_over_anchors,
+    squared_distance,
+)
+
+Sums: TypeAlias = tuple[jax.Array, jax.Array]
+DISTANCES: dict[str, Compare] = {"euclidean": distance, "squared": squared_distance}
+
+
+def triplet_loss(
+    features: jax.Array,
+    labels: jax.Array,
+    *,
+    margin: float = 0.2,
+    triplets: Literal["hard", "all", "semi-hard"] = "hard",
+    distance: Literal["euclidean", "squared"] | Compare = "euclidean",
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """Triplet loss, over the triplets of the global batch.
+
+    The mean of `max(d[a,p] - d[a,n] + margin, 0)` for an anchor `a`, another example `p` of its
+    class and an example `n` of another class:
+
+    - `hard`: for each anchor its farthest positive and its nearest negative;
+    - `all`: all triplets with a loss above 0;
+    - `semi-hard`: for each anchor and positive the nearest negative that is farther than the
+      positive; if there is none, the farthest negative.
+
+    Args:
+        features: `[N, ..., C]` activations of any float type; their mean over spatial or token axes
+            is taken.
+        labels: `[N]` integers, or `[N, K]` rows, which count as their largest class. A negative
+            integer leaves the example out.
+        margin: by how much negatives shall be farther.
+        triplets: which triplets count.
+        distance: `"euclidean"`, its square, or a function from `[n, C]` and `[N, C]` to `[n, N]`.
+        where: `[N]` mask, or weights of the anchors; 1 by default. Rows of weight 0 are left out
+            altogether, and may hold NaN.
+        axis_name: name or names of mapped axes that the batch is divided over; the pairs are those
+            of the global batch.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+        chunk_size: anchors at a time: memory is `O(chunk_size N)`; all at once by default.
+
+    Returns:
+        Scalar, not negative; 0 if no anchor has both a positive and a negative.
+
+    Raises:
+        ValueError: the shapes do not fit, or `triplets` or `distance` is unknown.
+        TypeError: the features are not floating-point.
+
+    References:
+        Hermans, Beyer, Leibe, "In defense of the triplet loss for person re-identification", 2017
+        (arXiv 1703.07737), equation 5 for `hard`, 6 and section 2 for `all`; Schroff, Kalenichenko,
+        Philbin, "FaceNet", 2015 (arXiv 1503.03832), section 3.2 for `semi-hard`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> x, labels = jnp.array([[0.0], [1.0], [3.0]]), jnp.array([0, 0, 1])
+        >>> float(triplet_loss(x, labels, margin=2.0))  # (1 - 3 + 2 + 1 - 2 + 2) / 2
+        0.5
+    """
+    if triplets not in TRIPLETS:
+        raise ValueError(f"triplets={triplets!r}; known: {', '.join(map(repr, TRIPLETS))}")
+    if not callable(distance) and distance not in DISTANCES:
+        raise ValueError(f"distance={distance!r}; known: {', '.join(map(repr, DISTANCES))}")
+    return mean_over_anchors(
+        TRIPLETS[triplets](margin),
+        distance if callable(distance) else DISTANCES[distance],
+        features,
+        labels,
+        where=where,
+        axis_name=axis_name,
+        axis=axis,
+        chunk_size=chunk_size,
+    )
+
+
+def _hard(margin: float) -> RowLoss:
+    def of_rows(rows: Rows) -> Sums:
+        farthest = jnp.where(rows.positive, rows.values, -FAR).max(axis=1)
+        nearest = jnp.where(rows.negative, rows.values, FAR).min(axis=1)
+        both = rows.positive.any(axis=1) & rows.negative.any(axis=1)
+        return jnp.maximum(farthest - nearest + margin, 0.0), both.astype(rows.values.dtype)
+
+    return of_rows
+
+
+def _semi_hard(margin: float) -> RowLoss:
+    def of_row(d: jax.Array, positive: jax.Array, negative: jax.Array) -> Sums:
+        negatives = jnp.sort(jnp.where(negative, d, FAR))
+        farther = jnp.searchsorted(negatives, d, side="right")
+        count = negative.sum().astype(farther.dtype)
+        chosen = negatives[jnp.minimum(farther, jnp.maximum(count - 1, 0))]
+        counted = positive & (count > 0)
+        losses = jnp.where(counted, jnp.maximum(d - chosen + margin, 0.0), 0.0)
+        return losses.sum(), counted.sum().astype(d.dtype)
+
+    return lambda rows: jax.vmap(of_row)(*rows)
+
+
+def _all(margin: float) -> RowLoss:
+    """The `O(N^2)` triplets of an anchor in `O(N log N)`, by running sums of sorted negatives."""
+
+    def of_row(d: jax.Array, positive: jax.Array, negative: jax.Array) -> Sums:
+        d = d - jax.lax.stop_gradient(d.mean())  # so that the running sums stay small
+        negatives = jnp.sort(jnp.where(negative, d, FAR))
+        kept = jnp.where(negatives < FAR, negatives, 0.0)
+        sums = jnp.concatenate([jnp.zeros(1, d.dtype), jnp.cumsum(kept)])
+        active = jnp.searchsorted(negatives, d + margin, side="left")  # negatives with a loss
+        active = jnp.where(positive, active, 0)
+        losses = active.astype(d.dtype) * (d + margin) - sums[active]
+        return losses.sum(), active.sum().astype(d.dtype)
+
+    return lambda rows: jax.vmap(of_row)(*rows)
+
+
+TRIPLETS = {"hard": _hard, "all": _all, "semi-hard": _semi_hard}
