@@ -13,10 +13,12 @@ import pandas as pd
 
 import gini_jax
 from configs import digits
+from gini_jax import losses
 from gini_jax.analysis.figures import COLOURS
 from gini_jax.analysis.sensitivity import sensitivity
 from gini_jax.data import load_dataset
 from gini_jax.losses import class_profile, class_sums, gini_loss, kl_loss
+from gini_jax.losses.pairs import cosine
 from gini_jax.modes.train import main as train
 
 DOCS = Path(__file__).resolve().parent
@@ -94,6 +96,57 @@ def draw_terms() -> None:
     axes[0, 0].set_ylabel("feature, sorted")
     axes[1, 0].set_ylabel("q, and t (dashed)")
     figure.savefig(DOCS / "terms.png", dpi=110)
+
+
+def draw_rivals() -> None:
+    """Where each loss moves the same free points of four classes, in a plane."""
+    rng = np.random.default_rng(0)
+    labels = jnp.asarray(np.repeat(np.arange(4), 40))
+    angles = 2 * np.pi * (np.asarray(labels) + 0.5) / 4
+    centres = 1.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1) + [0.5, 0.5]
+    start = jnp.asarray(centres + 0.8 * rng.normal(size=(160, 2)), jnp.float32)
+    directions = jnp.array([[1.0, 0.3], [-0.3, 1.0], [-1.0, -0.3], [0.3, -1.0]])  # to be learned
+    comparator = losses.Comparator.create(jax.random.key(0), channels=2, hidden=16)
+    by_class = {"labels": labels, "num_classes": 4}
+
+    kinds = {
+        "center": (lambda x, w: losses.center_loss(x, **by_class), ()),
+        "fisher": (lambda x, w: losses.fisher_loss(x, **by_class), ()),
+        "center + island": (
+            lambda x, w: losses.center_loss(x, **by_class) + losses.island_loss(x, **by_class),
+            (),
+        ),
+        "supcon": (lambda x, w: losses.supcon_loss(x, labels), ()),
+        "triplet, hard": (lambda x, w: losses.triplet_loss(x, labels, margin=1.0), ()),
+        "multi-similarity": (lambda x, w: losses.multi_similarity_loss(x, labels), ()),
+        "proxy anchor": (lambda x, w: losses.proxy_anchor_loss(x, w, labels), directions),
+        "cosface": (lambda x, w: losses.cosface_loss(cosine(x, w), labels, scale=8.0), directions),
+        "arcface": (lambda x, w: losses.arcface_loss(cosine(x, w), labels, scale=8.0), directions),
+        "relation": (lambda x, w: losses.relation_loss(x, labels, w, num_classes=4), comparator),
+        "gini + kl": (lambda x, w: losses.discriminability_loss(x, **by_class)[0], ()),
+    }
+    optimizer = optax.adam(0.02)
+
+    def moved(loss, more):
+        def step(carry, _):
+            points, state = carry
+            gradient = jax.grad(lambda p: loss(*p))(points)
+            updates, state = optimizer.update(gradient, state)
+            return (optax.apply_updates(points, updates), state), None
+
+        first = (start, more)
+        (points, _), _ = jax.lax.scan(step, (first, optimizer.init(first)), length=150)
+        return points[0]
+
+    panels = {"start": start} | {name: moved(*kind) for name, kind in kinds.items()}
+    figure, axes = plt.subplots(3, 4, figsize=(11, 8.4), layout="constrained")
+    for axis, (name, points) in zip(axes.flat, panels.items(), strict=True):
+        for k in range(4):
+            axis.scatter(*np.asarray(points[labels == k]).T, s=9, color=COLOURS[k])
+        axis.plot(0, 0, "+", color="0.4", ms=10)
+        axis.set(title=name, xticks=[], yticks=[], aspect="equal")
+        axis.set_adjustable("datalim")
+    figure.savefig(DOCS / "rivals.png", dpi=110)
 
 
 def draw_kl_gradient() -> None:
@@ -184,5 +237,6 @@ if __name__ == "__main__":
     draw_held()
     draw_term_signal()
     draw_terms()
+    draw_rivals()
     draw_kl_gradient()
     draw_profiles()
