@@ -1,9 +1,8 @@
 """Center loss: features near the means of their classes."""
 
 import jax
-import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.class_sums import AxisName, ratio
 from gini_jax.losses.moments import FeatureMoments, as_moments
 
 
@@ -53,5 +52,4 @@ def center_loss(
     moments = as_moments(
         features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
     )
-    count = moments.mass.sum()
-    return moments.within / 2 / jnp.where(count > 0, count, jnp.ones_like(count))
+    return ratio(moments.within / 2, moments.mass.sum())

@@ -160,6 +160,23 @@ def spatial_mean(
     return activation.mean(axis=tuple(i for i in range(1, features.ndim) if i != axis))
 
 
+def label_rows(
+    labels: jax.Array, weights: jax.Array | None, num_classes: int, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """`[N, K]` label rows, with zeros where the weight is 0, and `[N]` weights."""
+    rows = jax.nn.one_hot(labels, num_classes, dtype=dtype) if labels.ndim == 1 else labels
+    rows = rows.astype(dtype)
+    if weights is None:
+        return rows, jnp.ones(labels.shape[0], dtype)
+    weights = weights.astype(dtype)
+    return jnp.where((weights != 0)[:, None], rows, jnp.zeros_like(rows)), weights
+
+
+def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
+    """`total / count`; where nothing counts, the total as it is, with a finite gradient."""
+    return total / jnp.where(count > 0, count, jnp.ones_like(count))
+
+
 def sum_type(dtype: Any) -> Any:
     """What sums are accumulated in: float32, or float64 for float64."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32

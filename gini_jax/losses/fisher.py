@@ -45,8 +45,8 @@ def fisher_loss(
     Examples:
         >>> import jax.numpy as jnp
         >>> x, labels = jnp.array([[-1.0], [1.0], [9.0], [11.0]]), jnp.array([0, 0, 1, 1])
-        >>> float(fisher_loss(x, labels, num_classes=2))  # (4 * 1) / (4 * 25)
-        0.03999999910593033
+        >>> print(f"{fisher_loss(x, labels, num_classes=2):.4f}")  # (4 * 1) / (4 * 25)
+        0.0400
     """
     moments = as_moments(
         features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis

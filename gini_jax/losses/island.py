@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.class_sums import AxisName
-from gini_jax.losses.moments import FeatureMoments, as_moments, unit_vectors
+from gini_jax.losses.moments import FeatureMoments, as_moments
+from gini_jax.losses.pairs import unit_vectors
 
 
 def island_loss(

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, check_where, on_any_mesh, sum_type
+from gini_jax.losses.class_sums import (
+    AxisName,
+    check_where,
+    label_rows,
+    on_any_mesh,
+    ratio,
+    sum_type,
+)
 
 
 def mean_over_examples(
@@ -44,15 +51,12 @@ def mean_over_examples(
 
     def mean(logits: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
         logits = logits.astype(sum_type(logits.dtype))
-        rows = jax.nn.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
-        rows, w = rows.astype(logits.dtype), jnp.ones(logits.shape[0], logits.dtype)
+        rows, w = label_rows(labels, weights, logits.shape[1], logits.dtype)
         if weights is not None:
-            w = weights.astype(logits.dtype)
-            kept = (w != 0)[:, None]
-            logits, rows = jnp.where(kept, logits, 0.0), jnp.where(kept, rows, 0.0)
+            logits = jnp.where((w != 0)[:, None], logits, jnp.zeros_like(logits))
         sums = jnp.stack([(w * each(logits, rows)).sum(), w.sum()])
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        return sums[0] / jnp.where(sums[1] > 0, sums[1], jnp.ones_like(sums[1]))
+        return ratio(sums[0], sums[1])
 
     return on_any_mesh(mean, logits, labels, weights)

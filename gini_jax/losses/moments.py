@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, as_sums, local_sums
+from gini_jax.losses.class_sums import AxisName, as_sums, local_sums, ratio
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +42,7 @@ class FeatureMoments:
     @property
     def means(self) -> jax.Array:
         """`[C, K]`: the mean features of each class; 0 for a class that is absent."""
-        return self.total / jnp.where(self.present, self.mass, jnp.ones_like(self.mass))[None, :]
+        return ratio(self.total, self.mass[None, :])
 
     @property
     def within(self) -> jax.Array:
@@ -53,10 +53,9 @@ class FeatureMoments:
     def between(self) -> jax.Array:
         """Scalar `sum_k mass_k |mean_k - mean|^2`, the trace of the between-class scatter matrix.
 
-        It is summed over pairs of class means and their common mean, without cancellation.
+        Squares of differences, of which none cancels another.
         """
-        count = self.mass.sum()
-        centre = self.total.sum(axis=1) / jnp.where(count > 0, count, jnp.ones_like(count))
+        centre = ratio(self.total.sum(axis=1), self.mass.sum())
         shifted = jnp.where(self.present[None, :], self.means - centre[:, None], 0.0)
         return (self.mass * jnp.square(shifted).sum(axis=0)).sum()
 
@@ -107,15 +106,3 @@ def feature_moments(
 def as_moments(features: Any, labels: Any, **options: Any) -> FeatureMoments:
     """The moments of a batch; those that a caller already has are taken as they are."""
     return as_sums(FeatureMoments, feature_moments, features, labels, options)
-
-
-def unit_vectors(x: jax.Array) -> jax.Array:
-    """Rows divided by their lengths; a row of zeros stays, with zero gradient.
-
-    Rows are first scaled by a constant, so that no square leaves the range of the type.
-    """
-    largest = lax.stop_gradient(jnp.abs(x).max(axis=-1, keepdims=True))
-    safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    scaled = x / safe
-    square = jnp.square(scaled).sum(axis=-1, keepdims=True)
-    return scaled * lax.rsqrt(jnp.where(largest > 0, square, jnp.ones_like(square)))

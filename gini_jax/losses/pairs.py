@@ -16,9 +16,9 @@ from gini_jax.losses.class_sums import (
     check_features,
     check_where,
     on_any_mesh,
+    ratio,
     spatial_mean,
 )
-from gini_jax.losses.moments import unit_vectors
 
 FAR = 1e30  # stands for infinity, whose gradients are not numbers
 
@@ -104,13 +104,12 @@ def mean_over_anchors(
             w = anchors.weights
             # A row without a pair may hold anything, but neither value nor gradient of it counts.
             total = jnp.where((w > 0) & (count > 0), total, jnp.zeros_like(total))
-            return jnp.stack([(w * total).sum(), (w * lax.stop_gradient(count)).sum()])
+            return jnp.stack([(w * total).sum(), (w * count).sum()])
 
         sums = _in_chunks(of_anchors, own, chunk_size)
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        total, count = sums[0], sums[1]
-        return total / jnp.where(count > 0, count, jnp.ones_like(count))
+        return ratio(sums[0], sums[1])
 
     return on_any_mesh(loss, features, labels, weights)
 
@@ -118,6 +117,18 @@ def mean_over_anchors(
 def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
     """`[n, N]` cosines of `[n, C]` and `[N, C]`; 0 for rows of zeros."""
     return _product(unit_vectors(x), unit_vectors(y))
+
+
+def unit_vectors(x: jax.Array) -> jax.Array:
+    """Rows divided by their lengths; a row of zeros stays, with zero gradient.
+
+    Rows are first scaled by a constant, so that no square leaves the range of the type.
+    """
+    largest = lax.stop_gradient(jnp.abs(x).max(axis=-1, keepdims=True))
+    safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    scaled = x / safe
+    square = jnp.square(scaled).sum(axis=-1, keepdims=True)
+    return scaled * lax.rsqrt(jnp.where(largest > 0, square, jnp.ones_like(square)))
 
 
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:

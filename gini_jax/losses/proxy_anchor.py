@@ -8,6 +8,7 @@ from gini_jax.losses.class_sums import (
     AxisName,
     check_features,
     check_where,
+    label_rows,
     on_any_mesh,
     spatial_mean,
 )
@@ -79,13 +80,8 @@ def proxy_anchor_loss(
         features: jax.Array, proxies: jax.Array, labels: jax.Array, weights: jax.Array | None
     ) -> jax.Array:
         x = spatial_mean(features, weights, axis, signed=True)
-        rows = labels
-        if labels.ndim == 1:
-            rows = jax.nn.one_hot(labels, len(proxies), dtype=x.dtype)
-        rows, w = rows.astype(x.dtype), jnp.ones((len(x), 1), x.dtype)
-        if weights is not None:
-            w = weights.astype(x.dtype)[:, None]
-            rows = jnp.where(w != 0, rows, 0.0)
+        rows, w = label_rows(labels, weights, len(proxies), x.dtype)
+        w = w[:, None]
         s = cosine(x, proxies.astype(x.dtype))
         near = (w * rows * jnp.exp(-alpha * (s - margin))).sum(axis=0)
         far = (w * (1 - rows) * jnp.exp(alpha * (s + margin))).sum(axis=0)

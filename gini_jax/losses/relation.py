@@ -10,7 +10,9 @@ from gini_jax.losses.class_sums import (
     AxisName,
     check_features,
     check_where,
+    label_rows,
     on_any_mesh,
+    ratio,
     spatial_mean,
 )
 from gini_jax.losses.moments import FeatureMoments, feature_moments
@@ -140,18 +142,13 @@ def relation_loss(
         moments: FeatureMoments,
     ) -> jax.Array:
         x = spatial_mean(features, weights, axis, signed=True)
-        w = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
-        rows = labels
-        if labels.ndim == 1:
-            rows = jax.nn.one_hot(labels, moments.mass.shape[0], dtype=x.dtype)
-        rows = jnp.where((w != 0)[:, None], rows.astype(x.dtype), 0.0)
+        rows, w = label_rows(labels, weights, moments.mass.shape[0], x.dtype)
         errors = jnp.square(relation_scores(comparator, x, moments.means.T) - rows)
         present = moments.present.astype(x.dtype)
         each = (errors * present[None, :]).sum(axis=1)
         sums = jnp.stack([(w * each).sum(), w.sum()])
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        count = sums[1] * present.sum()
-        return sums[0] / jnp.where(count > 0, count, jnp.ones_like(count))
+        return ratio(sums[0], sums[1] * present.sum())
 
     return on_any_mesh(loss, features, labels, weights, comparator, moments)

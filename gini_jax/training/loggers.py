@@ -78,16 +78,15 @@ class TensorBoard:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
-        step, events = line["step"], []
+        contents: list[dict[str, Any]] = []
         if self._writer is None:
             self._open()
             if "epoch" in line:  # what an interrupted run wrote from here on is written again
-                start = SessionLog(status=SessionLog.START)
-                events.append(Event(step=step, file_version="brain.Event:2"))
-                events.append(Event(step=step, session_log=start))
-        for key, value in numbers_of(line).items():
-            events.append(Event(step=step, wall_time=time.time(), summary=scalar(key, value)))
-        for event in events:
+                contents.append({"file_version": "brain.Event:2"})
+                contents.append({"session_log": SessionLog(status=SessionLog.START)})
+        contents += [{"summary": scalar(key, value)} for key, value in numbers_of(line).items()]
+        for content in contents:
+            event = Event(step=line["step"], wall_time=time.time(), **content)
             self._writer.write_event(event)
         self._writer.flush()
         if is_remote(self._workdir):
