@@ -119,7 +119,7 @@ def draw_rivals() -> None:
         "supcon": (lambda x, w: losses.supcon_loss(x, labels), ()),
         "triplet, hard": (lambda x, w: losses.triplet_loss(x, labels, margin=1.0), ()),
         "multi-similarity": (lambda x, w: losses.multi_similarity_loss(x, labels), ()),
-        "proxy anchor": (lambda x, w: losses.proxy_anchor_loss(x, w, labels), directions),
+        "proxy anchor": (lambda x, w: losses.proxy_anchor_loss(x, labels, w), directions),
         "cosface": (lambda x, w: losses.cosface_loss(cosine(x, w), labels, scale=8.0), directions),
         "arcface": (lambda x, w: losses.arcface_loss(cosine(x, w), labels, scale=8.0), directions),
         "relation": (lambda x, w: losses.relation_loss(x, labels, w, num_classes=4), comparator),

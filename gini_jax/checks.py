@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import all_rows, flattened
+from gini_jax.config import OPTIONS, all_rows, flattened, option_rows
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.settings import Setting, in_bounds
 
@@ -13,6 +13,7 @@ from gini_jax.settings import Setting, in_bounds
 _USED_BY = {
     "loss.running_decay": lambda config: bool(config.loss.terms),
     "loss.hold_shares": lambda config: bool(config.loss.terms),
+    "loss.pseudo_confidence": lambda config: bool(config.dataset.labelled),
     "loss.kl_target": lambda config: bool(config.loss.terms.get("kl")),
     "optimizer.momentum": lambda config: config.optimizer.name == "sgd",
     "optimizer.nesterov": lambda config: config.optimizer.name == "sgd",
@@ -20,7 +21,7 @@ _USED_BY = {
     "schedule.final": lambda config: config.schedule.name == "cosine",
     "schedule.onecycle_peak": lambda config: config.schedule.name == "onecycle",
     "dataset.val_seed": lambda config: any(
-        config.dataset[key] for key in ("val_size", "train_size", "test_size")
+        config.dataset[key] for key in ("val_size", "train_size", "test_size", "labelled")
     ),
     "dataset.data_dir": lambda config: config.dataset.name != "digits",
     "dataset.test_size": lambda config: config.dataset.name.partition(":")[0] in ("folder", "hf"),
@@ -64,7 +65,7 @@ def check_keys(config: ConfigDict) -> None:
         if path in RENAMED:
             raise InputError(f"unknown setting {path!r}; it is now {RENAMED[path]}")
         if path not in rows:
-            raise unknown_name("setting", path, rows)
+            raise unknown_name("setting", path, rows | option_rows())
     for path in rows:
         if path not in flattened(config):
             raise InputError(f"the config lacks {path!r}; start it from default_config()")
@@ -95,6 +96,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     for path, row in rows.items():
         _check_value(path, values[path], row)
     _check_objective(config)
+    _check_needs(config)
     _check_batch(config, num_devices)
     _check_together(config)
 
@@ -195,7 +197,7 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
 
 
 def _check_objective(config: ConfigDict) -> None:
-    from gini_jax.losses.terms import PRESETS, TERMS, SumTerm, objective_name
+    from gini_jax.losses.terms import PRESETS, TERMS, About, SumTerm, objective_name
 
     name = objective_name(config.loss.terms)
     if config.objective != name:
@@ -207,7 +209,7 @@ def _check_objective(config: ConfigDict) -> None:
         )
     if config.grad_accumulation > 1:
         for term, weight in config.loss.terms.items():
-            if weight and not isinstance(TERMS[term](), SumTerm):
+            if weight and not isinstance(TERMS[term].create(About()), SumTerm):
                 raise InputError(
                     f"loss.terms.{term} is not a function of sums over the examples, so micro-"
                     f"batches would change it; set --config.grad_accumulation=1 "
@@ -227,6 +229,37 @@ def _check_objective(config: ConfigDict) -> None:
         )
 
 
+def _check_needs(config: ConfigDict) -> None:
+    """What the terms need of the rest of the config."""
+    from gini_jax.losses.terms import needs_of
+
+    terms = {name: weight for name, weight in config.loss.terms.items() if weight}
+    for path in flattened(config):
+        term = path.removeprefix(OPTIONS).partition(".")[0]
+        if path.startswith(OPTIONS) and term not in terms:
+            raise InputError(
+                f"{path} has no effect: the objective has no term {term}; leave it out, or set a "
+                f"weight: --config.loss.terms.{term}=0.5"
+            )
+    heads = needs_of(terms) & {"cosine", "probe"}
+    who = ", ".join(name for name in terms if heads & needs_of({name: 1.0}))
+    if len(heads) > 1:
+        raise InputError(
+            f"loss.terms {who} need different heads of the network ({', '.join(sorted(heads))}); "
+            f"set one of them to 0, such as --config.loss.terms.{who.split(', ')[0]}=0"
+        )
+    if heads and "head" not in config.model:
+        raise InputError(
+            f"loss.terms.{who} needs a {heads.pop()} head, but {config.model.name} has no setting "
+            "head; give its module one, or set another network: --config.model.name=resnet18"
+        )
+    if heads and config.model.head not in ("auto", *heads):
+        raise InputError(
+            f"loss.terms.{who} needs a {heads.pop()} head, but model.head={config.model.head}; set "
+            "--config.model.head=auto"
+        )
+
+
 def _check_batch(config: ConfigDict, num_devices: int) -> None:
     parts = config.grad_accumulation
     if config.batch_size % (num_devices * parts):
@@ -238,8 +271,26 @@ def _check_batch(config: ConfigDict, num_devices: int) -> None:
         )
 
 
+def _check_labelled(config: ConfigDict) -> None:
+    """What training without some of the labels rules out."""
+    rules = {
+        "augment.mixup": (config.augment.mixup, 0.0),
+        "augment.cutmix": (config.augment.cutmix, 0.0),
+        "grad_accumulation": (config.grad_accumulation, 1),
+        "dataset.sampler": (config.dataset.sampler, "shuffled"),
+    }
+    for path, (value, needed) in rules.items():
+        if config.dataset.labelled and value != needed:
+            raise InputError(
+                f"dataset.labelled={config.dataset.labelled} leaves images without a label, which "
+                f"{path}={value} needs before the network has seen them; set "
+                f"--config.{path}={needed}, or --config.dataset.labelled=0"
+            )
+
+
 def _check_together(config: ConfigDict) -> None:
     """Rules over several settings."""
+    _check_labelled(config)
     if config.augment.resized_crop and config.augment.crop_padding:
         raise InputError(
             f"augment.resized_crop={config.augment.resized_crop} takes the place of padded crops; "

@@ -15,7 +15,15 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from gini_jax.checks import check_keys, check_name
-from gini_jax.config import SETTINGS, help_text, set_model, set_objective
+from gini_jax.config import (
+    OPTIONS,
+    SETTINGS,
+    help_text,
+    option_rows,
+    set_model,
+    set_objective,
+    set_option,
+)
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.storage import reading, run_path, storage_path
 
@@ -35,6 +43,7 @@ MODES = {
 FLAGS = flags.FLAGS
 _WORDS = re.compile(r"(?<=^--config\.)([\w.]+)=([A-Za-z]\w*(?:,[A-Za-z]\w*)*)$")
 _TERM = re.compile(r"--?config\.loss\.terms\.(\w+)=(.*)")
+_OPTION = re.compile(r"--?config\.(loss\.options\.\w+\.\w+)=(.*)")
 _NETWORK = re.compile(r"--?config\.model\.name=.*")
 _OF_NETWORK = re.compile(r"--?config\.(model\.(?!name=|init=)\w+)=(.*)")
 
@@ -72,7 +81,7 @@ def run(argv: list[str]) -> Any:
     argv = _joined(argv)
     mode = _mode_of(argv)
     module = importlib.import_module(f"gini_jax.modes.{mode}")
-    config, terms, of_network = _parse(argv, module)
+    config, terms, later = _parse(argv, module)
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # hides the libraries' info messages
     from gini_jax import devices  # jax starts here
@@ -82,7 +91,7 @@ def run(argv: list[str]) -> Any:
     if FLAGS.distributed or any(value is not None for value in several):
         devices.connect(*several)
     given = dict(config_flags.get_override_values(FLAGS["config"]))
-    given |= {path: _typed(given["model.name"], path, text) for path, text in of_network.items()}
+    given |= {path: _typed(given, path, text) for path, text in later.items()}
     check_name(config.name)
     default = f"runs/{config.name or 'run'}" + ("_sweep" if mode == "sweep" else "")
     workdir = run_path("--workdir", FLAGS.workdir or default)
@@ -99,7 +108,8 @@ def run(argv: list[str]) -> Any:
     else:
         config = resolved(config, given, terms)
     storage_path("dataset.data_dir", config.dataset.data_dir)
-    run_path("model.init", config.model.init)
+    if not config.model.init.startswith("pip:"):
+        run_path("model.init", config.model.init)
     values = {name: FLAGS[name].value for name in module.FLAGS if name != "command"}
     if "command" in module.FLAGS:
         from gini_jax.training.members import without
@@ -190,6 +200,9 @@ def resolved(config: ConfigDict, given: dict[str, Any], terms: dict[str, float])
         set_model(config, own.pop("name"), **{k: v for k, v in own.items() if k != "init"})
     if "objective" in given:
         set_objective(config, given["objective"])
+    for path, value in given.items():
+        if path.startswith(OPTIONS):
+            set_option(config, path, value)
     with config.unlocked():
         for name, weight in terms.items():
             config.loss.terms[name] = weight
@@ -241,17 +254,18 @@ def _mode_of(argv: list[str]) -> str:
 def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], dict[str, str]]:
     """The config, with the overrides of the command line; and what it cannot take yet.
 
-    That is the weights of terms, and the settings of another network than the config file's.
+    That is the weights of terms, and the settings of terms and of another network than the config
+    file's.
     """
     terms: dict[str, float] = {}
-    of_network: dict[str, str] = {}
+    later: dict[str, str] = {}
     another = any(map(_NETWORK.fullmatch, argv))
     kept = argv[:1]
     for arg in argv[1:]:
         if match := _TERM.fullmatch(arg):
             terms[match[1]] = _number(arg, match[2])
-        elif another and (match := _OF_NETWORK.fullmatch(arg)):
-            of_network[match[1]] = match[2]
+        elif match := _OPTION.fullmatch(arg) or (another and _OF_NETWORK.fullmatch(arg)):
+            later[match[1]] = match[2]
         elif arg.startswith("--config="):
             kept.append(f"--config={config_path(arg.partition('=')[2])}")
         else:
@@ -274,14 +288,17 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], 
         raise InputError(f"{kind}{reason}\nAll flags and settings: --help") from error
     if len(rest) > 1:
         raise InputError(f"unknown argument {rest[1]!r}; settings are --config.KEY=VALUE")
-    return config, terms, of_network
+    return config, terms, later
 
 
-def _typed(network: str, path: str, text: str) -> Any:
-    """The value of a network's setting; its type is checked later."""
+def _typed(given: dict[str, Any], path: str, text: str) -> Any:
+    """The value of a setting of the given network, or of a term; its type is checked later."""
     from gini_jax.models.registry import model_rows
 
-    row = model_rows(network).get(path.removeprefix("model."))
+    if path.startswith(OPTIONS):
+        row = option_rows().get(path)
+    else:
+        row = model_rows(given["model.name"]).get(path.removeprefix("model."))
     kind = type(row.default) if row else str
     if kind is bool and text.lower() in ("true", "false", "1", "0"):
         return text.lower() in ("true", "1")
@@ -342,11 +359,10 @@ def _saved_with(given: dict[str, Any], terms: dict[str, float], workdir: Path) -
     from gini_jax.training.workdir import saved_config
 
     config = saved_config(workdir)
-    if "model.name" not in given:
-        config.update_from_flattened_dict(given)
-    else:
-        rest = {key: value for key, value in given.items() if not key.startswith("model.")}
-        config.update_from_flattened_dict(rest)
+    later = (OPTIONS, "model.") if "model.name" in given else (OPTIONS,)
+    config.update_from_flattened_dict(
+        {key: value for key, value in given.items() if not key.startswith(later)}
+    )
     return resolved(config, given, terms)
 
 

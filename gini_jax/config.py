@@ -67,11 +67,17 @@ SETTINGS: dict[str, Setting] = {
     "dataset.val_size": Setting(0, "training images held out for validation", bounds=NOT_NEGATIVE),
     "dataset.val_seed": Setting(
         0,
-        "seed of the draws of val_size and train_size; the same for every seed of the run",
+        "seed of the draws of val_size, train_size and labelled; the same for all seeds of the run",
         bounds=SEED,
     ),
     "dataset.train_size": Setting(
         0, "train on a class-balanced subset of this size; 0 takes all", bounds=NOT_NEGATIVE
+    ),
+    "dataset.labelled": Setting(
+        0,
+        "training images of each class that keep their label; the network labels the others; 0: "
+        "all",
+        bounds=NOT_NEGATIVE,
     ),
     "dataset.sampler": Setting(
         "shuffled",
@@ -122,7 +128,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "model.name": Setting("resnet18", "the network", choices="gini_jax.models.registry:MODELS"),
     "model.init": Setting(
-        "", "weights to start from: a .safetensors or .pth file of PyTorch, or a run's folder"
+        "",
+        "weights to start from: a .safetensors or .pth file of PyTorch, a run's folder, or "
+        "pip:NAME, the file in an installed package",
     ),
     "loss.layers": Setting(("stage4",), "layers whose features the terms act on"),
     "loss.ce_weight": Setting(1.0, "weight of cross-entropy", bounds=NOT_NEGATIVE),
@@ -146,6 +154,11 @@ SETTINGS: dict[str, Setting] = {
     "loss.label_smoothing": Setting(
         0.0, "share of the label that is spread evenly over the classes", bounds=BELOW_1
     ),
+    "loss.pseudo_confidence": Setting(
+        0.95,
+        "with dataset.labelled: the network's own label counts where it is surer than this",
+        bounds=SHARE,
+    ),
     "loss.running_decay": Setting(
         0.0, "decay of the class sums' moving average; 0 uses only the batch", bounds=BELOW_1
     ),
@@ -161,6 +174,11 @@ SETTINGS: dict[str, Setting] = {
     "optimizer.ema_decay": Setting(
         0.0, "decay of a moving average of the weights to evaluate; 0 disables", bounds=BELOW_1
     ),
+    "optimizer.groups": Setting(
+        (),
+        "factors of the learning rate, and weight decay or not, by patterns over the parameters' "
+        "names; the first that matches counts: (('head/.*', 10.0), ('.*/bias', 1.0, 0.0))",
+    ),
     "schedule.name": Setting(
         "cosine", "learning-rate schedule", choices="gini_jax.training.optim:SCHEDULES"
     ),
@@ -174,6 +192,9 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 
+
+# Where the terms' own settings are; see `option_rows`.
+OPTIONS = "loss.options."
 
 # Settings that may change within a run: where the data is, and how the run is saved and observed.
 FREE = (
@@ -215,6 +236,7 @@ def default_config(objective: str | None = None) -> ConfigDict:
         if section and section not in config:
             config[section] = ConfigDict()
         (config[section] if section else config)[key] = row.default
+    config.loss.options = ConfigDict()
     set_model(config, config.model.name)
     set_objective(config, objective or config.objective)
     return config
@@ -278,21 +300,64 @@ def all_rows(config: ConfigDict) -> dict[str, Setting]:
     model = {f"model.{key}": row for key, row in model_rows(config.model.name).items()}
     weight = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
     terms = {f"loss.terms.{name}": weight for name in config.loss.terms if name in TERMS}
-    return SETTINGS | model | terms
+    given = [path for path in flattened(config) if path.startswith(OPTIONS)]
+    options = {path: row for path, row in option_rows().items() if path in given}
+    return SETTINGS | model | terms | options
+
+
+def option_rows() -> dict[str, Setting]:
+    """The rows of the terms' own settings, `loss.options.TERM.SETTING`, by path.
+
+    A config holds those that differ from their defaults.
+
+    Examples:
+        >>> option_rows()["loss.options.supcon.temperature"].default
+        0.1
+    """
+    from gini_jax.losses.terms import TERMS
+
+    return {
+        f"{OPTIONS}{term}.{key}": Setting(default, f"of the term {term}", choices)
+        for term, entry in TERMS.items()
+        for key, (default, choices) in entry.settings.items()
+    }
+
+
+def set_option(config: ConfigDict, path: str, value: Any) -> None:
+    """Sets one of the terms' own settings; see `option_rows`.
+
+    Examples:
+        >>> config = default_config("supcon")
+        >>> set_option(config, "loss.options.supcon.temperature", 0.2)
+        >>> config.loss.options.to_dict()
+        {'supcon': {'temperature': 0.2}}
+    """
+    _, term, key = path.removeprefix("loss.").split(".")
+    with config.unlocked():
+        if term not in config.loss.options:
+            config.loss.options[term] = ConfigDict()
+        config.loss.options[term][key] = value
 
 
 def model_settings(config: ConfigDict) -> dict[str, Any]:
-    """The attributes of the network that a config sets.
+    """The attributes of the network that a config sets; an `auto` head is what the terms need.
 
     Examples:
         >>> model_settings(default_config())["width"]
         64
+        >>> model_settings(default_config("cosface"))["head"]
+        'cosine'
     """
-    return {
+    from gini_jax.losses.terms import needs_of
+
+    found = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config.model.items()
         if key not in ("name", "init")
     }
+    if found.get("head") == "auto":
+        found["head"] = next(iter(needs_of(config.loss.terms) & {"cosine", "probe"}), "linear")
+    return found
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

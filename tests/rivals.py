@@ -11,6 +11,7 @@ from gini_jax import losses
 K, C = 5, 8
 PROXIES = jnp.asarray(np.random.default_rng(9).normal(size=(K, C)), jnp.float32)
 COMPARATOR = losses.Comparator.create(jax.random.key(3), channels=C, hidden=6)
+PROJECTION = losses.Projection.create(jax.random.key(4), C, size=C)
 SUPERCLASSES = [0, 1, 0, 2, 1]
 MIX = jnp.asarray(np.random.default_rng(8).normal(size=(C, K)) / 4, jnp.float32)
 
@@ -32,6 +33,13 @@ def two_views(features, labels, axis=-1, **options):
     return losses.nt_xent_loss(features, second, axis=axis, **options)
 
 
+def simclr(features, labels, axis=-1, where=None, **options):
+    """A loss of both views in one array as one of features."""
+    both = jnp.concatenate([jnp.asarray(features), jnp.flip(jnp.asarray(features), axis)])
+    where = None if where is None else jnp.concatenate([where, where])
+    return losses.simclr_loss(both, labels, PROJECTION, axis=axis, where=where, **options)
+
+
 def without_classes(loss):
     """A loss of pairs, which needs no number of classes."""
     return lambda features, labels, num_classes=None, **more: loss(features, labels, **more)
@@ -51,15 +59,13 @@ LOSSES = {
     ),
     "multi-similarity": without_classes(losses.multi_similarity_loss),
     "proxy anchor": without_classes(
-        lambda x, y, **more: losses.proxy_anchor_loss(x, PROXIES, y, **more)
+        lambda x, y, **more: losses.proxy_anchor_loss(x, y, PROXIES, **more)
     ),
     "relation": lambda x, y, **more: losses.relation_loss(x, y, COMPARATOR, **more),
     "relation triplet": without_classes(
-        partial(
-            losses.triplet_loss,
-            distance=lambda x, y: 1 - losses.relation_scores(COMPARATOR, x, y),
-        )
+        lambda x, y, **more: losses.relation_triplet_loss(x, y, COMPARATOR, **more)
     ),
+    "simclr": without_classes(simclr),
     "cosface": of_cosines(losses.cosface_loss),
     "arcface": of_cosines(losses.arcface_loss),
     "hierarchy": of_cosines(
@@ -74,6 +80,7 @@ LOGIT_LOSSES = {
 }
 PAIRS = (
     "nt-xent",
+    "simclr",
     "supcon",
     "supcon inside",
     "triplet hard",

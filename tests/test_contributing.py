@@ -15,7 +15,7 @@ from tests.conftest import QUICK, ROOT
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 # section -> new file, table, its line (None: the file's name), arguments
 RECIPES = {
-    "Loss": ("losses/moving_center.py", "losses/terms.py", '    "renyi": lambda'),
+    "Loss": ("losses/moving_center.py", "losses/terms.py", '    "renyi": of_'),
     "Network": ("models/tiny_vit.py", "models/registry.py", '    "cvt",'),
     "Data source": ("data/images_folder.py", "data/__init__.py", '    "digits": "gini'),
     "Evaluation": ("evals/nearest.py", "evals/__init__.py", '    "selection",'),

@@ -10,7 +10,7 @@ from gini_jax.data import load_dataset
 from gini_jax.data.loader import DeviceFeed, HostBatches, StreamFeed, choose_feed
 from gini_jax.data.sampling import epoch_order
 from gini_jax.devices import AXIS, replicate
-from gini_jax.losses.terms import ObjectiveState
+from gini_jax.losses.objective import ObjectiveState
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.state import TrainState
 from gini_jax.training.step import augmented_batch, create_step

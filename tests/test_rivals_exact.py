@@ -15,6 +15,7 @@ from tests.rivals import (
     COMPARATOR,
     LOSSES,
     MIX,
+    PROJECTION,
     PROXIES,
     SUPERCLASSES,
     C,
@@ -62,6 +63,12 @@ def numpy_supcon(x, labels, inside=False, temperature=0.1):
 def numpy_nt_xent(x, labels):
     del labels
     return numpy_supcon(np.concatenate([x, x[:, ::-1]]), np.tile(np.arange(len(x)), 2))
+
+
+def numpy_simclr(x, labels):
+    hidden, bias, out = (np.asarray(p, np.float64) for p in PROJECTION)
+    both = np.maximum(np.concatenate([x, x[:, ::-1]]) @ hidden + bias, 0) @ out
+    return numpy_supcon(both, np.tile(np.arange(len(x)), 2), temperature=0.5)
 
 
 def numpy_triplet(x, labels, kind, compare, margin=0.2):
@@ -166,7 +173,10 @@ NUMPY = {
     "multi-similarity": numpy_multi_similarity,
     "proxy anchor": numpy_proxy_anchor,
     "relation": numpy_relation,
-    "relation triplet": partial(numpy_triplet, kind="hard", compare=numpy_scores_distance),
+    "relation triplet": partial(
+        numpy_triplet, kind="hard", compare=numpy_scores_distance, margin=0.5
+    ),
+    "simclr": numpy_simclr,
     "cosface": partial(numpy_margin, kind="cosface"),
     "arcface": partial(numpy_margin, kind="arcface"),
     "hierarchy": numpy_hierarchy,
@@ -275,7 +285,7 @@ def test_losses_with_weights_equal_pytorch_metric_learning(name):
 
     def ours(x):
         if loss is None:
-            return losses.proxy_anchor_loss(x, PROXIES, labels)
+            return losses.proxy_anchor_loss(x, labels, PROXIES)
         unit_x, unit_w = (v / jnp.linalg.norm(v, axis=1, keepdims=True) for v in (x, PROXIES))
         return loss(unit_x @ unit_w.T, labels, scale=30.0, margin=margin)
 

@@ -11,7 +11,19 @@ from jax.sharding import PartitionSpec as P
 
 from gini_jax import losses
 from tests import rivals
-from tests.rivals import LOSSES, MIX, PAIRS, C, K, close, own_losses, value_and_gradient
+from tests.rivals import (
+    COMPARATOR,
+    LOSSES,
+    MIX,
+    PAIRS,
+    PROJECTION,
+    PROXIES,
+    C,
+    K,
+    close,
+    own_losses,
+    value_and_gradient,
+)
 
 
 @pytest.fixture(scope="module", name="batch")
@@ -85,10 +97,41 @@ def test_collectives_of_a_step(name, batch):
     gathers = text.count(" all-gather(") + text.count(" all-gather-start(")
     assert gathers == (1 if name in PAIRS else 0)
     if name in PAIRS:
-        rows = 2 if name == "nt-xent" else 1  # two views of each image
+        rows = 2 if name in ("nt-xent", "simclr") else 1  # two views of each image
         assert f"f32[{16 * rows},{C + 3}]" in text or f"f32[8,{2 * rows},{C + 3}]" in text
     reduces = text.count(" all-reduce(") + text.count(" all-reduce-start(")
     assert reduces == (2 if name == "relation" else 1)  # prototypes, then the mean error
+
+
+LEARNED = {
+    "proxy anchor": (losses.proxy_anchor_loss, PROXIES),
+    "relation": (partial(losses.relation_loss, num_classes=K), COMPARATOR),
+    "relation triplet": (losses.relation_triplet_loss, COMPARATOR),
+    "simclr": (losses.simclr_loss, PROJECTION),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_gradients_of_learned_parameters_are_those_of_one_device(name, batch):
+    """Under pmap after a pmean, and on an Explicit mesh; a device holds both views of an image."""
+    loss, learned = LEARNED[name]
+    features, labels = batch[0].mean(axis=(1, 2)), batch[1]
+    expected = jax.jit(jax.value_and_grad(loss, 2))(features, labels, learned)
+
+    def part(x, y):
+        found = jax.value_and_grad(partial(loss, axis_name="i"), 2)(x, y, learned)
+        return jax.lax.pmean(found, "i")
+
+    parts = features.reshape(4, 4, C)
+    if name == "simclr":
+        parts = features.reshape(2, 4, 2, C).swapaxes(0, 1).reshape(4, 4, C)
+    found = jax.pmap(part, axis_name="i")(parts, labels.reshape(4, 4))
+    close(jax.tree.map(lambda x: x[0], found), expected, rtol=5e-6, atol=2e-6)
+    if hasattr(jax.sharding, "auto_axes"):
+        mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+        placed = [jax.device_put(x, NamedSharding(mesh, P("i"))) for x in (features, labels)]
+        found = jax.jit(jax.value_and_grad(loss, 2))(*placed, learned)
+        close(found, expected, rtol=5e-6, atol=2e-6)
 
 
 # ------------------------------------------------------------- micro-batches and chunks
@@ -115,8 +158,10 @@ def test_moments_accumulate_exactly_and_blend_with_their_history(name, batch):
 
 
 def test_chunks_change_nothing_but_memory(batch):
+    names = [name for name in PAIRS if name not in ("simclr", "relation triplet")]
+
     def step(features, labels, chunk_size=None):
-        return {n: value_and_gradient(n, features, labels, chunk_size=chunk_size) for n in PAIRS}
+        return {n: value_and_gradient(n, features, labels, chunk_size=chunk_size) for n in names}
 
     features, labels = batch[0].mean(axis=(1, 2)), batch[1]
     expected = jax.jit(step)(features, labels)

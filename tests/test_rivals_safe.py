@@ -16,6 +16,7 @@ from tests.rivals import (
     LOSSES,
     MIX,
     PAIRS,
+    PROJECTION,
     PROXIES,
     SUPERCLASSES,
     C,
@@ -74,7 +75,8 @@ def test_rows_of_weight_0_may_hold_nan_and_change_nothing(batch):
 
 def test_a_negative_integer_leaves_an_example_out_of_the_pairs(batch):
     features, labels = batch
-    names = [name for name in PAIRS if name != "nt-xent"]  # whose classes are the images
+    of_images = ("nt-xent", "simclr")
+    names = [name for name in PAIRS if name not in of_images]
 
     def step(features, labels):
         return {name: value_and_gradient(name, features, labels) for name in names}
@@ -152,7 +154,9 @@ WRONG = {
     "the views have shapes": lambda x, y: losses.nt_xent_loss(x, x[:3]),
     "scale=0": lambda x, y: losses.cosface_loss(x, y, scale=0.0),
     "superclasses have shape": lambda x, y: losses.hierarchy_loss(x, y, [0, 1]),
-    "do not fit; proxies": lambda x, y: losses.proxy_anchor_loss(x, PROXIES[:, :2], y),
+    "do not fit; proxies": lambda x, y: losses.proxy_anchor_loss(x, y, PROXIES[:, :2]),
+    "odd number of rows": lambda x, y: losses.simclr_loss(x[:3], None, PROJECTION),
+    "the projection is for": lambda x, y: losses.simclr_loss(x[:, :3], None, PROJECTION),
     "the comparator is for": lambda x, y: losses.relation_loss(
         x[:, :3], y, COMPARATOR, num_classes=K
     ),

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.data import cache
 from gini_jax.data.images import stored_size
-from gini_jax.data.sampling import balanced_subset
+from gini_jax.data.sampling import balanced_subset, some_labels
 from gini_jax.data.source import Dataset, Rows, Source, Split
 from gini_jax.errors import InputError
 
@@ -58,7 +58,8 @@ def load_dataset(
     Returns:
         The data set. If the source has no validation split, `val_size` training images, drawn with
         `val_seed`, form one. With `train_size`, the training split is a class-balanced subset of
-        the rest, also drawn with `val_seed`.
+        the rest, also drawn with `val_seed`. With `labelled`, only so many images of each class
+        keep their label in it; the label of the others is -1.
 
     Raises:
         InputError: the set is unknown or missing, a split is too small, or the number of classes
@@ -97,6 +98,9 @@ def load_dataset(
             images, labels = splits["train"]
             rows = balanced_subset(labels, config.train_size, config.val_seed)
             splits["train"] = Split(Rows(images, rows), labels[rows])
+        if config.labelled:
+            images, labels = splits["train"]
+            splits["train"] = Split(images, some_labels(labels, config.labelled, config.val_seed))
     return replace(dataset, splits=splits, superclass_of=superclass_of, digests=digests)
 
 

@@ -127,12 +127,37 @@ def balanced_subset(
         >>> np.bincount(labels[balanced_subset(labels, 5, seed=0)]).tolist()
         [2, 2, 1]
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels), np.int64)  # of each example within its class
+    order, rank = _ranks(labels, np.random.default_rng(seed))
+    return np.sort(order[np.argsort(rank[order], kind="stable")][:size])
+
+
+def some_labels(
+    labels: Integer[np.ndarray, " N"], each: int, seed: int
+) -> Integer[np.ndarray, " N"]:
+    """Labels of which each class keeps some, at random; the others become -1.
+
+    Args:
+        labels: of a split.
+        each: how many of each class stay; all where a class has fewer.
+        seed: of the draw; with more labels, those that were there stay.
+
+    Examples:
+        >>> np.bincount(some_labels(np.array([0, 0, 0, 1, 1, 2]), 2, seed=0) + 1).tolist()
+        [1, 2, 2, 1]
+    """
+    # Not the stream of any epoch's order: then the first batches would be the labelled ones.
+    _, rank = _ranks(labels, np.random.default_rng((seed, 2**32 - 1)))
+    return np.where(rank < each, labels, -1).astype(labels.dtype)
+
+
+def _ranks(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A random order of examples, and by example its place in this order within its class."""
+    order = rng.permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)
     for k in np.unique(labels):
         own = order[labels[order] == k]
         rank[own] = np.arange(len(own))
-    return np.sort(order[np.argsort(rank[order], kind="stable")][:size])
+    return order, rank
 
 
 def stratified(

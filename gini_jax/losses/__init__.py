@@ -42,8 +42,14 @@ from gini_jax.losses.moments import FeatureMoments, feature_moments
 from gini_jax.losses.multi_similarity import multi_similarity_loss
 from gini_jax.losses.nt_xent import nt_xent_loss
 from gini_jax.losses.proxy_anchor import proxy_anchor_loss
-from gini_jax.losses.relation import Comparator, relation_loss, relation_scores
+from gini_jax.losses.relation import (
+    Comparator,
+    relation_loss,
+    relation_scores,
+    relation_triplet_loss,
+)
 from gini_jax.losses.renyi import renyi_loss
+from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
 from gini_jax.losses.triplet import triplet_loss
 
@@ -51,6 +57,7 @@ __all__ = [
     "ClassSums",
     "Comparator",
     "FeatureMoments",
+    "Projection",
     "RunningSums",
     "arcface_loss",
     "center_loss",
@@ -76,7 +83,9 @@ __all__ = [
     "proxy_anchor_loss",
     "relation_loss",
     "relation_scores",
+    "relation_triplet_loss",
     "renyi_loss",
+    "simclr_loss",
     "supcon_loss",
     "triplet_loss",
 ]

@@ -17,8 +17,8 @@ from gini_jax.losses.pairs import cosine
 
 def proxy_anchor_loss(
     features: jax.Array,
-    proxies: jax.Array,
     labels: jax.Array,
+    proxies: jax.Array,
     *,
     alpha: float = 32.0,
     margin: float = 0.1,
@@ -36,8 +36,8 @@ def proxy_anchor_loss(
     Args:
         features: `[N, ..., C]` activations of any float type; their mean over spatial or token axes
             is taken.
-        proxies: `[K, C]`, parameters to learn together with the network.
         labels: `[N]` integers, or `[N, K]` one-hot or soft rows.
+        proxies: `[K, C]`, parameters to learn together with the network.
         alpha: how much harder examples outweigh others.
         margin: by how much the cosine shall exceed, or stay below, zero.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
@@ -58,7 +58,7 @@ def proxy_anchor_loss(
     Examples:
         >>> import jax.numpy as jnp
         >>> x = proxies = jnp.eye(2)
-        >>> loss = proxy_anchor_loss(x, proxies, jnp.array([0, 1]), alpha=1.0, margin=0.0)
+        >>> loss = proxy_anchor_loss(x, jnp.array([0, 1]), proxies, alpha=1.0, margin=0.0)
         >>> print(f"{loss:.4f}")  # log(1 + 1 / e) + log 2
         1.0064
     """

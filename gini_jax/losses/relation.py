@@ -16,6 +16,7 @@ from gini_jax.losses.class_sums import (
     spatial_mean,
 )
 from gini_jax.losses.moments import FeatureMoments, feature_moments
+from gini_jax.losses.triplet import triplet_loss
 
 
 class Comparator(NamedTuple):
@@ -50,9 +51,6 @@ def relation_scores(comparator: Comparator, x: jax.Array, y: jax.Array) -> jax.A
     """How related each `x` is to each `y`, between 0 and 1.
 
     `sigmoid(out . relu(x first + y second + bias) + out_bias)`; memory is `O(n m H)`.
-
-    As `distance=lambda x, y: 1 - relation_scores(comparator, x, y)` of `triplet_loss` it is the
-    relation discriminator's triplet loss of Relation GANs (arXiv 2002.10174).
 
     Args:
         comparator: the learned parameters.
@@ -152,3 +150,60 @@ def relation_loss(
         return ratio(sums[0], sums[1] * present.sum())
 
     return on_any_mesh(loss, features, labels, weights, comparator, moments)
+
+
+def relation_triplet_loss(
+    features: jax.Array,
+    labels: jax.Array,
+    comparator: Comparator,
+    *,
+    margin: float = 0.5,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    axis: int = -1,
+) -> jax.Array:
+    """Triplet loss over relation scores: an example relates more to its class than to others.
+
+    `triplet_loss` with hardest triplets and the distance `1 - score`; see `relation_scores`.
+
+    Args:
+        features: `[N, ..., C]` activations of any float type; their mean over spatial or token axes
+            is taken.
+        labels: `[N]` integers, or `[N, K]` one-hot or soft rows.
+        comparator: parameters to learn together with the network.
+        margin: by how much the score of a pair of one class shall exceed that of other pairs.
+        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes that the batch is divided over.
+        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+
+    Returns:
+        Scalar, not negative.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: the features are not floating-point.
+
+    References:
+        The relation discriminator's loss of Relation GANs (arXiv 2002.10174), with labels in the
+        place of real and generated.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> blind = jax.tree.map(jnp.zeros_like, Comparator.create(jax.random.key(0), channels=2))
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> float(relation_triplet_loss(jnp.ones((4, 2)), labels, blind))  # the margin
+        0.5
+    """
+
+    def distance(x: jax.Array, y: jax.Array) -> jax.Array:
+        return 1.0 - relation_scores(comparator, x, y)
+
+    return triplet_loss(
+        features,
+        labels,
+        margin=margin,
+        distance=distance,
+        where=where,
+        axis_name=axis_name,
+        axis=axis,
+    )

@@ -1,28 +1,32 @@
-"""Terms added to cross-entropy in training: what a term is, the table, and their composition.
+"""Terms added to cross-entropy in training: what a term is, and the table.
 
 A new term is one new file and one line in `TERMS`.
 """
 
 import importlib
+import inspect
+import typing
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from gini_jax.losses.accumulation import RunningSums, linearize_at
-from gini_jax.losses.balance import GradientNorms
 from gini_jax.losses.center import center_loss
 from gini_jax.losses.class_sums import AxisName, local_sums
 from gini_jax.losses.discriminability import Target, entropy_loss, gini_loss, kl_loss
 from gini_jax.losses.fisher import fisher_loss
+from gini_jax.losses.hierarchy import hierarchy_loss
 from gini_jax.losses.information import mutual_information_loss
 from gini_jax.losses.island import island_loss
+from gini_jax.losses.margins import arcface_loss, cosface_loss
 from gini_jax.losses.moments import local_moments
 from gini_jax.losses.multi_similarity import multi_similarity_loss
+from gini_jax.losses.proxy_anchor import proxy_anchor_loss
+from gini_jax.losses.relation import Comparator, relation_loss, relation_triplet_loss
 from gini_jax.losses.renyi import renyi_loss
+from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
 from gini_jax.losses.triplet import triplet_loss
 
@@ -36,6 +40,7 @@ class Outputs(NamedTuple):
         labels: `[n, K]` rows, which mixup and label smoothing may have made soft.
         where: `[n]` mask or example weights; None: all count alike.
         axis_name: the mapped axis that the batch is divided over, if there is one.
+        params: what the term learns together with the network; see `Term.params`.
     """
 
     features: Mapping[str, Any]
@@ -43,13 +48,30 @@ class Outputs(NamedTuple):
     labels: Any
     where: Any = None
     axis_name: AxisName | None = None
+    params: Any = None
+
+
+class About(NamedTuple):
+    """What a term may want to know of the run.
+
+    Attributes:
+        kl_target: what the term `kl` compares with; see `kl_loss`.
+        scale: what a cosine head multiplies the cosines by.
+        superclasses: the superclass of each of the `K` classes; empty if there are none.
+    """
+
+    kl_target: Target = None
+    scale: float = 1.0
+    superclasses: tuple[int, ...] = ()
 
 
 class Term(Protocol):
     """A term of the loss.
 
     The value is that of the global batch: where `outputs.axis_name` is set, the term gathers what
-    it needs from the other devices (`lax.psum`, `lax.all_gather`).
+    it needs from the other devices (`lax.psum`, `lax.all_gather`). A term that learns parameters
+    also has `params(key, outputs)`, which gives their initial values, and finds them in
+    `outputs.params`.
     """
 
     def init(self, outputs: Outputs) -> Any:
@@ -107,11 +129,50 @@ class ClassSumTerm(NamedTuple):
         return jnp.stack([self.loss(layer) for layer in sums[self.kind].values()]).mean()
 
 
-class PairTerm(NamedTuple):
-    """A term that is a loss over the pairs of the global batch, averaged over the layers.
+class FeatureTerm(NamedTuple):
+    """A term that is a loss of features and labels, averaged over the layers.
 
     Attributes:
-        loss: from features, labels, `where` and `axis_name` to a scalar.
+        loss: from features, labels, the parameters if there are any, `where` and `axis_name` to a
+            scalar.
+        create: from a key, the number of features and that of classes to the parameters that the
+            loss learns for a layer; None: it learns none.
+    """
+
+    loss: Callable[..., jax.Array]
+    create: Callable[[jax.Array, int, int], Any] | None = None
+
+    def params(self, key: jax.Array, outputs: Outputs) -> dict[str, Any]:
+        """The initial parameters, by layer."""
+        if self.create is None:
+            return {}
+        sizes = {layer: x.shape[-1] for layer, x in outputs.features.items()}
+        keys = jax.random.split(key, len(sizes))
+        num_classes = outputs.logits.shape[-1]
+        return {
+            layer: self.create(own, sizes[layer], num_classes)
+            for own, layer in zip(keys, sorted(sizes), strict=True)
+        }
+
+    def init(self, outputs: Outputs) -> tuple[()]:
+        """No state."""
+        return ()
+
+    def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
+        """The mean over the layers."""
+        options = {"where": outputs.where, "axis_name": outputs.axis_name}
+        by_layer = []
+        for layer, features in outputs.features.items():
+            learned = () if self.create is None else (outputs.params[layer],)
+            by_layer.append(self.loss(features, outputs.labels, *learned, **options))
+        return jnp.stack(by_layer).mean(), state
+
+
+class LogitTerm(NamedTuple):
+    """A term that is a loss of logits and labels.
+
+    Attributes:
+        loss: from logits, labels, `where` and `axis_name` to a scalar.
     """
 
     loss: Callable[..., jax.Array]
@@ -121,36 +182,123 @@ class PairTerm(NamedTuple):
         return ()
 
     def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
-        """The mean over the layers."""
+        """The loss of the logits."""
         options = {"where": outputs.where, "axis_name": outputs.axis_name}
-        by_layer = [
-            self.loss(features, outputs.labels, **options) for features in outputs.features.values()
-        ]
-        return jnp.stack(by_layer).mean(), state
+        return self.loss(outputs.logits, outputs.labels, **options), state
 
 
-def imported(place: str) -> Callable[[], Any]:
+class Entry(NamedTuple):
+    """A row of the table of terms.
+
+    Attributes:
+        create: from what the run is like, and the term's own settings, to the term.
+        settings: by name, the default of each of the term's own settings, and its choices.
+        needs: what training must provide: a `cosine` or a `probe` head, `superclasses`, or two
+            `views` of each image.
+    """
+
+    create: Callable[..., Term | SumTerm]
+    settings: Mapping[str, tuple[float | str, tuple[str, ...]]] = {}
+    needs: tuple[str, ...] = ()
+
+
+def settings_of(loss: Callable[..., Any]) -> dict[str, tuple[float | str, tuple[str, ...]]]:
+    """A loss's own settings: its arguments whose default is a number or a word.
+
+    Examples:
+        >>> settings_of(supcon_loss)
+        {'temperature': (0.1, ()), 'average': ('outside', ('outside', 'inside'))}
+    """
+    found = {}
+    for name, parameter in inspect.signature(loss).parameters.items():
+        if isinstance(parameter.default, (float, str)):
+            kinds = (parameter.annotation, *typing.get_args(parameter.annotation))
+            choices = [typing.get_args(k) for k in kinds if typing.get_origin(k) is typing.Literal]
+            found[name] = (parameter.default, choices[0] if choices else ())
+    return found
+
+
+def of_class_sums(loss: Callable[[Any], jax.Array], kind: str = "class_sums") -> Entry:
+    """A term in the table that is a loss of class sums, or of other sums; see `ClassSumTerm`."""
+    return Entry(lambda about: ClassSumTerm(loss, kind))
+
+
+def of_features(
+    loss: Callable[..., jax.Array],
+    create: Callable[[jax.Array, int, int], Any] | None = None,
+    needs: tuple[str, ...] = (),
+) -> Entry:
+    """A term in the table that is a loss of features and labels; see `FeatureTerm`."""
+
+    def term(about: About, **settings: Any) -> FeatureTerm:
+        return FeatureTerm(partial(loss, **settings), create)
+
+    return Entry(term, settings_of(loss), needs)
+
+
+def of_margin(loss: Callable[..., jax.Array]) -> Entry:
+    """A term in the table: what a margin adds to the cross-entropy of a cosine head.
+
+    So cross-entropy and the term of weight 1 are the loss with the margin.
+    """
+
+    def term(about: About, **settings: Any) -> LogitTerm:
+        def added(logits: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
+            cosines, scaled = logits / about.scale, partial(loss, scale=about.scale, **options)
+            return scaled(cosines, labels, **settings) - scaled(cosines, labels, margin=0.0)
+
+        return LogitTerm(added)
+
+    own = {name: row for name, row in settings_of(loss).items() if name != "scale"}
+    return Entry(term, own, needs=("cosine",))
+
+
+def imported(place: str) -> Entry:
     """A term in a file of its own, `module:Class`, which is imported when it is first used."""
 
-    def create() -> Any:
+    def create(about: About) -> Any:
         module, _, name = place.partition(":")
         return getattr(importlib.import_module(module), name)()
 
-    return create
+    return Entry(create)
 
 
-TERMS: dict[str, Callable[[], Term | SumTerm]] = {
-    "gini": lambda: ClassSumTerm(gini_loss),
-    "kl": lambda: ClassSumTerm(kl_loss),
-    "entropy": lambda: ClassSumTerm(entropy_loss, "signed_class_sums"),
-    "renyi": lambda: ClassSumTerm(renyi_loss),
-    "mutual_information": lambda: ClassSumTerm(mutual_information_loss),
-    "center": lambda: ClassSumTerm(center_loss, "feature_moments"),
-    "fisher": lambda: ClassSumTerm(fisher_loss, "feature_moments"),
-    "island": lambda: ClassSumTerm(island_loss, "feature_moments"),
-    "supcon": lambda: PairTerm(supcon_loss),
-    "triplet": lambda: PairTerm(triplet_loss),
-    "multi_similarity": lambda: PairTerm(multi_similarity_loss),
+def _comparator(key: jax.Array, channels: int, num_classes: int) -> Comparator:
+    return Comparator.create(key, channels)
+
+
+def _proxies(key: jax.Array, channels: int, num_classes: int) -> jax.Array:
+    return jax.nn.initializers.he_normal()(key, (num_classes, channels))
+
+
+def _projection(key: jax.Array, channels: int, num_classes: int) -> Projection:
+    return Projection.create(key, channels)
+
+
+TERMS: dict[str, Entry] = {
+    "gini": of_class_sums(gini_loss),
+    "kl": Entry(lambda about: ClassSumTerm(partial(kl_loss, target=about.kl_target))),
+    "entropy": of_class_sums(entropy_loss, "signed_class_sums"),
+    "renyi": of_class_sums(renyi_loss),
+    "mutual_information": of_class_sums(mutual_information_loss),
+    "center": of_class_sums(center_loss, "feature_moments"),
+    "fisher": of_class_sums(fisher_loss, "feature_moments"),
+    "island": of_class_sums(island_loss, "feature_moments"),
+    "supcon": of_features(supcon_loss),
+    "triplet": of_features(triplet_loss),
+    "multi_similarity": of_features(multi_similarity_loss),
+    "proxy_anchor": of_features(proxy_anchor_loss, _proxies),
+    "relation": of_features(relation_loss, _comparator),
+    "relation_triplet": of_features(relation_triplet_loss, _comparator),
+    "simclr": of_features(simclr_loss, _projection, needs=("probe", "views")),
+    "cosface": of_margin(cosface_loss),
+    "arcface": of_margin(arcface_loss),
+    "hierarchy": Entry(
+        lambda about: LogitTerm(
+            partial(hierarchy_loss, superclasses=about.superclasses, fine_weight=0.0)
+        ),
+        needs=("superclasses",),
+    ),
 }
 
 # Objectives by name, as they follow the colon in --config=FILE:OBJECTIVE.
@@ -169,7 +317,25 @@ PRESETS: dict[str, dict[str, float]] = {
     "supcon": {"supcon": 0.5},
     "triplet": {"triplet": 0.5},
     "multi_similarity": {"multi_similarity": 0.5},
+    "proxy_anchor": {"proxy_anchor": 0.1},
+    "relation": {"relation": 1.0},
+    "relation_triplet": {"relation_triplet": 0.5},
+    "cosface": {"cosface": 1.0},
+    "arcface": {"arcface": 1.0},
+    "remarnet": {"cosface": 1.0, "relation": 1.0},
+    "hierarchy": {"hierarchy": 1.0},
+    "simclr": {"simclr": 1.0},
 }
+
+
+def needs_of(terms: Mapping[str, float]) -> set[str]:
+    """What the terms of a composition need; see `Entry`.
+
+    Examples:
+        >>> needs_of({"cosface": 1.0, "gini": 0.5, "simclr": 0.0})
+        {'cosine'}
+    """
+    return {need for name, weight in terms.items() if weight for need in TERMS[name].needs}
 
 
 def objective_name(terms: Mapping[str, float]) -> str:
@@ -184,208 +350,3 @@ def objective_name(terms: Mapping[str, float]) -> str:
         if set(weights) == active:
             return preset
     return "_".join(name for name in TERMS if name in active)
-
-
-class ObjectiveState(NamedTuple):
-    """What the terms carry from step to step.
-
-    Attributes:
-        terms: by name, the state of each term that is not a function of sums.
-        running: running sums for the terms that are; None if they are switched off.
-        norms: gradient norms that the weights follow; None if the weights are fixed.
-    """
-
-    terms: dict[str, Any]
-    running: RunningSums | None
-    norms: GradientNorms | None = None
-
-
-class Values(NamedTuple):
-    """The terms' values for a batch.
-
-    Attributes:
-        added: the weighted sum that is added to cross-entropy, scalar.
-        terms: by name, each term's unweighted value.
-        state: the terms' next state.
-    """
-
-    added: jax.Array
-    terms: dict[str, jax.Array]
-    state: ObjectiveState
-
-
-class Objective:
-    """A weighted composition of terms.
-
-    Args:
-        weights: by name of the term, from `TERMS`; a term of weight 0 is left out.
-        running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
-        hold_shares: the weights are shares of cross-entropy's gradient; see `GradientNorms`.
-        kl_target: what the term `kl` compares with; see `kl_loss`.
-
-    Examples:
-        >>> objective = Objective({"gini": 0.5, "kl": 0.5})
-        >>> outputs = Outputs({"pooled": jnp.ones((2, 8))}, jnp.zeros((2, 2)), jnp.eye(2))
-        >>> values = objective.of_sums(objective.sums(outputs), objective.init(outputs), 1.0)
-        >>> float(values.added), float(values.terms["gini"])
-        (0.25, 0.5)
-    """
-
-    def __init__(
-        self,
-        weights: Mapping[str, float],
-        running_decay: float = 0.0,
-        hold_shares: bool = False,
-        kl_target: Target = None,
-    ):
-        active = {name: weight for name, weight in weights.items() if weight}
-        terms = {name: TERMS[name]() for name in active}
-        if "kl" in terms:
-            terms["kl"] = ClassSumTerm(partial(kl_loss, target=kl_target))
-        self.weights, self.running_decay, self.hold_shares = active, running_decay, hold_shares
-        self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
-        self.other_terms: dict[str, Any] = {
-            name: term for name, term in terms.items() if name not in self.sum_terms
-        }
-
-    def init(self, outputs: Outputs) -> ObjectiveState:
-        """The state before the first step, from the shapes of a batch's outputs."""
-        running = None
-        if self.running_decay and self.sum_terms:
-            arrays = outputs._replace(axis_name=None)
-            running = RunningSums.zeros_like(
-                jax.eval_shape(lambda tree: self.sums(Outputs(*tree)), tuple(arrays))
-            )
-        held = self.hold_shares and self.weights
-        norms = GradientNorms.zeros(self.weights) if held else None
-        return ObjectiveState(
-            {n: term.init(outputs) for n, term in self.other_terms.items()}, running, norms
-        )
-
-    def weights_at(self, state: ObjectiveState) -> dict[str, Any]:
-        """By term, what its value is multiplied by in the next step."""
-        if state.norms is None:
-            return dict(self.weights)
-        factors = state.norms.factors()
-        return {name: weight * factors[name] for name, weight in self.weights.items()}
-
-    def sums(self, outputs: Outputs) -> dict[str, Any]:
-        """By name, the sums of this device's examples that the sum terms are functions of."""
-        merged: dict[str, Any] = {}
-        for term in self.sum_terms.values():
-            merged |= term.sums(outputs)
-        return merged
-
-    def of_sums(self, sums: Mapping[str, Any], state: ObjectiveState, scale: Any) -> Values:
-        """The sum terms as functions of the global batch's sums.
-
-        Args:
-            sums: as from `sums`, added over devices and micro-batches.
-            state: the terms' state.
-            scale: what all weights are multiplied by, such as 0 before the start epoch.
-        """
-        if state.running is not None:
-            sums, running = state.running.update(sums, self.running_decay)
-            state = state._replace(running=running)
-        values = {name: term.of_sums(sums) for name, term in self.sum_terms.items()}
-        return Values(self._weighted(values, state, scale), values, state)
-
-    def of_outputs(self, outputs: Outputs, state: ObjectiveState, scale: Any) -> Values:
-        """The other terms, of the global batch; arguments as in `of_sums`."""
-        values, states = {}, {}
-        for name, term in self.other_terms.items():
-            values[name], states[name] = term(outputs, state.terms[name])
-        added = self._weighted(values, state, scale)
-        return Values(added, values, state._replace(terms=states))
-
-    def _weighted(
-        self, values: Mapping[str, jax.Array], state: ObjectiveState, scale: Any
-    ) -> jax.Array:
-        weights = self.weights_at(state)
-        parts = [weights[name] * scale * value for name, value in values.items()]
-        return sum(parts, start=jnp.zeros(()))
-
-
-def global_sums(objective: Objective, outputs: Outputs) -> dict[str, Any]:
-    """The global batch's sums, as constants: from this device's outputs, over all devices."""
-    sums = lax.stop_gradient(objective.sums(outputs))
-    return sums if outputs.axis_name is None else lax.psum(sums, outputs.axis_name)
-
-
-def gradient_squares(
-    objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any
-) -> dict[str, jax.Array]:
-    """How strongly each term pulls at the features, whether or not it is switched on yet.
-
-    Args:
-        objective: the terms.
-        outputs: as in `shared_value`.
-        state: the terms' state.
-        total: as in `shared_value`.
-
-    Returns:
-        By term, the squared norm of its gradient, with weight 1, with respect to this device's
-        features, over all layers together.
-    """
-    axis_name = outputs.axis_name
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-
-    def value(name: str, features: Mapping[str, Any]) -> jax.Array:
-        there = outputs._replace(features=features)
-        if name not in objective.sum_terms:
-            return objective.other_terms[name](there, state.terms[name])[0]
-        term = objective.sum_terms[name]
-
-        def of_sums(sums: Any) -> jax.Array:
-            if state.running is not None:
-                sums, _ = state.running.update(sums, objective.running_decay)
-            return term.of_sums(sums)
-
-        return linearize_at(of_sums, total)[1](objective.sums(there)) * devices
-
-    gradients = {
-        name: jax.grad(partial(value, name))(dict(outputs.features)) for name in objective.weights
-    }
-    return {name: squared_norm(gradient) for name, gradient in gradients.items()}
-
-
-def squared_norm(tree: Any) -> jax.Array:
-    """Sum of the squares of all numbers of a tree, in float32."""
-    squares = [jnp.square(x.astype(jnp.float32)).sum() for x in jax.tree.leaves(tree)]
-    return sum(squares, start=jnp.zeros(()))
-
-
-def shared_value(
-    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any
-) -> tuple[jax.Array, Values]:
-    """All terms of the global batch, and a scalar whose gradient this device contributes.
-
-    The sum terms are differentiated through this device's own sums alone, so that they need no
-    collective in the backward pass (see `linearize_at`).
-
-    Args:
-        objective: the terms.
-        outputs: of this device's share of the batch, or of one micro-batch of it.
-        state: the terms' state.
-        scale: what all weights are multiplied by.
-        total: the global batch's sums; see `global_sums`.
-
-    Returns:
-        The scalar to differentiate, whose gradients are to be averaged over the devices and added
-        over the micro-batches; and the values.
-    """
-    axis_name = outputs.axis_name
-
-    def value_of(sums: Any) -> tuple[jax.Array, Values]:
-        values = objective.of_sums(sums, state, scale)
-        return values.added, values
-
-    (_, of_sums), linearized = linearize_at(value_of, total, has_aux=True)
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    others = objective.of_outputs(outputs, state, scale)
-    values = Values(
-        of_sums.added + others.added,
-        of_sums.terms | others.terms,
-        of_sums.state._replace(terms=others.state.terms),
-    )
-    return linearized(objective.sums(outputs)) * devices + others.added, values

@@ -12,7 +12,16 @@ from jaxtyping import Array, Float, Int
 
 from gini_jax.errors import InputError
 from gini_jax.models.convolution import conv_general_dilated
-from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Dropout, Network, with_added
+from gini_jax.models.layers import (
+    ACTIVATIONS,
+    BatchNorm,
+    Classifier,
+    Dropout,
+    Network,
+    head_setting,
+    scale_setting,
+    with_added,
+)
 from gini_jax.settings import BELOW_1, setting
 
 _init = nn.initializers.truncated_normal(0.02)
@@ -121,6 +130,8 @@ class CvT(nn.Module):
         choices=tuple(ACTIVATIONS),
     )
     dropout: float = setting(0.0, "dropout before the last layer", bounds=BELOW_1)
+    head: str = head_setting()
+    scale: float = scale_setting()
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
     dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
     axis_name: Hashable | None = None
@@ -183,7 +194,9 @@ class CvT(nn.Module):
         with jax.named_scope("head"):
             pooled = nn.LayerNorm(epsilon=1e-5, name="norm")(cls.astype(jnp.float32))
             features["pooled"] = with_added(pooled, "pooled", added)
-            classifier = Classifier(self.num_classes, self.dropout, name="head")
+            classifier = Classifier(
+                self.num_classes, self.dropout, self.head, self.scale, name="head"
+            )
             logits = classifier(features["pooled"], train=train, places=places)
         return logits, features
 

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from gini_jax.settings import POSITIVE, setting
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
+    "relu6": nn.relu6,
     "silu": nn.silu,
     "gelu": partial(nn.gelu, approximate=False),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
@@ -145,16 +148,61 @@ class Dropout(nn.Module):
         return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
 
 
+# The fields `head` and `scale` of a network.
+HEADS = ("auto", "linear", "cosine", "probe")
+head_setting = partial(
+    setting,
+    "auto",
+    "last layer: linear; cosine, of normalised features and weights; probe, linear, through which "
+    "cross-entropy does not reach the network; auto: what the terms need, else linear",
+    choices=HEADS,
+)
+scale_setting = partial(
+    setting, 16.0, "what a cosine head multiplies the cosines by", bounds=POSITIVE
+)
+
+
+class CosineDense(nn.Module):
+    """A linear layer without bias, of normalised inputs and weights, times a scale.
+
+    Attributes:
+        features: `K`.
+        scale: what the cosines are multiplied by.
+
+    References:
+        Wang et al., "CosFace" (arXiv 1801.09414), section 3.1.
+    """
+
+    features: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N C"]) -> Float[Array, "N K"]:
+        """`scale` times the cosines, `[N, features]`; 0 where the input is all zeros."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return self.scale * _unit(x, axis=1) @ _unit(kernel, axis=0)
+
+
+def _unit(x: jax.Array, axis: int) -> jax.Array:
+    square = jnp.square(x).sum(axis=axis, keepdims=True)
+    return x * lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
 class Classifier(nn.Module):
-    """Dropout and the last linear layer, computed in float32.
+    """Dropout and the last layer, computed in float32.
 
     Attributes:
         num_classes: `K`.
         dropout: share of the features set to zero in training.
+        head: the kind of the last layer, one of `HEADS`; `auto` is linear.
+        scale: of a cosine head.
     """
 
     num_classes: int
     dropout: float = 0.0
+    head: str = "linear"
+    scale: float = 16.0
 
     @nn.compact
     def __call__(
@@ -162,4 +210,8 @@ class Classifier(nn.Module):
     ) -> Float[Array, "N K"]:
         """Logits `[N, K]` of pooled features `[N, C]`; `places` as in `Dropout`."""
         pooled = Dropout(self.dropout)(pooled, places, train=train)
+        if self.head == "cosine":
+            return CosineDense(self.num_classes, self.scale, name="dense")(pooled)
+        if self.head == "probe":
+            pooled = lax.stop_gradient(pooled)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="dense")(pooled)

@@ -17,6 +17,7 @@ from gini_jax.settings import Setting, in_bounds
 FILES = (
     "resnet",
     "cvt",
+    "mobile",
 )
 
 MODELS: dict[str, Network] = {}

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gini_jax.models.convolution import conv_general_dilated
-from gini_jax.models.layers import ACTIVATIONS, BatchNorm, Classifier, Network, with_added
+from gini_jax.models.layers import (
+    ACTIVATIONS,
+    BatchNorm,
+    Classifier,
+    Network,
+    head_setting,
+    scale_setting,
+    with_added,
+)
 from gini_jax.settings import BELOW_1, COUNT, setting
 
 # PyTorch's default; after one epoch of CIFAR-100 it does better than He initialisation.
@@ -126,6 +134,8 @@ class ResNet(nn.Module):
     )
     activation: str = setting("relu", "activation function", choices=tuple(ACTIVATIONS))
     dropout: float = setting(0.0, "dropout before the last layer", bounds=BELOW_1)
+    head: str = head_setting()
+    scale: float = scale_setting()
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
     dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
     axis_name: Hashable | None = None
@@ -173,7 +183,9 @@ class ResNet(nn.Module):
         with jax.named_scope("head"):
             pooled = x.astype(jnp.float32).mean(axis=(1, 2))
             features["pooled"] = with_added(pooled, "pooled", added)
-            classifier = Classifier(self.num_classes, self.dropout, name="head")
+            classifier = Classifier(
+                self.num_classes, self.dropout, self.head, self.scale, name="head"
+            )
             logits = classifier(features["pooled"], train=train, places=places)
         return logits, features
 

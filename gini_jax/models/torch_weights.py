@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gini_jax.errors import InputError, first_line, unknown_name
+from gini_jax.errors import InputError, unknown_name
 from gini_jax.models.registry import MODELS, create_model
 
 _LEAVES = {
@@ -76,7 +75,8 @@ def from_torch(
     there = [weights[n] for n in head.values() if n in weights]
     classes = num_classes or (len(there[0]) if there else 1000)
     missing = sorted((set(names.values()) - set(head.values() if not there else ())) - set(weights))
-    unexpected = sorted(set(weights) - set(names.values()))
+    biases = {n.removesuffix("weight") + "bias" for n in head.values()}  # a cosine head has none
+    unexpected = sorted(set(weights) - set(names.values()) - biases)
     if missing or unexpected:
         raise InputError(
             f"these weights are not those of {name} in the naming of {dialect}, the nearest known; "
@@ -123,50 +123,6 @@ def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict
     return arrays
 
 
-def read_torch_file(path: str | Path) -> Mapping[str, Any]:
-    """The weights in a safetensors file, or in a `torch.save` file, which needs torch.
-
-    No code in a file is executed: pickles that need it are rejected. The contents of a file, not
-    its extension, decide its type.
-
-    Raises:
-        InputError: the file is missing, of another type, truncated, or would execute code.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"model.init={str(path)!r} is not a file; give a .safetensors or .pth file, or "
-            "the folder of a run"
-        )
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:9] == b"{":
-        return _read_safetensors(path)
-    if start[:2] != b"PK" and start[:1] != b"\x80":
-        raise InputError(
-            f"model.init={str(path)!r} is neither a safetensors file nor one written by torch.save "
-            "(it may be empty or truncated); download or save it again"
-        )
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(f"reading {path} needs torch (pip install torch)") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        text = str(error)
-        more = re.search("Unsupported (?!operand)[^\n]*|[^\n]*unsupported GLOBAL[^\n]*", text)
-        if more and "Weights only load failed" in text:
-            raise InputError(
-                f"{path} holds more than weights, such as code, so it was not read, and nothing of "
-                f"it ran ({more[0][:200]}). Whoever made it can save the weights alone: "
-                "torch.save(model.state_dict(), FILE)"
-            ) from error
-        raise InputError(
-            f"{path} is damaged or truncated ({first_line(error)}); download or save it again"
-        ) from error
-
-
 def _filled(
     name: str,
     classes: int,
@@ -193,18 +149,6 @@ def _filled(
             )
         variables[path] = np.asarray(value, np.float32)
     return unflatten_dict(variables, sep="/")
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.flax import load_file
-
-    try:
-        return {name: np.asarray(value) for name, value in load_file(path).items()}
-    except (SafetensorError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged or truncated ({error}); download or save it again"
-        ) from error
 
 
 def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,11 @@ def main(
     if format == "torch" and importlib.util.find_spec("torch") is None:
         raise InputError("--format=torch needs torch: pip install torch")
     trained = load(workdir, step)
+    if format != "stablehlo" and getattr(trained.model, "head", "") == "cosine":
+        raise InputError(
+            f"--format={format}: the network has a cosine head, which PyTorch's networks lack, so "
+            "its logits would differ there; export it with --format=stablehlo"
+        )
     folder = workdir / "export"
     make_workdir(folder, "the export is written there; copy the run to a folder of your own")
     if format == "stablehlo":

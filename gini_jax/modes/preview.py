@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from gini_jax.analysis.pictures import PLAIN, draw_preview
 from gini_jax.config import default_config
 from gini_jax.data import Dataset, Split, load_dataset
-from gini_jax.losses.terms import ObjectiveState
+from gini_jax.losses.objective import ObjectiveState
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.state import TrainState
 from gini_jax.training.step import augmented_batch
@@ -80,6 +80,8 @@ def _of_different_classes(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _name(dataset: Dataset, label: int) -> str:
+    if label < 0:
+        return "(no label)"
     name = dataset.class_names[label]
     if dataset.superclass_of:
         group = dataset.superclass_names[dataset.superclass_of[label]]

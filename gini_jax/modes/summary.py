@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.data import dataset_shapes
 from gini_jax.training.experiment import check_before_data, create_model_of
+from gini_jax.training.groups import Group, groups_of, of_parameters
 
 FLAGS: dict[str, Any] = {}
 
@@ -36,6 +37,7 @@ def main(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     images = jnp.zeros((1, size, size, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     print(parameter_overview.get_parameter_overview(variables["params"], include_stats=False))
+    print(groups_text(config.optimizer.groups, variables["params"]), end="")
 
     def loss(params, batch_stats, images):
         (logits, _), _ = model.apply(
@@ -69,3 +71,20 @@ def main(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "forward_flops": forward_flops,
         "training_flops": training_flops,
     }
+
+
+def groups_text(rows: Any, params: Any) -> str:
+    """How many parameters each group of the optimiser has; "" if there are no groups."""
+    if not rows:
+        return ""
+    counts: dict[Group, int] = dict.fromkeys(groups_of(rows), 0)
+    found = of_parameters(list(counts), params)
+    leaves = jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, Group))
+    for group, array in zip(leaves, jax.tree.leaves(params), strict=True):
+        counts[group] = counts.get(group, 0) + array.size
+    lines = [
+        f"  {group.pattern}: {count:,} parameters, learning rate x {group.rate:g}"
+        + (", no weight decay" if not group.decay else "")
+        for group, count in counts.items()
+    ]
+    return "\ngroups of the optimiser\n" + "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
@@ -15,8 +16,10 @@ from gini_jax.data.sampling import check_sampler
 from gini_jax.data.source import Dataset
 from gini_jax.devices import AXIS, num_devices
 from gini_jax.errors import InputError
-from gini_jax.losses.terms import Objective
+from gini_jax.losses.objective import Objective
+from gini_jax.losses.terms import About, Outputs, needs_of
 from gini_jax.models import create_model
+from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer, create_schedule
 from gini_jax.training.state import (
     Experiment,
@@ -59,14 +62,45 @@ def build_experiment(
             config.loss.terms,
             config.loss.running_decay,
             config.loss.hold_shares,
-            kl_target=kl_target(config.loss.kl_target, dataset),
+            options=config.loss.options.to_dict(),
+            about=about(config, dataset),
         ),
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
         stored_shape=dataset.splits["train"].images.shape[1:],
         steps_per_epoch=steps_per_epoch,
         class_weights=class_weights(config.loss.class_weights, dataset),
+        has_unlabelled=has_unlabelled(config, dataset),
     )
+
+
+def about(config: ConfigDict, dataset: Dataset) -> About:
+    """What the terms of a run may want to know of it.
+
+    Raises:
+        InputError: a term needs superclasses, which the data set lacks.
+    """
+    groups = len(dataset.superclass_names)
+    if "superclasses" in needs_of(config.loss.terms) and not groups:
+        raise InputError(
+            f"the objective {config.objective} needs classes that form groups, but "
+            f"{config.dataset.name} has none; set another objective, or a data set with "
+            "superclasses, such as --config.dataset.name=cifar100"
+        )
+    of_shapes = tuple(k % max(groups, 1) for k in range(dataset.num_classes))
+    return About(
+        kl_target(config.loss.kl_target, dataset),
+        model_settings(config).get("scale", 1.0),
+        dataset.superclass_of or of_shapes,
+    )
+
+
+def has_unlabelled(config: ConfigDict, dataset: Dataset) -> bool:
+    """Whether some training images have no label, which is -1 then."""
+    labels = dataset.splits["train"].labels
+    if isinstance(labels, jax.ShapeDtypeStruct):
+        return bool(config.dataset.labelled)
+    return bool((labels < 0).any())
 
 
 def class_weights(given: Any, dataset: Dataset) -> Float32[np.ndarray, " K"] | None:
@@ -113,7 +147,7 @@ def class_counts(dataset: Dataset) -> Int[np.ndarray, " K"]:
     labels = dataset.splits["train"].labels
     if isinstance(labels, jax.ShapeDtypeStruct):
         return np.ones(dataset.num_classes, int)
-    return np.bincount(labels, minlength=dataset.num_classes)
+    return np.bincount(labels[labels >= 0], minlength=dataset.num_classes)
 
 
 def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:
@@ -127,7 +161,40 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
     check_layers(config.loss.layers, feature_shapes(model, 32))
     if config.loss.hold_shares and any(config.loss.terms.values()):
         check_measurable(model, tuple(config.loss.layers))
+    check_terms(config, model)
+    check_groups(config.optimizer.groups, model)
     create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
+
+
+def check_terms(config: ConfigDict, model: nn.Module) -> None:
+    """Refuses settings of terms that their losses refuse, without computing them.
+
+    Raises:
+        InputError: says what the loss says.
+    """
+    if not config.loss.options:
+        return
+    shapes = feature_shapes(model, 32)
+    objective = Objective(
+        config.loss.terms,
+        options=config.loss.options.to_dict(),
+        about=About(superclasses=(0, 0)),
+    )
+
+    def values(features: Any, key: jax.Array) -> Any:
+        rows = jnp.zeros((2, 2))
+        outputs = Outputs(features, rows, rows)
+        state = objective.init(outputs, key)
+        return objective.of_outputs(outputs, state, 1.0).terms
+
+    features = {
+        layer: jax.ShapeDtypeStruct((2, *shapes[layer].shape[1:]), shapes[layer].dtype)
+        for layer in config.loss.layers
+    }
+    try:
+        jax.eval_shape(values, features, jax.random.key(0))
+    except ValueError as error:
+        raise InputError(f"loss.options={config.loss.options.to_dict()}: {error}") from error
 
 
 def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
@@ -142,6 +209,11 @@ def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
             f"loss.hold_shares=True: {type(model).__name__} does not take `added` arrays, by which "
             "the terms' gradients are measured; add that argument to its __call__ (see "
             "gini_jax/models/resnet.py), or set --config.loss.hold_shares=False"
+        )
+    if getattr(model, "head", "") == "probe":
+        raise InputError(
+            "loss.hold_shares=True: the head is a probe, so cross-entropy has no gradient below "
+            "it; set --config.loss.hold_shares=False"
         )
     before = layers_before_logits(model, 32)
     if behind := [layer for layer in layers if layer not in before]:

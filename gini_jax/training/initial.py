@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from gini_jax.config import model_settings
 from gini_jax.errors import InputError, RunError
 from gini_jax.models import from_torch, read_torch_file
+from gini_jax.models.torch_files import installed_file
 from gini_jax.storage import is_remote, reading, run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.state import Experiment, TrainState, init_state
@@ -35,11 +36,11 @@ def check_init(config: ConfigDict) -> None:
     """Refuses weights to start from that are not there, before any long work.
 
     Raises:
-        InputError: `model.init` names no file and no folder of a run.
+        InputError: `model.init` names no file, no folder of a run and no installed package.
     """
     if not config.model.init:
         return
-    path = run_path("model.init", config.model.init)
+    path = _place(config.model.init)
     with reading(path):
         found = path.exists() and (path.is_file() or (path / "config.json").exists())
     if not found:
@@ -76,7 +77,7 @@ def untrained_variables(experiment: Experiment) -> dict[str, Any] | None:
 def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str, Any]:
     """The variables that `config.model.init` names; `initial`: the network's, or their shapes."""
     model = experiment.config.model
-    path = run_path("model.init", model.init)
+    path = _place(model.init)
     with reading(path):
         is_run = path.is_dir()
     if is_run:
@@ -86,8 +87,13 @@ def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str,
             f"model.init={model.init}: a bucket may hold a run to start from, not a file; copy "
             "the file to this machine"
         )
-    state_dict, settings = read_torch_file(model.init), model_settings(experiment.config)
+    state_dict, settings = read_torch_file(path), model_settings(experiment.config)
     return from_torch(model.name, state_dict, experiment.num_classes, **settings)
+
+
+def _place(init: str) -> Path:
+    """The file or the folder that `model.init` names."""
+    return installed_file(init) if init.startswith("pip:") else run_path("model.init", init)
 
 
 def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:

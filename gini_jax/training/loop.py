@@ -246,7 +246,7 @@ class Saver:
         Raises:
             RunError: the weights are not finite, or an earlier checkpoint could not be written.
         """
-        found = jax.device_get(not_finite((state.variables, state.average)))
+        found = jax.device_get(not_finite((state.variables, state.average, state.terms.params)))
         if bad := [path for path, is_bad in found.items() if is_bad]:
             self.checkpoints.wait()
             raise RunError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import all_rows
+from gini_jax.config import OPTIONS, all_rows, flattened, option_rows, set_option
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import PRESETS, TERMS, objective_name
@@ -21,6 +21,7 @@ _VARIED_BY = {
     "model.name": "run one sweep per network, each with its own --config",
 }
 _WEIGHT = "loss.terms."
+_OF_TERMS = (f"config.{_WEIGHT}", f"config.{OPTIONS}")
 
 
 class Member(NamedTuple):
@@ -42,8 +43,8 @@ def members_of(
 ) -> list[Member]:
     """All combinations; seeds vary slowest, so that each seed soon has all objectives.
 
-    A term that the config weights has this weight in every objective that has the term. Its weight
-    is varied only in these objectives.
+    A term that the config weights has this weight in every objective that has the term; its own
+    settings count there alone. Both are varied only in these objectives.
 
     Raises:
         InputError: a name is unknown, a value is of another type than its setting, or no objective
@@ -59,12 +60,17 @@ def members_of(
             member.seed = seed
             with member.unlocked():
                 member.loss.terms = ConfigDict(terms[objective])
+                for term in set(member.loss.options) - set(member.loss.terms):
+                    del member.loss.options[term]
             changes = {}
             for path, value in zip(settings, values, strict=True):
-                term = path.removeprefix(_WEIGHT)
-                if term == path or term in member.loss.terms:
+                if _term_of(path) not in ("", *member.loss.terms):
+                    continue
+                if path.startswith(OPTIONS):
+                    set_option(member, path, value)
+                else:
                     member.update_from_flattened_dict({path: value})
-                    changes[path] = value
+                changes[path] = value
             member.objective = objective_name(member.loss.terms)
             parts = [f"{path}={_short(value)}" for path, value in changes.items()]
             name = "-".join([objective, *parts, f"seed{seed}"])
@@ -108,11 +114,8 @@ def _check_used(
         for name, weight in config.loss.terms.items()
         if weight != usual.get(name)
     }
-    given |= {
-        f"--vary={path}": path.removeprefix(_WEIGHT)
-        for path in settings
-        if path.startswith(_WEIGHT)
-    }
+    given |= {f"loss.options.{name}": name for name in config.loss.options}
+    given |= {f"--vary={path}": _term_of(path) for path in settings if _term_of(path)}
     for text, name in given.items():
         if not any(name in own for own in terms.values()):
             raise InputError(
@@ -124,6 +127,14 @@ def _check_used(
                 f"{text} takes the term {name} out of the objectives of the sweep "
                 f"({', '.join(terms)}); leave it out, or give --objectives without the term"
             )
+
+
+def _term_of(path: str) -> str:
+    """The term whose weight, or own setting, a path names; "" if none's."""
+    for start in (_WEIGHT, OPTIONS):
+        if path.startswith(start):
+            return path.removeprefix(start).partition(".")[0]
+    return ""
 
 
 def seeds_of(text: str) -> list[int]:
@@ -160,11 +171,14 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     if objective in PRESETS:
         file = f"{file.partition(':')[0]}:{objective}"
     weights = {f"{_WEIGHT}{name}": weight for name, weight in member.config.loss.terms.items()}
-    own = {"seed": member.config.seed, **member.changes, **weights}
+    options = {
+        f"{OPTIONS}{path}": value for path, value in flattened(member.config.loss.options).items()
+    }
+    own = {"seed": member.config.seed, **member.changes, **weights, **options}
     arguments = [
         f"--config={file}",
         f"--workdir={workdir / member.name}",
-        *without(shared, ("config", "config.seed", "config.objective", f"config.{_WEIGHT}")),
+        *without(shared, ("config", "config.seed", "config.objective", *_OF_TERMS)),
         *(f"--config.{path}={value}" for path, value in own.items()),
     ]
     return shlex.join(["python", "launch.py", *arguments])
@@ -205,7 +219,7 @@ def _parse_vary(config: ConfigDict, texts: Sequence[str]) -> dict[str, list[Any]
 def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
     path, equals, values = text.partition("=")
     path = path.removeprefix("config.")
-    rows = all_rows(config)
+    rows = all_rows(config) | option_rows()
     is_term = path.removeprefix(_WEIGHT) in TERMS and path.startswith(_WEIGHT)
     if not equals or not (path in rows or is_term):
         raise unknown_name("setting in --vary", path, rows)

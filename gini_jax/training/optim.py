@@ -7,6 +7,7 @@ import optax
 from ml_collections import ConfigDict
 
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.training.groups import groups_of, scaled_rates, with_decay
 
 # Each function takes `config.schedule` and the number of steps in the warm-up, in an epoch and in
 # the run. It returns the schedule after the warm-up.
@@ -27,7 +28,7 @@ SCHEDULES: dict[str, Callable[[Any, int, int, int], optax.Schedule]] = {
 
 def _l2(config: ConfigDict) -> optax.GradientTransformation:
     """Weight decay as PyTorch's optimisers do it: added to the gradient."""
-    return optax.add_decayed_weights(config.weight_decay)
+    return optax.add_decayed_weights(config.weight_decay, with_decay(groups_of(config.groups)))
 
 
 OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformation]] = {
@@ -35,7 +36,9 @@ OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformati
         _l2(config), optax.sgd(rate, config.momentum or None, config.nesterov)
     ),
     "adam": lambda config, rate: optax.chain(_l2(config), optax.adam(rate)),
-    "adamw": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    "adamw": lambda config, rate: optax.adamw(
+        rate, weight_decay=config.weight_decay, mask=with_decay(groups_of(config.groups))
+    ),
     "adamax": lambda config, rate: optax.chain(_l2(config), optax.adamax(rate)),
 }
 
@@ -88,7 +91,7 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
         config: `config.optimizer`: `name` (`sgd`, `adam`, `adamw`, `adamax`), `momentum` and
             `nesterov` (sgd), `weight_decay`, which acts on every parameter: added to the gradient
             as PyTorch's optimisers do (L2), or decoupled for `adamw`; `clip_norm`, the global norm
-            that the gradient is first clipped to.
+            that the gradient is first clipped to; `groups`, see `groups.Group`.
         schedule: the learning rate.
 
     Returns:
@@ -106,6 +109,8 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
     if config.name not in OPTIMIZERS:
         raise unknown_name("optimizer.name", config.name, OPTIMIZERS)
     optimizer = OPTIMIZERS[config.name](config, schedule)
+    if config.groups:
+        optimizer = optax.chain(optimizer, scaled_rates(groups_of(config.groups)))
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer

@@ -172,6 +172,8 @@ def start_text(
 def _why_not_measured(experiment: Experiment) -> str:
     if not takes_added(experiment.model):
         return "the network does not take `added` arrays (see gini_jax/models/resnet.py)"
+    if getattr(experiment.model, "head", "") == "probe":
+        return "the head is a probe, so cross-entropy has no gradient below it"
     before = layers_before_logits(experiment.model, experiment.image_size)
     behind = [layer for layer in experiment.config.loss.layers if layer not in before]
     return (

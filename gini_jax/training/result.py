@@ -44,7 +44,8 @@ def measure(
     extract = Extractor(experiment.model, config, dataset.image_size, devices)
     train, test = dataset.splits["train"], dataset.splits["test"]
     names = chosen(config.evals)
-    rows = subsample(len(train.labels)) if len(names) > 2 else np.arange(1)
+    labelled = np.flatnonzero(train.labels >= 0)
+    rows = labelled[subsample(len(labelled))] if len(names) > 2 else labelled[:1]
     inputs = Inputs(
         extract(variables, Split(Rows(train.images, rows), train.labels[rows])),
         extract(variables, test),

@@ -14,7 +14,8 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float32, Int32, UInt32
 from ml_collections import ConfigDict
 
-from gini_jax.losses.terms import Objective, ObjectiveState, Outputs
+from gini_jax.losses.objective import Objective, ObjectiveState
+from gini_jax.losses.terms import Outputs
 
 
 @flax.struct.dataclass
@@ -40,6 +41,20 @@ class TrainState:
     average: Any = None
 
     @property
+    def learned(self) -> dict[str, Any]:
+        """What the optimiser updates: the model's parameters, and those of the terms if any."""
+        if self.terms.params is None:
+            return self.params
+        return {"model": self.params, "terms": self.terms.params}
+
+    def with_learned(self, learned: dict[str, Any]) -> "TrainState":
+        """The state with other values of `learned`."""
+        if self.terms.params is None:
+            return self.replace(params=learned)  # type: ignore[attr-defined]
+        terms = self.terms._replace(params=learned["terms"])
+        return self.replace(params=learned["model"], terms=terms)  # type: ignore[attr-defined]
+
+    @property
     def variables(self) -> dict[str, Any]:
         """Parameters and batch statistics, as the model takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
@@ -63,6 +78,7 @@ class Experiment(NamedTuple):
     stored_shape: tuple[int, int, int]
     steps_per_epoch: int
     class_weights: Float32[np.ndarray, " K"] | None = None
+    has_unlabelled: bool = False
 
 
 def init_state(experiment: Experiment) -> TrainState:
@@ -73,13 +89,17 @@ def init_state(experiment: Experiment) -> TrainState:
     def init(key: jax.Array) -> TrainState:
         params_key, train_key = jax.random.split(key)
         variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
+        terms_key = jax.random.fold_in(params_key, 1)
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
-            opt_state=experiment.optimizer.init(variables["params"]),
+            opt_state=None,
             rng=jax.random.key_data(train_key),
-            terms=experiment.objective.init(output_shapes(experiment)),
+            terms=experiment.objective.init(output_shapes(experiment), terms_key),
+        )
+        state = state.replace(  # type: ignore[attr-defined]
+            opt_state=experiment.optimizer.init(state.learned)
         )
         average = state.variables if experiment.config.optimizer.ema_decay else None
         return state.replace(average=average)  # type: ignore[attr-defined]
@@ -128,9 +148,9 @@ def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
     """The layers on which a model's logits depend; elsewhere cross-entropy has no gradient.
 
     Read off the program, without computing it, so a layer behind `stop_gradient` counts as well.
-    Empty if the model takes no `added`.
+    Empty if the model takes no `added`, or its head is a probe.
     """
-    if not takes_added(model):
+    if not takes_added(model) or getattr(model, "head", "") == "probe":
         return frozenset()
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     (_, layers), variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)

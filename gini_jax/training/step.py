@@ -13,13 +13,14 @@ from gini_jax.data.augment import augment_batch, mix_batch, standardize
 from gini_jax.data.loader import as_images, resident_batch
 from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices
-from gini_jax.losses.terms import (
-    Outputs,
+from gini_jax.losses.objective import (
     global_sums,
     gradient_squares,
     shared_value,
     squared_norm,
 )
+from gini_jax.losses.terms import Outputs, needs_of
+from gini_jax.training.labels import is_labelled, mean_where, with_own_labels
 from gini_jax.training.state import Experiment, TrainState, feature_shapes, measures_shares
 
 
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: augmented.
-        labels: rows that sum to 1.
+        labels: rows that sum to 1; zeros for an image without a label.
         places: each example's place in the global batch.
         key: the step's key for dropout, the same for all parts.
     """
@@ -82,8 +83,8 @@ def train_step(
         gradients, ce, accuracy, squares = lax.pmean(
             (gradients, forward.ce, forward.accuracy, forward.squares), AXIS
         )
-        updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.learned)
+        learned = optax.apply_updates(state.learned, updates)
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
     metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **forward.values.terms}
@@ -93,12 +94,12 @@ def train_step(
         terms = terms._replace(norms=terms.norms.update(squares))
     new_state = TrainState(
         step=state.step + 1,
-        params=params,
+        params=state.params,
         batch_stats=forward.batch_stats,
         opt_state=opt_state,
         rng=state.rng,
         terms=terms,
-    )
+    ).with_learned(learned)
     new_state = with_average(new_state, state.average, config.optimizer.ema_decay)
     return new_state, metrics | {"gradient_norm": norm}
 
@@ -155,28 +156,47 @@ def batch_gradients(
         scale = jnp.clip((state.step + 1 - start) / ramp, 0.0, 1.0)
     added = zeros_to_add(batch, experiment)
 
-    def losses(params: Any, added: Any) -> tuple[tuple[jax.Array, jax.Array], Forward]:
-        outputs, batch_stats = apply_model(params, state.batch_stats, batch, experiment, added)
-        logits, labels = outputs.logits, outputs.labels
-        weights = 1.0 if experiment.class_weights is None else experiment.class_weights
-        ce = optax.softmax_cross_entropy(logits, labels * weights).mean() * share
-        accuracy = (logits.argmax(axis=-1) == labels.argmax(axis=-1)).mean() * share
+    def losses(learned: Any, added: Any) -> tuple[tuple[jax.Array, jax.Array], Forward]:
+        there = state.with_learned(learned)
+        outputs, batch_stats = apply_model(
+            there.params, state.batch_stats, batch, experiment, added
+        )
+        outputs, ce, accuracy = classified(outputs, experiment)
+        ce, accuracy = ce * share, accuracy * share
         squares = {}
         with jax.named_scope("terms"):
             whole = global_sums(objective, outputs) if total is None else total
-            of_terms, values = shared_value(objective, outputs, state.terms, scale, whole)
+            of_terms, values = shared_value(objective, outputs, there.terms, scale, whole)
             if added:
-                squares = gradient_squares(objective, outputs, state.terms, whole)
+                squares = gradient_squares(objective, outputs, there.terms, whole)
         forward = Forward(ce, accuracy, batch_stats, values, lax.stop_gradient(squares))
         return (config.loss.ce_weight * ce, of_terms), forward
 
-    (ce, of_terms), pull, forward = jax.vjp(losses, state.params, added, has_aux=True)
+    (ce, of_terms), pull, forward = jax.vjp(losses, state.learned, added, has_aux=True)
     gradients, _ = pull((jnp.ones_like(ce), jnp.ones_like(of_terms)))
     if added:
         # Of this second pass only the layers after the first of `loss.layers` are computed.
         _, of_ce = pull((jnp.ones_like(ce), jnp.zeros_like(of_terms)))
         forward = forward._replace(squares={"ce": squared_norm(of_ce), **forward.squares})
     return gradients, forward
+
+
+def classified(
+    outputs: Outputs, experiment: Experiment
+) -> tuple[Outputs, Float[Array, ""], Float[Array, ""]]:
+    """The outputs with all labels, and this device's cross-entropy and accuracy.
+
+    Where images lack a label, both are this device's part of the mean over those that count.
+    """
+    weights = 1.0 if experiment.class_weights is None else experiment.class_weights
+    correct = outputs.logits.argmax(axis=-1) == outputs.labels.argmax(axis=-1)
+    if not experiment.has_unlabelled:
+        each = optax.softmax_cross_entropy(outputs.logits, outputs.labels * weights)
+        return outputs, each.mean(), correct.mean()
+    labelled = is_labelled(outputs.labels).astype(jnp.float32)
+    outputs = with_own_labels(outputs, experiment.config.loss.pseudo_confidence)
+    each = optax.softmax_cross_entropy(outputs.logits, outputs.labels * weights)
+    return outputs, mean_where(each, outputs.where, AXIS), mean_where(correct, labelled, AXIS)
 
 
 def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, Float[Array, "n ..."]]:
@@ -230,7 +250,7 @@ def accumulated_gradients(
         )
         return (gradients, forward._replace(values=None)), forward.values
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    zeros = jax.tree.map(jnp.zeros_like, state.learned)
     first = jax.tree.map(lambda x: x[0], parts)
     names = ("ce", *experiment.objective.weights) if zeros_to_add(first, experiment) else ()
     squares = {name: jnp.zeros(()) for name in names}
@@ -264,6 +284,8 @@ def augmented_batch(
 ) -> Batch:
     """A batch as the network sees it in a step.
 
+    If a term needs two views of each image, it holds one view of each, then the other.
+
     Args:
         state: provides the key and the step.
         batch: images and labels, as in `train_step`.
@@ -273,15 +295,27 @@ def augmented_batch(
     config, size = experiment.config.augment, experiment.image_size
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     image_key, mix_key, dropout_key = jax.random.split(step_key, 3)
-    labels = jax.nn.one_hot(batch.labels, experiment.num_classes)
-    places = jnp.arange(len(labels))
+    rows = jax.nn.one_hot(batch.labels, experiment.num_classes)
+    places, devices = jnp.arange(len(rows)), 1
     if axis_name is not None:
-        places += lax.axis_index(axis_name) * len(labels)
-    with jax.named_scope("augment"):
+        devices = lax.axis_size(axis_name)
+        places += lax.axis_index(axis_name) * len(rows)
+
+    def view(image_key: jax.Array, mix_key: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(image_key, places)
         images = augment_batch(config, keys, batch.images, size)
-        images, labels = mix_batch(config, mix_key, images, labels, axis_name)
-    labels = optax.smooth_labels(labels, experiment.config.loss.label_smoothing)
+        images, labels = mix_batch(config, mix_key, images, rows, axis_name)
+        labels = optax.smooth_labels(labels, experiment.config.loss.label_smoothing)
+        if experiment.has_unlabelled:
+            labels *= is_labelled(rows)[:, None]
+        return images, labels
+
+    with jax.named_scope("augment"):
+        images, labels = view(image_key, mix_key)
+        if "views" in needs_of(experiment.objective.weights):
+            others = view(*(jax.random.fold_in(key, 1) for key in (image_key, mix_key)))
+            images, labels = map(jnp.concatenate, zip((images, labels), others, strict=True))
+            places = jnp.concatenate([places, places + len(rows) * devices])
     return Batch(images, labels, places, dropout_key)
 
 

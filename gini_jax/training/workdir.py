@@ -40,6 +40,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     set_model(config, saved["model"]["name"])
     with config.unlocked():
         config.loss.terms = ConfigDict(saved["loss"]["terms"])
+        config.loss.options = ConfigDict(saved["loss"].get("options", {}))
         config.update(saved)
     return config
 

@@ -1,0 +1,239 @@
+"""The weighted composition of terms that is added to cross-entropy in training."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.accumulation import RunningSums, linearize_at
+from gini_jax.losses.balance import GradientNorms
+from gini_jax.losses.terms import TERMS, About, Outputs, SumTerm
+
+
+class ObjectiveState(NamedTuple):
+    """What the terms carry from step to step.
+
+    Attributes:
+        terms: by name, the state of each term that is not a function of sums.
+        running: running sums for the terms that are; None if they are switched off.
+        norms: gradient norms that the weights follow; None if the weights are fixed.
+        params: by name, the parameters that terms learn; None if there are none.
+    """
+
+    terms: dict[str, Any]
+    running: RunningSums | None
+    norms: GradientNorms | None = None
+    params: dict[str, Any] | None = None
+
+
+class Values(NamedTuple):
+    """The terms' values for a batch.
+
+    Attributes:
+        added: the weighted sum that is added to cross-entropy, scalar.
+        terms: by name, each term's unweighted value.
+        state: the terms' next state.
+    """
+
+    added: jax.Array
+    terms: dict[str, jax.Array]
+    state: ObjectiveState
+
+
+class Objective:
+    """A weighted composition of terms.
+
+    Args:
+        weights: by name of the term, from `TERMS`; a term of weight 0 is left out.
+        running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
+        hold_shares: the weights are shares of cross-entropy's gradient; see `GradientNorms`.
+        options: by name of the term, its own settings, where they differ from their defaults.
+        about: what terms may want to know of the run.
+
+    Examples:
+        >>> objective = Objective({"gini": 0.5, "kl": 0.5})
+        >>> outputs = Outputs({"pooled": jnp.ones((2, 8))}, jnp.zeros((2, 2)), jnp.eye(2))
+        >>> values = objective.of_sums(objective.sums(outputs), objective.init(outputs), 1.0)
+        >>> float(values.added), float(values.terms["gini"])
+        (0.25, 0.5)
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        running_decay: float = 0.0,
+        hold_shares: bool = False,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        about: About = About(),  # noqa: B008
+    ):
+        active = {name: weight for name, weight in weights.items() if weight}
+        options = options or {}
+        terms = {name: TERMS[name].create(about, **options.get(name, {})) for name in active}
+        self.weights, self.running_decay, self.hold_shares = active, running_decay, hold_shares
+        self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
+        self.other_terms: dict[str, Any] = {
+            name: term for name, term in terms.items() if name not in self.sum_terms
+        }
+
+    def init(self, outputs: Outputs, key: jax.Array | None = None) -> ObjectiveState:
+        """The state before the first step.
+
+        Args:
+            outputs: shapes of a batch's outputs.
+            key: of the parameters that terms learn; not needed where there are none.
+        """
+        running = None
+        if self.running_decay and self.sum_terms:
+            arrays = outputs._replace(axis_name=None)
+            running = RunningSums.zeros_like(
+                jax.eval_shape(lambda tree: self.sums(Outputs(*tree)), tuple(arrays))
+            )
+        held = self.hold_shares and self.weights
+        norms = GradientNorms.zeros(self.weights) if held else None
+        states = {n: term.init(outputs) for n, term in self.other_terms.items()}
+        return ObjectiveState(states, running, norms, self._params(outputs, key))
+
+    def _params(self, outputs: Outputs, key: jax.Array | None) -> dict[str, Any] | None:
+        """The initial parameters of the terms that learn some."""
+        found = {}
+        for i, (name, term) in enumerate(sorted(self.other_terms.items())):
+            if hasattr(term, "params") and key is not None:
+                found[name] = term.params(jax.random.fold_in(key, i), outputs)
+        return {name: params for name, params in found.items() if params} or None
+
+    def weights_at(self, state: ObjectiveState) -> dict[str, Any]:
+        """By term, what its value is multiplied by in the next step."""
+        if state.norms is None:
+            return dict(self.weights)
+        factors = state.norms.factors()
+        return {name: weight * factors[name] for name, weight in self.weights.items()}
+
+    def sums(self, outputs: Outputs) -> dict[str, Any]:
+        """By name, the sums of this device's examples that the sum terms are functions of."""
+        merged: dict[str, Any] = {}
+        for term in self.sum_terms.values():
+            merged |= term.sums(outputs)
+        return merged
+
+    def of_sums(self, sums: Mapping[str, Any], state: ObjectiveState, scale: Any) -> Values:
+        """The sum terms as functions of the global batch's sums.
+
+        Args:
+            sums: as from `sums`, added over devices and micro-batches.
+            state: the terms' state.
+            scale: what all weights are multiplied by, such as 0 before the start epoch.
+        """
+        if state.running is not None:
+            sums, running = state.running.update(sums, self.running_decay)
+            state = state._replace(running=running)
+        values = {name: term.of_sums(sums) for name, term in self.sum_terms.items()}
+        return Values(self._weighted(values, state, scale), values, state)
+
+    def of_outputs(self, outputs: Outputs, state: ObjectiveState, scale: Any) -> Values:
+        """The other terms, of the global batch; arguments as in `of_sums`."""
+        values, states = {}, {}
+        for name, term in self.other_terms.items():
+            values[name], states[name] = term(_with_params(outputs, state, name), state.terms[name])
+        added = self._weighted(values, state, scale)
+        return Values(added, values, state._replace(terms=states))
+
+    def _weighted(
+        self, values: Mapping[str, jax.Array], state: ObjectiveState, scale: Any
+    ) -> jax.Array:
+        weights = self.weights_at(state)
+        parts = [weights[name] * scale * value for name, value in values.items()]
+        return sum(parts, start=jnp.zeros(()))
+
+
+def global_sums(objective: Objective, outputs: Outputs) -> dict[str, Any]:
+    """The global batch's sums, as constants: from this device's outputs, over all devices."""
+    sums = lax.stop_gradient(objective.sums(outputs))
+    return sums if outputs.axis_name is None else lax.psum(sums, outputs.axis_name)
+
+
+def gradient_squares(
+    objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any
+) -> dict[str, jax.Array]:
+    """How strongly each term pulls at the features, whether or not it is switched on yet.
+
+    Args:
+        objective: the terms.
+        outputs: as in `shared_value`.
+        state: the terms' state.
+        total: as in `shared_value`.
+
+    Returns:
+        By term, the squared norm of its gradient, with weight 1, with respect to this device's
+        features, over all layers together.
+    """
+    axis_name = outputs.axis_name
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+
+    def value(name: str, features: Mapping[str, Any]) -> jax.Array:
+        there = outputs._replace(features=features)
+        if name not in objective.sum_terms:
+            there = _with_params(there, state, name)
+            return objective.other_terms[name](there, state.terms[name])[0]
+        term = objective.sum_terms[name]
+
+        def of_sums(sums: Any) -> jax.Array:
+            if state.running is not None:
+                sums, _ = state.running.update(sums, objective.running_decay)
+            return term.of_sums(sums)
+
+        return linearize_at(of_sums, total)[1](objective.sums(there)) * devices
+
+    gradients = {
+        name: jax.grad(partial(value, name))(dict(outputs.features)) for name in objective.weights
+    }
+    return {name: squared_norm(gradient) for name, gradient in gradients.items()}
+
+
+def _with_params(outputs: Outputs, state: ObjectiveState, name: str) -> Outputs:
+    """The outputs as a term sees them, with the parameters that it learns."""
+    return outputs._replace(params=(state.params or {}).get(name))
+
+
+def squared_norm(tree: Any) -> jax.Array:
+    """Sum of the squares of all numbers of a tree, in float32."""
+    squares = [jnp.square(x.astype(jnp.float32)).sum() for x in jax.tree.leaves(tree)]
+    return sum(squares, start=jnp.zeros(()))
+
+
+def shared_value(
+    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any
+) -> tuple[jax.Array, Values]:
+    """All terms of the global batch, and a scalar whose gradient this device contributes.
+
+    The sum terms are differentiated through this device's own sums alone, so that they need no
+    collective in the backward pass (see `linearize_at`).
+
+    Args:
+        objective: the terms.
+        outputs: of this device's share of the batch, or of one micro-batch of it.
+        state: the terms' state.
+        scale: what all weights are multiplied by.
+        total: the global batch's sums; see `global_sums`.
+
+    Returns:
+        The scalar to differentiate, whose gradients are to be averaged over the devices and added
+        over the micro-batches; and the values.
+    """
+    axis_name = outputs.axis_name
+
+    def value_of(sums: Any) -> tuple[jax.Array, Values]:
+        values = objective.of_sums(sums, state, scale)
+        return values.added, values
+
+    (_, of_sums), linearized = linearize_at(value_of, total, has_aux=True)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    others = objective.of_outputs(outputs, state, scale)
+    values = Values(
+        of_sums.added + others.added,
+        of_sums.terms | others.terms,
+        of_sums.state._replace(terms=others.state.terms),
+    )
+    return linearized(objective.sums(outputs)) * devices + others.added, values
