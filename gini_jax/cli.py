@@ -264,7 +264,7 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], 
     for arg in argv[1:]:
         if match := _TERM.fullmatch(arg):
             terms[match[1]] = _number(arg, match[2])
-        elif match := _OPTION.fullmatch(arg) or (another and _OF_NETWORK.fullmatch(arg)):
+        elif match := _OPTION.fullmatch(arg) or (_OF_NETWORK.fullmatch(arg) if another else None):
             later[match[1]] = match[2]
         elif arg.startswith("--config="):
             kept.append(f"--config={config_path(arg.partition('=')[2])}")

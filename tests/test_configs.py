@@ -21,7 +21,9 @@ from tests.runs import set_up
 # Classes, image size, and the parameters in millions: torchvision's ResNets and the CvT paper's
 # table, less their heads for 1,000 classes.
 SIZES = {"digits": (10, 8, 0.3), "cifar100": (100, 32, None), "caltech101": (102, 224, None)}
+SIZES["finetune"] = (20, 128, 2.25)
 BODIES = {"resnet17": None, "resnet18": 11.17, "resnet50": 23.5, "cvt13": 19.6}
+BODIES |= {"mobilenet_v2": 2.35, "efficientnet_lite0": 3.5}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
@@ -33,7 +35,8 @@ def test_a_config_builds_its_training_step(name):
     check_before_data(config, devices)
     data_name, _, model_name = name.partition("_")
     num_classes, size, millions = SIZES[data_name]
-    shape = (config.batch_size, *(2 * [size + size // 7 * (data_name == "caltech101")]), 3)
+    size = config.dataset.image_size or size
+    shape = (config.batch_size, *(2 * [size + size // 7 * (size > 32)]), 3)
     labels = np.zeros(config.batch_size, np.int32)
     split = Split(np.broadcast_to(np.uint8(0), shape), labels)
     names = tuple(map(str, range(num_classes)))

@@ -366,3 +366,10 @@ def test_a_terms_own_settings_are_used_and_varied_where_the_term_is():
     expected = losses.supcon_loss(features, batch.labels, temperature=0.5)
     np.testing.assert_allclose(np.ravel(metrics["supcon"])[0], expected, rtol=1e-5)
     assert init_state(run.experiment).terms.params is None
+
+
+def test_a_state_without_learned_parameters_is_as_it_was():
+    """So that checkpoints of runs before them can be read."""
+    terms = init_state(set_up(config_of("gini_kl")).experiment).terms
+    assert terms._fields == ("terms", "running", "norms")
+    assert tuple(terms) == ({}, None, None)

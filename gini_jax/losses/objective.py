@@ -17,16 +17,24 @@ class ObjectiveState(NamedTuple):
     """What the terms carry from step to step.
 
     Attributes:
-        terms: by name, the state of each term that is not a function of sums.
+        terms: by name, the state of each term that is not a function of sums; and, as `params`,
+            the parameters that terms learn, by name, if there are any.
         running: running sums for the terms that are; None if they are switched off.
         norms: gradient norms that the weights follow; None if the weights are fixed.
-        params: by name, the parameters that terms learn; None if there are none.
     """
 
     terms: dict[str, Any]
     running: RunningSums | None
     norms: GradientNorms | None = None
-    params: dict[str, Any] | None = None
+
+    @property
+    def params(self) -> dict[str, Any] | None:
+        """By name, the parameters that terms learn; None if there are none."""
+        return self.terms.get("params")
+
+    def with_params(self, params: dict[str, Any]) -> "ObjectiveState":
+        """The state with other values of the parameters."""
+        return self._replace(terms={**self.terms, "params": params})
 
 
 class Values(NamedTuple):
@@ -94,15 +102,17 @@ class Objective:
         held = self.hold_shares and self.weights
         norms = GradientNorms.zeros(self.weights) if held else None
         states = {n: term.init(outputs) for n, term in self.other_terms.items()}
-        return ObjectiveState(states, running, norms, self._params(outputs, key))
+        state = ObjectiveState(states, running, norms)
+        params = self._params(outputs, key)
+        return state.with_params(params) if params else state
 
-    def _params(self, outputs: Outputs, key: jax.Array | None) -> dict[str, Any] | None:
+    def _params(self, outputs: Outputs, key: jax.Array | None) -> dict[str, Any]:
         """The initial parameters of the terms that learn some."""
         found = {}
         for i, (name, term) in enumerate(sorted(self.other_terms.items())):
             if hasattr(term, "params") and key is not None:
                 found[name] = term.params(jax.random.fold_in(key, i), outputs)
-        return {name: params for name, params in found.items() if params} or None
+        return {name: params for name, params in found.items() if params}
 
     def weights_at(self, state: ObjectiveState) -> dict[str, Any]:
         """By term, what its value is multiplied by in the next step."""
@@ -134,7 +144,7 @@ class Objective:
 
     def of_outputs(self, outputs: Outputs, state: ObjectiveState, scale: Any) -> Values:
         """The other terms, of the global batch; arguments as in `of_sums`."""
-        values, states = {}, {}
+        values, states = {}, dict(state.terms)
         for name, term in self.other_terms.items():
             values[name], states[name] = term(_with_params(outputs, state, name), state.terms[name])
         added = self._weighted(values, state, scale)

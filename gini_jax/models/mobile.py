@@ -164,7 +164,9 @@ class MobileNet(nn.Module):
         activation; `last` ends in one. `places` and `added` are as in `ResNet`.
         """
         act = ACTIVATIONS[self.activation]
-        norm = nn.FrozenDict(axis_name=self.axis_name, momentum=self.momentum, epsilon=self.epsilon)
+        norm: Mapping[str, Any] = nn.FrozenDict(
+            axis_name=self.axis_name, momentum=self.momentum, epsilon=self.epsilon
+        )
         conv = partial(ConvNorm, padding=self.padding, norm=norm, dtype=self.dtype)
         x = images.astype(self.dtype)
         with jax.named_scope("stem"):

@@ -51,7 +51,7 @@ class TrainState:
         """The state with other values of `learned`."""
         if self.terms.params is None:
             return self.replace(params=learned)  # type: ignore[attr-defined]
-        terms = self.terms._replace(params=learned["terms"])
+        terms = self.terms.with_params(learned["terms"])
         return self.replace(params=learned["model"], terms=terms)  # type: ignore[attr-defined]
 
     @property
