@@ -402,9 +402,9 @@ def stand() -> str:
         scatter, ours = compare(table, "scatter_ratio"), accuracy.loc["gini_kl"]
         sentences.append(
             f"- On {where} ({ours['n']:.0f} seeds) the features' mean Gini impurity is "
-            f"{gini.loc['gini_kl', 'mean']:.3f} in place of {gini.loc['ce', 'mean']:.3f}, and the "
-            "scatter between the classes over that within is "
-            f"{scatter.loc['gini_kl', 'mean']:.2f} in place of {scatter.loc['ce', 'mean']:.2f}. "
+            f"{gini.loc['gini_kl', 'mean']:.3f}, with cross-entropy alone "
+            f"{gini.loc['ce', 'mean']:.3f}; the scatter between the classes over that within is "
+            f"{scatter.loc['gini_kl', 'mean']:.2f}, alone {scatter.loc['ce', 'mean']:.2f}. "
             f"Test accuracy changed by {100 * ours['difference']:+.2f} points, 95 % interval "
             f"{100 * ours['t_low']:+.2f} to {100 * ours['t_high']:+.2f}."
         )
