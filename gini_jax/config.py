@@ -156,7 +156,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "loss.pseudo_confidence": Setting(
         0.95,
-        "with dataset.labelled: the network's own label counts where it is surer than this",
+        "with dataset.labelled: the network's own label counts where it is at least this sure",
         bounds=SHARE,
     ),
     "loss.running_decay": Setting(

@@ -204,9 +204,15 @@ class MobileNet(nn.Module):
 
 # Rules that turn our paths, without their last part, into PyTorch's names; see `resnet` for their
 # form. The first block has no expansion.
-_TORCHVISION = [
+_ENDS = [
     (r"stem/conv", "features.0.0"),
     (r"stem/norm", "features.0.1"),
+    (r"last/conv", "features.18.0"),
+    (r"last/norm", "features.18.1"),
+    (r"head/dense", "classifier.1"),
+]
+_TORCHVISION = [
+    *_ENDS,
     (r"block1/depthwise/conv", "features.1.conv.0.0"),
     (r"block1/depthwise/norm", "features.1.conv.0.1"),
     (r"block1/project/conv", "features.1.conv.1"),
@@ -217,13 +223,9 @@ _TORCHVISION = [
     (r"block(\d+)/depthwise/norm", "features.{0}.conv.1.1"),
     (r"block(\d+)/project/conv", "features.{0}.conv.2"),
     (r"block(\d+)/project/norm", "features.{0}.conv.3"),
-    (r"last/conv", "features.18.0"),
-    (r"last/norm", "features.18.1"),
-    (r"head/dense", "classifier.1"),
 ]
 _FLAT = [
-    (r"stem/conv", "features.0.0"),
-    (r"stem/norm", "features.0.1"),
+    *_ENDS,
     (r"block1/depthwise/conv", "features.1.conv.0"),
     (r"block1/depthwise/norm", "features.1.conv.1"),
     (r"block1/project/conv", "features.1.conv.3"),
@@ -234,9 +236,6 @@ _FLAT = [
     (r"block(\d+)/depthwise/norm", "features.{0}.conv.4"),
     (r"block(\d+)/project/conv", "features.{0}.conv.6"),
     (r"block(\d+)/project/norm", "features.{0}.conv.7"),
-    (r"last/conv", "features.18.0"),
-    (r"last/norm", "features.18.1"),
-    (r"head/dense", "classifier.1"),
 ]
 _EFFICIENTNET = [
     (r"stem/conv", "_conv_stem"),

@@ -27,8 +27,7 @@ def with_own_labels(outputs: Outputs, confidence: float) -> Outputs:
         The outputs with rows of sum 1, and `where` of zeros and ones.
 
     References:
-        Lee, "Pseudo-label", 2013, with soft labels; labels that the features of all images share
-        are the idea of the enriched prior in arXiv 2009.03714.
+        Lee, "Pseudo-label", 2013, here with soft labels.
 
     Examples:
         >>> logits, rows = jnp.array([[9.0, 0.0], [0.1, 0.0], [0.0, 0.0]]), jnp.eye(2)[1]

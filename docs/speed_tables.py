@@ -1,0 +1,228 @@
+"""The tables of speed, from the files that benchmarks/ writes to results/; see `tables.py`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+# Kinds of operation that are convolutions or products; while loops are those over chunks.
+PRODUCTS = (
+    "conv_general_dilated",
+    "convolution",
+    "convolution-base-dilated",
+    "dot_general",
+    "while",
+)
+
+
+def losses() -> str:
+    """Time of the losses against PyTorch."""
+    report = json.loads((RESULTS / "losses.json").read_text())
+    lines = [
+        "| activations | PyTorch | gini_jax | PyTorch / gini_jax | share of copy bandwidth |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, kinds in report["cases"].items():
+        shape, _, classes = name.partition(" K=")
+        ours = kinds["float32, integers"]
+        lines.append(
+            f"| `{shape}`, K = {classes} | {kinds['torch eager']['milliseconds']:.1f} ms | "
+            f"{ours['milliseconds']:.1f} ms | {ours['torch_over_this']:.1f} | "
+            f"{ours['share_of_copy_bandwidth']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def against_torch(name: str, *ways: str) -> str:
+    """Images per second of a training step or of an evaluation pass against PyTorch."""
+    report = json.loads((RESULTS / f"{name}.json").read_text())
+    heads = [f"{way}, time ratio" for way in ways]
+    lines = [
+        "| network, batch, image size | gini_jax, images/s | " + " | ".join(heads) + " |",
+        "| --- " * (len(ways) + 2) + "|",
+    ]
+    for name, case in report["cases"].items():
+        rate = case["gini_jax"]["images_per_second"][1]
+        cells = [f"`{name}`, {case['batch']}, {case['image_size']}", f"{rate:.0f}"]
+        for way in ways:
+            if way not in case:
+                cells.append("-")
+                continue
+            low, middle, high = case[way]["their_time_over_ours"]
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        lines.append("| " + " | ".join(cells) + " |")
+    where = f"{report['device']}, {report['cores']} cores, jax {report['jax']}, torch"
+    rounds = next(iter(report["cases"].values()))["rounds"]
+    note = f"{where} {report['torch']}; medians and quartiles of {rounds} alternating rounds."
+    return "\n".join([*lines, "", note])
+
+
+def step_profile() -> str:
+    """Milliseconds of a step on one core, by part and by kind of operation."""
+    report = json.loads((RESULTS / "step_profile.json").read_text())
+    default, ours = report["with YNN, as jaxlib's default"], report["gini_jax"]
+    lines = ["| part | jaxlib's default | gini_jax | share |", "| --- | --- | --- | --- |"]
+    total = sum(ours["by_part"].values())
+    parts = list(dict.fromkeys(part.rpartition(" ")[0] for part in ours["by_part"]))
+
+    def milliseconds(profile: dict[str, dict[str, float]], part: str) -> float:
+        ways = (f"{part} forward", f"{part} backward")
+        return sum(profile["by_part"].get(way, 0.0) for way in ways)
+
+    for part in sorted(parts, key=lambda part: -milliseconds(ours, part)):
+        before, after = milliseconds(default, part), milliseconds(ours, part)
+        lines.append(f"| {part} | {before:.0f} ms | {after:.0f} ms | {after / total:.1%} |")
+    products = sum(ours["by_kind"].get(kind, 0.0) for kind in PRODUCTS)
+    before, after = default["seconds"], ours["seconds"]
+    lines.append(f"| whole step | {before * 1e3:.0f} ms | {after * 1e3:.0f} ms | |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"`{report['case']}` on one core, jax {report['jax']}; stages include their batch "
+            "normalisation where the compiler has fused it with them. Convolutions and products "
+            f"take {products / total:.0%} of all.",
+        ]
+    )
+
+
+def steps_per_call() -> str:
+    """Time and result of several steps per call."""
+    report = json.loads((RESULTS / "steps_per_call.json").read_text())
+    lines = [
+        "| `steps_per_call` | epoch | time ratio | difference of the parameters |",
+        "| --- | --- | --- | --- |",
+    ]
+    for count, case in report["cases"].items():
+        low, middle, high = case["ratio"]
+        lines.append(
+            f"| {count} | {case['seconds']:.2f} s | {middle:.2f} ({low:.2f} to {high:.2f}) | "
+            f"{case['difference']:.1e} |"
+        )
+    note = (
+        f"The digits, an epoch of {report['steps']} steps, {report['cores']} CPU cores, jax "
+        f"{report['jax']}; medians and quartiles of {report['rounds']} alternating rounds. The "
+        "difference is the largest one after the epoch, over the largest parameter."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def rivals() -> str:
+    """Time of the other losses against pytorch-metric-learning."""
+    report = json.loads((RESULTS / "rivals.json").read_text())
+    sizes = list(report["cases"])
+    heads = [f"{size}, {what}" for size in sizes for what in ("gini_jax", "time ratio")]
+    lines = ["| loss | " + " | ".join(heads) + " |", "| --- " * (1 + len(heads)) + "|"]
+    for name in report["cases"][sizes[0]]:
+        cells = []
+        for size in sizes:
+            case = report["cases"][size][name]
+            ratio = case.get("theirs_over_ours")
+            cells += [f"{case['milliseconds']:.2f} ms", f"{ratio:.1f}" if ratio else "-"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    note = (
+        f"C = {report['channels']}, K = {report['classes']}; {report['cores']} CPU cores, jax "
+        f"{report['jax']}, torch {report['torch']}; medians of {report['rounds']} alternating "
+        "rounds. Above 1, gini_jax is faster."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def startup() -> str:
+    """Seconds from the start of the program to its first step."""
+    report = json.loads((RESULTS / "startup.json").read_text())
+    parts = ("imports", "data", "step, with tracing and compilation", "all")
+    lines = ["| | " + " | ".join(parts) + " |", "| --- " * (len(parts) + 1) + "|"]
+    names = {"imports alone": "`import jax, flax, optax`", "first": "first start"}
+    for start, name in (names | {"second": "second start"}).items():
+        own = report[start]
+        cells = [f"{own[part][1]:.2f} s" if part in own else "-" for part in parts]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    low, middle, high = report["second over imports"]
+    note = (
+        f"{report['cores']} CPU cores, medians of {report['rounds']} alternating rounds; all "
+        "includes the remaining set-up, such as the network's initial values. The "
+        f"second start takes {middle:.2f} ({low:.2f} to {high:.2f}) times as long as the imports "
+        "alone."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def storage() -> str:
+    """Seconds of a run on a disk, with all loggers, and in a bucket."""
+    report = json.loads((RESULTS / "storage.json").read_text())
+    lines = [
+        "| workdir | training | ratio to the disk | in all |",
+        "| --- | --- | --- | --- |",
+    ]
+    for kind, own in report["kinds"].items():
+        low, middle, high = own["training over disk"]
+        lines.append(
+            f"| {kind} | {own['training'][1]:.2f} s | {middle:.2f} ({low:.2f} to {high:.2f}) | "
+            f"{own['in all'][1]:.1f} s |"
+        )
+    note = (
+        f"The digits, {report['epochs']} epochs with a checkpoint each; {report['cores']} CPU "
+        f"cores, jax {report['jax']}, a bucket on the same machine; medians and quartiles of "
+        f"{report['rounds']} alternating rounds."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def feeds() -> str:
+    """Images per second of the ways to feed a step."""
+    report = json.loads((RESULTS / "input.json").read_text())
+    names = {"torch, 0 workers": "torch `DataLoader`, 0 workers"}
+    names |= {"torch, 2 workers": "torch `DataLoader`, 2 workers"}
+    lines = [
+        "| way | images/s alone (quartiles) | share of a training step spent waiting |",
+        "| --- | --- | --- |",
+    ]
+    for way, rate in report["images_per_second_alone"].items():
+        share = report["share_of_training_waiting"].get(way)
+        waiting = f"{share['median']:.3%}" if share else ""
+        quartiles = f"{rate['low_quartile']:,.0f} to {rate['high_quartile']:,.0f}"
+        lines.append(
+            f"| {names.get(way, f'`{way}`')} | {rate['median']:,.0f} ({quartiles}) | {waiting} |"
+        )
+    return "\n".join(lines)
+
+
+def gpu_speed() -> str:
+    """Images per second of a training step on a GPU against PyTorch."""
+    rows = json.loads((RESULTS / "gpu.json").read_text())["speed"]
+    ways = ("gini_jax", "torch eager", "torch.compile")
+    lines = ["| network, batch, image size | " + " | ".join(f"{way}, images/s" for way in ways)]
+    lines[0] += " | share of a large product's rate |"
+    lines.append("| --- " * 5 + "|")
+    for row in rows:
+        cells = [f"`{row['case'].rpartition('_')[0]}`, {row['batch']}, {row['image_size']}"]
+        for way in ways:
+            low, middle, high = row[way]["images_per_second"]
+            cells.append(f"{middle:,.0f} ({low:,.0f} to {high:,.0f})")
+        cells.append(", ".join(f"{row[way]['share_of_peak']:.0%}" for way in ways))
+        lines.append("| " + " | ".join(cells) + " |")
+    first = rows[0]
+    note = (
+        f"{first['device']}, bfloat16, jax {first['jax']}, torch {first['torch']}; medians and "
+        f"quartiles of {first['rounds']} alternating rounds of 20 steps. A bfloat16 product of "
+        f"8192 x 8192 reaches {first['peak_tflops']:.0f} TFLOP/s."
+    )
+    return "\n".join([*lines, "", note])
+
+
+SPEED_TABLES: dict[str, Callable[[], str]] = {
+    "losses": losses,
+    "train_step": lambda: against_torch(
+        "train_step", "gini_jax, XLA's convolutions", "torch eager", "torch.compile"
+    ),
+    "step_profile": step_profile,
+    "steps_per_call": steps_per_call,
+    "rivals": rivals,
+    "evaluation": lambda: against_torch("evaluation", "torch eager"),
+    "startup": startup,
+    "storage": storage,
+    "input": feeds,
+    "gpu_speed": gpu_speed,
+}
