@@ -116,9 +116,9 @@ class MobileNet(nn.Module):
         num_classes: `K`.
         axis_name: mapped axis over which batch normalisation is synchronised.
 
-    The other fields are settings, each with its meaning and rule. Stochastic depth grows linearly
-    from 0 to `drop_path` in the last block. Parameters and logits are float32, whatever `dtype`
-    says.
+    The other fields are settings, each with its meaning and rule. Block `i` of `n`, counted from 0,
+    has stochastic depth of rate `drop_path * i / n`. Parameters and logits are float32, whatever
+    `dtype` says.
     """
 
     num_classes: int
@@ -141,7 +141,7 @@ class MobileNet(nn.Module):
     )
     momentum: float = setting(0.9, "share of a running average that is kept", bounds=BELOW_1)
     epsilon: float = setting(1e-5, "added to variances in normalisation", bounds="(0, inf)")
-    drop_path: float = setting(0.0, "rate of stochastic depth in the last block", bounds=BELOW_1)
+    drop_path: float = setting(0.0, "rate that stochastic depth grows towards", bounds=BELOW_1)
     activation: str = setting("relu6", "activation function", choices=tuple(ACTIVATIONS))
     dropout: float = setting(0.2, "dropout before the last layer", bounds=BELOW_1)
     head: str = head_setting()
