@@ -73,7 +73,7 @@ def test_our_names_and_pytorchs_lead_to_each_other(name):
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("name", PLACES)
 def test_the_pretrained_networks_compute_what_the_originals_do(name, size):
-    import torch
+    torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 
     state_dict = weights(name)
     net, images = original(name, size, state_dict).eval(), images_of(size)
@@ -90,7 +90,7 @@ def test_their_gradients_and_statistics_are_those_of_the_originals(name):
 
     PyTorch computes in float64; the loss weighs each of its outputs at random.
     """
-    import torch
+    torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 
     state_dict = weights(name)
     net, images = original(name, 64, state_dict).eval().double(), images_of(64, n=4)
