@@ -94,7 +94,8 @@ def run(argv: list[str]) -> Any:
     given |= {path: _typed(given, path, text) for path, text in later.items()}
     check_name(config.name)
     default = f"runs/{config.name or 'run'}" + ("_sweep" if mode == "sweep" else "")
-    workdir = run_path("--workdir", FLAGS.workdir or default)
+    folders = _workdirs(FLAGS.workdir, mode) or [default]
+    workdir = run_path("--workdir", folders[0])
     with reading(workdir):
         has_run = (workdir / "config.json").exists()
     uses = getattr(module, "USES", None)
@@ -115,8 +116,17 @@ def run(argv: list[str]) -> Any:
         from gini_jax.training.members import without
 
         values["command"] = list(without(argv[1:], ("mode", "workdir", *values, "nodry_run")))
+    if mode == "report":
+        values["others"] = [run_path("--workdir", folder) for folder in folders[1:]]
     with reading(workdir):
-        return module.main(config, workdir, **values)
+        try:
+            return module.main(config, workdir, **values)
+        except InputError as error:
+            from gini_jax.repair import repaired
+
+            if mode not in ("train", "sweep") or not (command := repaired(argv, config, error)):
+                raise
+            raise InputError(f"{error}\nThe whole command with that:\n    {command}") from error
 
 
 def usage() -> str:
@@ -311,7 +321,9 @@ def _typed(given: dict[str, Any], path: str, text: str) -> Any:
 
 def _define_flags(module: Any, argv: list[str]) -> None:
     flags.DEFINE_string("mode", "train", "What to do.")
-    flags.DEFINE_string("workdir", None, "Folder; by default runs/NAME, of sweeps runs/NAME_sweep.")
+    flags.DEFINE_multi_string(
+        "workdir", [], "Folder; by default runs/NAME, of sweeps runs/NAME_sweep."
+    )
     flags.DEFINE_bool(
         "distributed", False, "Several hosts; the platform (TPU pod, Slurm) provides addresses."
     )
@@ -330,6 +342,30 @@ def _define_flags(module: Any, argv: list[str]) -> None:
     config_flags.DEFINE_config_file(
         "config", str(shipped_configs()["digits"]), "FILE or FILE:OBJECTIVE.", sys_argv=argv
     )
+
+
+def _workdirs(given: Sequence[str], mode: str) -> list[str]:
+    """The folders that `--workdir` names; a report takes several, each as a flag or after commas.
+
+    Raises:
+        InputError: another mode is given several.
+
+    Examples:
+        >>> _workdirs(["runs/a,runs/b", "runs/c"], "report")
+        ['runs/a', 'runs/b', 'runs/c']
+    """
+    if mode == "report":
+        return [
+            folder
+            for text in given
+            for folder in ([text] if "," not in text or Path(text).exists() else text.split(","))
+        ]
+    if len(given) > 1:
+        raise InputError(
+            f"--workdir is given {len(given)} times ({', '.join(given)}); give it once. "
+            "--mode=report takes several runs"
+        )
+    return list(given)
 
 
 def _number(arg: str, text: str) -> float:

@@ -1,6 +1,8 @@
 """The settings of a run: one row each, from which defaults, checks and the help text come."""
 
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -390,3 +392,15 @@ def help_text() -> str:
         rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
         lines.append(f"  --config.{path}={values[path]!r}\n      {row.meaning}{rules}")
     return "\n".join(lines[1:])
+
+
+class _CallableModule(ModuleType):
+    """So that `gini_jax.config("digits:ce", num_epochs=5)` calls `gini_jax.api.config`."""
+
+    def __call__(self, name: str = "digits", /, **settings: Any) -> ConfigDict:
+        from gini_jax.api import config
+
+        return config(name, **settings)
+
+
+sys.modules[__name__].__class__ = _CallableModule

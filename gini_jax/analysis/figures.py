@@ -47,7 +47,7 @@ def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) ->
         data = io.BytesIO()
         figure.savefig(data, format="png", dpi=110)
     encoded = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{encoded}">'
+    return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{encoded}">'
 
 
 def curves(groups: dict[str, list[Run]]) -> Figure:

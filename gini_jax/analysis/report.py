@@ -11,7 +11,7 @@ import pandas as pd
 
 from gini_jax.analysis import figures
 from gini_jax.analysis.figures import drawn
-from gini_jax.analysis.runs import Run, read_runs
+from gini_jax.analysis.runs import Run, differing_settings, read_runs
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
     METRICS,
@@ -43,11 +43,12 @@ class Section(NamedTuple):
     table: list[list[str]] = []  # noqa: RUF012
 
 
-def write_report(workdir: Path) -> Path:
-    """Writes report.html from the finished runs of a workdir.
+def write_report(workdir: Path, *others: Path) -> Path:
+    """Writes a page about the finished runs of some workdirs.
 
     Args:
-        workdir: of a run or of a sweep.
+        workdir: of a run or of a sweep, in which report.html is written.
+        *others: to compare with it; then the page is comparison.html.
 
     Returns:
         The path of the page.
@@ -55,61 +56,59 @@ def write_report(workdir: Path) -> Path:
     Raises:
         InputError: there is no finished run.
     """
-    groups = read_runs(workdir)
+    path = workdir / ("comparison.html" if others else "report.html")
+    write(path, page_of(read_runs(workdir, *others)))
+    return path
+
+
+def page_of(groups: dict[str, list[Run]]) -> str:
+    """The page about runs, by group."""
     first = next(iter(groups.values()))[0]
     shown = dict(list(groups.items())[:MOST_GROUPS])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
-    page = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         title=f"{first.result['config_name']}: {', '.join(groups)}",
         facts=_facts(groups),
         findings=_findings(groups),
         sections=[*_tables(groups), *_sensitivity(groups), *_pictures(shown)],
         left_out=list(groups)[MOST_GROUPS:],
     )
-    path = workdir / "report.html"
-    write(path, page)
-    return path
 
 
 def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
-    """What was run."""
-    first = next(iter(groups.values()))[0]
-    result, config = first.result, first.config
-    seeds = sorted({run.result["seed"] for runs in groups.values() for run in runs})
-    sizes = " / ".join(f"{first.about['examples'][name]:,}" for name in ("train", "val", "test"))
-    data = config["dataset"]["name"]
-    by_val = first.about["examples"]["val"]
-    tested = "the checkpoint best by validation accuracy" if by_val else "the last checkpoint"
-    seconds = [run.result["train_seconds"] for runs in groups.values() for run in runs]
+    """What was run; where runs differ in a fact, what each of them says."""
+    runs = [run for runs in groups.values() for run in runs]
+    seeds = sorted({run.result["seed"] for run in runs})
+    seconds = np.mean([run.result["train_seconds"] for run in runs])
 
-    def of_all(text: Callable[[dict[str, Any], dict[str, Any]], str]) -> str:
-        """A fact, or the different facts of the runs."""
-        every = (run for runs in groups.values() for run in runs)
-        return "; ".join(dict.fromkeys(text(run.result, run.config) for run in every))
+    varied = [f"{path}: {', '.join(values)}" for path, values in differing_settings(runs).items()]
+    differing = (
+        [("Besides objective and seed, they differ in", "; ".join(varied))] if varied else []
+    )
+
+    def of_all(text: Callable[[Run], str]) -> str:
+        return "; ".join(dict.fromkeys(map(text, runs)))
 
     return [
-        (
-            "Data",
-            f"{data}: {sizes} training, validation and test images, {first.num_classes} classes",
-        ),
+        ("Data", of_all(_data)),
         (
             "Network",
             of_all(
-                lambda result, config: (
-                    f"{config['model']['name']}, {result['num_parameters']:,} parameters, terms on "
-                    + ", ".join(config["loss"]["layers"])
+                lambda run: (
+                    f"{run.config['model']['name']}, {run.result['num_parameters']:,} parameters, "
+                    "terms on " + ", ".join(run.config["loss"]["layers"])
                 )
             ),
         ),
         (
             "Training",
             of_all(
-                lambda result, config: (
-                    f"{result['epochs']} epochs in batches of {config['batch_size']}"
-                    + f", terms from epoch {config['loss']['start_epoch']}"
-                    * bool(config["loss"]["terms"])
+                lambda run: (
+                    f"{run.result['epochs']} epochs in batches of {run.config['batch_size']}"
+                    + f", terms from epoch {run.config['loss']['start_epoch']}"
+                    * bool(run.config["loss"]["terms"])
                 )
             ),
         ),
@@ -117,11 +116,25 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
         ("Seeds", ", ".join(map(str, seeds))),
         (
             "Hardware",
-            f"{result['device']}, jax {result['jax_version']}; {np.mean(seconds):,.0f} s of "
-            "training per run on average",
+            of_all(lambda run: f"{run.result['device']}, jax {run.result['jax_version']}")
+            + f"; {seconds:,.0f} s of training per run on average",
         ),
-        ("Tested", f"{tested}, on the whole test split"),
+        ("Tested", of_all(_tested) + ", on the whole test split"),
+        *differing,
     ]
+
+
+def _data(run: Run) -> str:
+    sizes = " / ".join(f"{run.about['examples'][name]:,}" for name in ("train", "val", "test"))
+    return (
+        f"{run.config['dataset']['name']}: {sizes} training, validation and test images, "
+        f"{run.num_classes} classes"
+    )
+
+
+def _tested(run: Run) -> str:
+    by_val = run.about["examples"]["val"]
+    return "the checkpoint best by validation accuracy" if by_val else "the last checkpoint"
 
 
 def _frame(groups: dict[str, list[Run]]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from gini_jax.config import FREE, flattened
 from gini_jax.errors import InputError
 
 
@@ -81,25 +83,71 @@ def read_run(folder: Path, group: str = "") -> Run:
     return Run(folder, group or result["objective"], result, config, lines, about)
 
 
-def read_runs(workdir: Path) -> dict[str, list[Run]]:
-    """The finished runs of a workdir by group: one of a run, or all of a sweep.
+def read_runs(*workdirs: Path) -> dict[str, list[Run]]:
+    """The finished runs of workdirs by group: one of a run, or all of a sweep.
+
+    Runs of several workdirs form groups by their objective and the settings in which they differ;
+    see `named_apart`.
 
     Raises:
-        InputError: there is none.
+        InputError: a workdir holds none, or two runs of a group have the same seed.
     """
-    if (workdir / "result.json").is_file():
-        run = read_run(workdir)
-        return {run.group: [run]}
+    runs = [run for workdir in workdirs for run in _runs_of(workdir)]
+    if len(workdirs) > 1:
+        runs = named_apart(runs)
     groups: dict[str, list[Run]] = {}
-    for folder in _members(workdir):
-        run = read_run(folder, folder.name.rpartition("-seed")[0])
+    for run in runs:
         groups.setdefault(run.group, []).append(run)
-    if not groups:
-        raise InputError(
-            f"{str(workdir)!r} holds no finished run; give the workdir of a run or of a sweep"
-        )
     order = sorted(groups, key=lambda name: (name.partition("-")[0] != "ce", name))
     return {name: sorted(groups[name], key=lambda run: run.result["seed"]) for name in order}
+
+
+def named_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs with their groups: the objective, and each setting in which the runs differ.
+
+    The weight of a term, or its own setting, counts among the objectives that have the term. Where
+    more than three settings differ, the name of the folder stands for them.
+
+    Raises:
+        InputError: two runs of a group have the same seed.
+    """
+    differing = differing_settings(runs)
+    named: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        config = flattened(run.config)
+        own = [f"{path}={config[path]}" for path in differing if path in config]
+        if len(differing) > 3:
+            own = [f"run={run.folder.name}"]
+        group = "-".join([str(run.config["objective"]), *own])
+        key = group, run.result["seed"]
+        if key in named:
+            raise InputError(
+                f"{str(named[key].folder)!r} and {str(run.folder)!r} have the same settings and "
+                f"seed {key[1]}; leave one of them out"
+            )
+        named[key] = dataclasses.replace(run, group=group)
+    return list(named.values())
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Settings in which runs differ, besides objective and seed, and their values."""
+    configs = [flattened(run.config) for run in runs]
+    found = {}
+    for path in sorted({path for config in configs for path in config}):
+        values = dict.fromkeys(str(config[path]) for config in configs if path in config)
+        if len(values) > 1 and path not in ("seed", "objective", "name", *FREE):
+            found[path] = list(values)
+    return found
+
+
+def _runs_of(workdir: Path) -> list[Run]:
+    if (workdir / "result.json").is_file():
+        return [read_run(workdir)]
+    if found := [read_run(path, path.name.rpartition("-seed")[0]) for path in _members(workdir)]:
+        return found
+    raise InputError(
+        f"{str(workdir)!r} holds no finished run; give the workdir of a run or of a sweep"
+    )
 
 
 def _members(workdir: Path) -> list[Path]:

@@ -1,5 +1,6 @@
-"""Writes report.html of a run or of a sweep: tables, curves, features, confusions."""
+"""Writes a page about a run, a sweep or several of them: tables, curves, features, confusions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,22 @@ USES: tuple[str, ...] = ()
 FLAGS: dict[str, Any] = {}
 
 
-def main(config: ConfigDict, workdir: Path) -> Path:
-    """Writes the report of whatever a workdir holds.
+def main(config: ConfigDict, workdir: Path, *, others: Sequence[Path] = ()) -> Path:
+    """Writes the report of whatever the workdirs hold.
 
     Args:
         config: not used; the runs bring their own.
-        workdir: of a run or of a sweep.
+        workdir: of a run or of a sweep, in which the page is written: report.html, or
+            comparison.html if there are others.
+        others: workdirs of runs and sweeps to compare with it.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: the workdir holds no finished run.
+        InputError: a workdir holds no finished run, or two runs are alike.
     """
     del config
-    path = write_report(workdir)
+    path = write_report(workdir, *others)
     print(f"written to {path}; open it in any browser")
     return path

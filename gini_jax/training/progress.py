@@ -97,7 +97,8 @@ class ProgressBar:
     def __init__(self, experiment: Experiment, step: int, show: bool):
         config = experiment.config
         self._batch_size, self._epochs, self._val = config.batch_size, config.num_epochs, ""
-        self._lines = show and not sys.stderr.isatty()
+        bar = sys.stderr.isatty() or "ipykernel" in sys.modules  # a terminal or a notebook
+        self._lines = show and not bar
         self._start, self._first = time.monotonic(), step // experiment.steps_per_epoch
         self._bar = tqdm(
             total=config.num_epochs * experiment.steps_per_epoch * config.batch_size,

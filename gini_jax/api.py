@@ -1,0 +1,257 @@
+"""Training from Python: a config by name, a run with its curves and its network, comparisons."""
+
+import dataclasses
+import hashlib
+import html
+import importlib.util
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import pandas as pd
+from ml_collections import ConfigDict
+
+from gini_jax import cli
+from gini_jax.analysis import figures
+from gini_jax.analysis.report import page_of
+from gini_jax.analysis.runs import Run, named_apart, read_run
+from gini_jax.analysis.statistics import METRICS
+from gini_jax.analysis.statistics import compare as compare_by_seed
+from gini_jax.config import OPTIONS, all_rows, option_rows
+from gini_jax.devices import prepare_cpu
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.modes import train as train_mode
+from gini_jax.storage import write
+from gini_jax.trained import Trained, load
+from gini_jax.training.workdir import config_json
+
+_TERMS = "loss.terms."
+
+
+def config(name: str = "digits", /, **settings: Any) -> ConfigDict:
+    """The settings of a run: those of a config file, with some of them changed.
+
+    Args:
+        name: a shipped config, or the path of a file; `NAME:OBJECTIVE` chooses the objective.
+        **settings: what to change, by path; those in a section as `**{"model.width": 16}`.
+
+    Returns:
+        A ConfigDict, to be changed further as one likes, and given to `gini_jax.train`.
+
+    Raises:
+        InputError: a name is unknown, or a value is of another type than its setting.
+
+    Examples:
+        >>> import gini_jax
+        >>> found = gini_jax.config("digits:gini", num_epochs=5, **{"loss.terms.gini": 0.1})
+        >>> found.num_epochs, found.loss.terms.to_dict()
+        (5, {'gini': 0.1})
+    """
+    path, colon, objective = cli.config_path(name).partition(":")
+    spec = importlib.util.spec_from_file_location("gini_jax_config", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.get_config(objective) if colon else module.get_config()
+    terms = {
+        key.removeprefix(_TERMS): float(value)
+        for key, value in settings.items()
+        if key.startswith(_TERMS)
+    }
+    given = {key: value for key, value in settings.items() if not key.startswith(_TERMS)}
+    later = (OPTIONS, "model.") if "model.name" in given else (OPTIONS,)
+    for key, value in given.items():
+        if not key.startswith(later):
+            _set(made, key, value)
+    return cli.resolved(made, given, terms)
+
+
+def _set(made: ConfigDict, path: str, value: Any) -> None:
+    rows = all_rows(made)
+    if path not in rows:
+        raise unknown_name("setting", path, rows | option_rows())
+    if isinstance(rows[path].default, tuple):
+        value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    try:
+        made.update_from_flattened_dict({path: value})
+    except TypeError as error:
+        kind = type(rows[path].default).__name__
+        raise InputError(
+            f"{path}={value!r} is not of type {kind}, such as {rows[path].default!r}"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run; a notebook shows its numbers and curves.
+
+    Attributes:
+        run: its files.
+    """
+
+    run: Run
+
+    @property
+    def workdir(self) -> Path:
+        """The run's folder."""
+        return self.run.folder
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What result.json holds."""
+        return self.run.result
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row per epoch: the averages over its steps, and the validation where there was one."""
+        return pd.DataFrame(self.run.lines).set_index("epoch")
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The network, from the best checkpoint, with `predict` and `features`."""
+        return load(self.workdir)
+
+    def __repr__(self) -> str:
+        """The run in one line."""
+        about, accuracy = train_mode.title_of(self.numbers), self.numbers["test_accuracy"]
+        return f"Result({about}: test accuracy {accuracy:.4f}, in {self.workdir})"
+
+    def _repr_html_(self) -> str:
+        values = {title: self.numbers.get(metric) for metric, (title, _) in METRICS.items()}
+        table = pd.Series({k: v for k, v in values.items() if v is not None}, dtype=float)
+        title = html.escape(train_mode.title_of(self.numbers))
+        head = f"<p><b>{title}</b>, in {html.escape(str(self.workdir))}</p>"
+        shown = table.to_frame("").to_html(float_format=lambda x: f"{x:.4f}", border=0)
+        groups = {self.run.group: [self.run]}
+        return head + shown + figures.drawn(figures.curves, groups, pixels=True)
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Result:
+    """Trains a run to its end, with its progress; one that is finished is not trained again.
+
+    Args:
+        config: the settings, as from `gini_jax.config`.
+        workdir: the run's folder; by default one in `runs` whose name says what it is. An
+            interrupted run in it is resumed.
+        devices: to train on; all by default.
+
+    Returns:
+        The run: `numbers`, `curves`, and the network as `trained`.
+
+    Raises:
+        InputError: bad input, before any long work.
+        RunError: the run could not continue.
+        Stopped: it was interrupted; the same call resumes it.
+    """
+    prepare_cpu()
+    config = config.copy_and_resolve_references()
+    folder = Path("runs") / _name_of(config) if workdir is None else Path(workdir)
+    if not (folder / "result.json").exists() or workdir is not None:
+        train_mode.main(config, folder, devices=devices)
+    return Result(read_run(folder))
+
+
+def _name_of(config: ConfigDict) -> str:
+    """A folder's name for a config; other settings have another name."""
+    digest = hashlib.sha256(config_json(config).encode()).hexdigest()[:6]
+    return f"{config.name or 'run'}-{config.objective}-seed{config.seed}-{digest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; a notebook shows their table and pictures.
+
+    Attributes:
+        groups: the runs by what they are compared as, each in the order of its seeds.
+    """
+
+    groups: dict[str, list[Run]]
+
+    def __repr__(self) -> str:
+        """How many runs each group has."""
+        return f"Comparison({', '.join(f'{name}: {len(r)}' for name, r in self.groups.items())})"
+
+    def table(self, metric: str = "test_accuracy") -> pd.DataFrame:
+        """A row per group: mean, spread, and the difference from `ce`, or from the first group.
+
+        Args:
+            metric: a key of result.json.
+
+        Returns:
+            What `gini_jax.analysis.statistics.compare` gives, paired by seed.
+        """
+        rows = [{"group": name, **run.result} for name, runs in self.groups.items() for run in runs]
+        base = "ce" if "ce" in self.groups else next(iter(self.groups))
+        return compare_by_seed(pd.DataFrame(rows), metric, base, METRICS[metric][1])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the whole page, as `--mode=report` does."""
+        write(Path(path), page_of(self.groups))
+
+    def _repr_html_(self) -> str:
+        tables = {}
+        for metric in ("test_accuracy", "test_class_accuracy", "feature_gini", "scatter_ratio"):
+            if any(run.result.get(metric) is None for runs in self.groups.values() for run in runs):
+                continue
+            found = self.table(metric)
+            tables[METRICS[metric][0]] = found["mean"]
+            if "difference" in found:
+                tables[f"{METRICS[metric][0]}, difference"] = found["difference"]
+        count = {name: len(runs) for name, runs in self.groups.items()}
+        shown = pd.DataFrame({"seeds": pd.Series(count), **tables})
+        return (
+            shown.to_html(float_format=lambda x: f"{x:.4f}", na_rep="", border=0)
+            + figures.drawn(figures.curves, self.groups, pixels=True)
+            + figures.drawn(figures.impurity, self.groups, pixels=True)
+        )
+
+
+def compare(
+    runs: Iterable[Result | ConfigDict | str | Path], seeds: Sequence[int] = ()
+) -> Comparison:
+    """Compares runs, paired by seed.
+
+    Args:
+        runs: results of `gini_jax.train`, workdirs, or configs, which are trained first.
+        seeds: those with which each config is trained; that of the config by default.
+
+    Returns:
+        The runs in groups of the same objective and settings.
+
+    Raises:
+        InputError: a workdir holds no finished run, or two runs are alike.
+
+    Examples:
+        >>> compare([])
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: there is nothing to compare; give results, workdirs or configs
+    """
+    found = [run for item in runs for run in _runs_of(item, seeds)]
+    if not found:
+        raise InputError("there is nothing to compare; give results, workdirs or configs")
+    groups: dict[str, list[Run]] = {}
+    for run in named_apart(found):
+        groups.setdefault(run.group, []).append(run)
+    return Comparison(
+        {name: sorted(own, key=lambda run: run.result["seed"]) for name, own in groups.items()}
+    )
+
+
+def _runs_of(item: Result | ConfigDict | str | Path, seeds: Sequence[int]) -> list[Run]:
+    if isinstance(item, Result):
+        return [item.run]
+    if not isinstance(item, ConfigDict):
+        return [read_run(Path(item))]
+    found = []
+    for seed in seeds or [item.seed]:
+        own = item.copy_and_resolve_references()
+        own.seed = seed
+        found.append(train(own).run)
+        jax.clear_caches()
+    return found

@@ -1,0 +1,137 @@
+"""From Python: configs, runs and comparisons; reports of several runs; the command that works."""
+
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+import gini_jax
+from gini_jax import cli
+from gini_jax.checks import check_config
+from gini_jax.config import SETTINGS
+from gini_jax.errors import InputError
+from gini_jax.repair import repaired, suggestion
+from gini_jax.training.experiment import check_before_data
+from tests import tiny
+from tests.conftest import ROOT
+from tests.program import Program
+
+ONE_EPOCH = {"num_epochs": 1, "loss.start_epoch": 1}
+
+
+def tiny_config(objective, **changes):
+    return gini_jax.config(f"{ROOT}/tests/tiny.py:{objective}", **ONE_EPOCH, **changes)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of two objectives, and a run of another batch size."""
+    folder, devices = tmp_path_factory.mktemp("runs"), jax.devices()[:1]
+    configs = {
+        f"{name}{seed}": tiny_config(name, seed=seed) for name in ("ce", "gini") for seed in (0, 1)
+    }
+    configs["small"] = tiny_config("ce", batch_size=32)
+    return {k: gini_jax.train(config, folder / k, devices) for k, config in configs.items()}
+
+
+def test_a_config_by_name_is_the_files_with_the_changes():
+    config = gini_jax.config("digits:gini", batch_size=32, **{"loss.terms.gini": 2, "evals": "knn"})
+    expected = tiny.digits.get_config("gini")
+    expected.batch_size, expected.loss.terms.gini, expected.evals = 32, 2.0, ("knn",)
+    assert config.to_dict() == expected.to_dict()
+    assert gini_jax.config().objective == "gini_kl"
+    other = gini_jax.config("digits:ce", **{"model.name": "cvt13", "model.drop_path": 0.3})
+    assert (other.model.name, other.model.drop_path) == ("cvt13", 0.3)
+    own = gini_jax.config("digits:supcon", **{"loss.options.supcon.temperature": 0.5})
+    assert own.loss.options.supcon.temperature == 0.5
+    check_config(own, num_devices=1)
+
+
+WRONG = {
+    "a config": (("digitz", {}), "did you mean 'digits'"),
+    "an objective": (("digits:gin", {}), "did you mean 'gini'"),
+    "a setting": (("digits", {"num_epoch": 3}), "did you mean 'num_epochs'"),
+    "a type": (("digits", {"num_epochs": "x"}), "num_epochs='x' is not of type int, such as"),
+    "a term": (("digits", {"loss.terms.gni": 1.0}), "did you mean 'gini'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_name_or_type_is_refused(case):
+    (name, settings), text = WRONG[case]
+    with pytest.raises(InputError, match=text):
+        gini_jax.config(name, **settings)
+
+
+def test_a_run_has_numbers_curves_and_its_network(runs):
+    result = runs["gini0"]
+    assert list(result.curves.index) == [1]
+    assert result.curves.loc[1, "val_accuracy"] == result.numbers["val_accuracy"]
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    assert result.trained.predict(images).probabilities.shape == (2, 10)
+    assert "Gini impurity of the features" in result._repr_html_()
+
+
+def test_by_default_a_run_lies_in_a_folder_of_its_own_and_is_trained_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = gini_jax.train(tiny_config("ce"), devices=jax.devices()[:1])
+    assert first.workdir.parent.resolve() == tmp_path / "runs"
+    written = (first.workdir / "result.json").stat().st_mtime_ns
+    assert gini_jax.train(tiny_config("ce")).workdir == first.workdir
+    assert (first.workdir / "result.json").stat().st_mtime_ns == written
+    other = gini_jax.train(tiny_config("ce", batch_size=32), devices=jax.devices()[:1])
+    assert other.workdir != first.workdir
+
+
+def test_a_comparison_pairs_by_seed_and_tells_settings_apart(runs):
+    comparison = gini_jax.compare([runs[k] for k in ("ce0", "gini1", "ce1", "gini0")])
+    assert repr(comparison) == "Comparison(ce: 2, gini: 2)"
+    numbers = {k: run.numbers["test_accuracy"] for k, run in runs.items()}
+    differences = [numbers[f"gini{seed}"] - numbers[f"ce{seed}"] for seed in (0, 1)]
+    assert comparison.table().loc["gini", "difference"] == pytest.approx(np.mean(differences))
+    assert "Test accuracy, difference" in comparison._repr_html_()
+    apart = gini_jax.compare([runs["ce0"].workdir, runs["small"]])
+    assert set(apart.groups) == {"ce-batch_size=64", "ce-batch_size=32"}
+    with pytest.raises(InputError, match="the same settings and seed 0; leave one of them out"):
+        gini_jax.compare([runs["ce0"], runs["ce0"].workdir])
+
+
+def test_the_report_of_several_runs_says_what_sets_them_apart(runs, tmp_path):
+    own, small, gini = (runs[k].workdir for k in ("ce0", "small", "gini0"))
+    arguments = (f"--workdir={own},{gini}", f"--workdir={small}")
+    out, _ = Program("--mode=report", *arguments, cwd=tmp_path).finish()
+    page = (own / "comparison.html").read_text()
+    assert str(own / "comparison.html") in out
+    assert "they differ in" in page and "batch_size: 32, 64" in page
+    assert "gini-batch_size=64" in page and "ce-batch_size=32" in page
+    _, err = Program("--mode=eval", *arguments, cwd=tmp_path).finish(status=1)
+    assert "--workdir is given 2 times" in err
+
+
+LATE = [name for name in cli.shipped_configs() if gini_jax.config(name).loss.start_epoch > 2]
+
+
+@pytest.mark.parametrize("name", sorted(LATE))
+def test_two_epochs_of_a_config_whose_terms_start_later_end_in_the_command_that_works(name):
+    config = gini_jax.config(name, num_epochs=2)
+    argv = ["launch.py", f"--config={name}", "--config.num_epochs=2"]
+    with pytest.raises(InputError) as error:
+        check_before_data(config, jax.devices()[:1])
+    command = repaired(argv, config, error.value)
+    assert command.startswith(f"python launch.py --config={name} --config.num_epochs=2 ")
+    fixes = [part.removeprefix("--config.").split("=") for part in shlex.split(command)[4:]]
+    typed = {path: type(SETTINGS[path].default)(value) for path, value in fixes}
+    check_before_data(gini_jax.config(name, num_epochs=2, **typed), jax.devices()[:1])
+
+
+def test_what_no_setting_mends_has_no_command():
+    config = gini_jax.config("digits")
+    assert repaired(["launch.py"], config, InputError("set --config.name=NAME, or --workdir")) == ""
+    assert suggestion("set --config.batch_size=60, or fewer devices") == ("batch_size", "60")
+
+
+def test_the_command_that_works_stands_in_the_error(tmp_path):
+    arguments = ("--config=digits", "--config.num_epochs=2", f"--workdir={tmp_path}/run")
+    _, err = Program(*arguments, cwd=tmp_path).finish(status=1)
+    assert f"--workdir={tmp_path}/run --config.loss.start_epoch=1" in err.splitlines()[-1]
