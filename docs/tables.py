@@ -100,6 +100,31 @@ def settings() -> str:
     return "\n".join(lines)
 
 
+def by_row(name: str) -> str:
+    """A sweep of many objectives: a row for each, with its accuracy and what its features are."""
+    table = pd.read_csv(RESULTS / "sweeps" / f"{name}.csv")
+    shown = ("feature_gini", "scatter_ratio", "probe_accuracy", "knn_accuracy", "nmi")
+    shown = tuple(metric for metric in shown if table[metric].notna().any())
+    heads = ["objective", METRICS["test_accuracy"][0], "difference to `ce`", "95 % interval (t)"]
+    heads += ["Holm", "better in", *(METRICS[metric][0] for metric in shown)]
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    compared = compare(table, "test_accuracy")
+    means = table.groupby("group")[list(shown)].mean()
+    for group, row in compared.iterrows():
+        cells = [f"`{group}`", f"{number(row['mean'])} ± {number(row['sd'])}", "-", "-", "-", "-"]
+        if group != "ce":
+            cells[2:4] = [f"{row['difference']:+.4f}", interval(row["t_low"], row["t_high"])]
+            cells[4:6] = [number(row["holm_t"], 3), f"{row['better']:.0f} of {row['pairs']:.0f}"]
+        cells += [number(means.loc[group, metric]) for metric in shown]
+        lines.append("| " + " | ".join(cells) + " |")
+    first, n = table.iloc[0], table["seed"].nunique()
+    note = (
+        f"n = {n} seeds; {first['epochs']} epochs, {first['device']}, jax {first['jax_version']}. "
+        f"Holm's correction is over the {len(compared) - 1} objectives of this table."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def drawn_batches() -> str:
     """The paper's objective against `ce` of the same batches."""
     table = pd.read_csv(RESULTS / "sweeps" / "caltech101_64_batches.csv")
@@ -259,6 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar100": lambda: sweep("cifar100", SHOWN),
     "cifar100_h200": lambda: sweep("cifar100_h200", SHOWN),
     "caltech101_32_cvt13": lambda: sweep("caltech101_32_cvt13", SHOWN),
+    "digits_rivals": lambda: by_row("digits_rivals"),
     "settings": settings,
     "gpu_trials": gpu_trials,
     "drawn_batches": drawn_batches,
