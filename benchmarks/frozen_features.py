@@ -224,9 +224,10 @@ def trainer(arm: Arm, x: jax.Array, num_classes: int, steps: int) -> Callable[[R
 
 
 def class_accuracy(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over the classes of the share that is right."""
+    """Mean of the share that is right, over the classes that have an example."""
     rows = jax.nn.one_hot(labels, scores.shape[1])
-    return ((scores.argmax(axis=1) == labels) @ rows / rows.sum(axis=0)).mean()
+    right, count = (scores.argmax(axis=1) == labels) @ rows, rows.sum(axis=0)
+    return (right / jnp.maximum(count, 1)).sum() / (count > 0).sum()
 
 
 def recall_at_1(hidden: jax.Array, labels: jax.Array) -> jax.Array:
@@ -316,6 +317,7 @@ def compared(name: str, cell: str, data: Data) -> dict[str, Any]:
 
     settings = tried_settings(arm)
     tuned = figures(TUNING_SEEDS, settings, data.val)[metric].reshape(len(settings), -1)
+    assert np.isfinite(tuned).all(), tuned
     best = settings[int(tuned.mean(axis=1).argmax())]
     start = time.perf_counter()
     tested = figures(range(_SEEDS.value), [best], data.test)
