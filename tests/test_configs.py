@@ -48,8 +48,7 @@ def test_a_config_builds_its_training_step(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    # The logits of CvT do not depend on the tokens of stage 3, so it has no shares.
-    shares = set() if model_name.startswith("cvt") else {"share_gini", "share_kl"}
+    shares = {"share_gini", "share_kl"}  # the logits depend on the layers, of CvT too
     assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl", "gradient_norm"} | shares
     count = parameter_overview.count_parameters(new.params)
     millions = millions or BODIES[model_name]

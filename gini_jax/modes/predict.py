@@ -57,9 +57,12 @@ def main(
     damaged: list[str] = []
     bar = tqdm(total=len(paths), unit=" images", disable=len(paths) <= BATCH)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        coming = pool.map(partial(_pixels, trained), paths[:BATCH])
         for start in range(0, len(paths), BATCH):
-            files = paths[start : start + BATCH]
-            decoded = list(pool.map(partial(_pixels, trained), files))
+            files, decoded = paths[start : start + BATCH], list(coming)
+            # The next ones are decoded while these are classified.
+            following = paths[start + BATCH : start + 2 * BATCH]
+            coming = pool.map(partial(_pixels, trained), following)
             damaged += [x for x in decoded if isinstance(x, str)]
             good = [i for i, x in enumerate(decoded) if isinstance(x, np.ndarray)]
             if good:
