@@ -270,14 +270,17 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], 
     terms: dict[str, float] = {}
     later: dict[str, str] = {}
     another = any(map(_NETWORK.fullmatch, argv))
+    files = [arg for arg in argv[1:] if arg.startswith("--config=")]
+    if len(files) > 1:
+        raise InputError(f"{' and '.join(files)}: give one config")
     kept = argv[:1]
     for arg in argv[1:]:
         if match := _TERM.fullmatch(arg):
             terms[match[1]] = _number(arg, match[2])
         elif match := _OPTION.fullmatch(arg) or (_OF_NETWORK.fullmatch(arg) if another else None):
             later[match[1]] = match[2]
-        elif arg.startswith("--config="):
-            kept.append(f"--config={config_path(arg.partition('=')[2])}")
+        elif arg.startswith("--config="):  # before its settings, wherever it was given
+            kept.insert(1, f"--config={config_path(arg.partition('=')[2])}")
         else:
             kept.append(_WORDS.sub(_as_tuple, arg))
     try:

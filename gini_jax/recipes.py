@@ -73,8 +73,8 @@ def caltech101_resnet(name: str, objective: str | None) -> ConfigDict:
 def cvt_from_scratch(config: ConfigDict) -> ConfigDict:
     """The paper's optimiser for CvTs: Adamax, cosine from 2e-3 to 5e-5 over 200 epochs.
 
-    The terms act on `pooled`, the class token that the classifier reads. The logits do not depend on
-    the other tokens of the last block, so terms on `stage3` would not reach what classifies.
+    The terms act on `pooled`, the class token, which the classifier reads. The logits do not depend
+    on the other tokens of the last block, so terms on `stage3` would not reach what classifies.
     """
     config.num_epochs = 200
     config.loss.layers = ("pooled",)

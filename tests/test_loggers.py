@@ -8,7 +8,9 @@ import time
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 
+from gini_jax.analysis.figures import as_png
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
 from gini_jax.training.loggers import LOGGERS, create_loggers
@@ -42,6 +44,8 @@ def test_metrics_reach_mlflow_and_a_longer_run_goes_on_there(tmp_path, monkeypat
     result = json.loads((tmp_path / "result.json").read_text())
     tested = ("test_accuracy", pytest.approx(result["test_accuracy"]), result["steps"])
     assert tested in metrics
+    pictures = {path.name for path in tmp_path.glob("mlartifacts/**/*.png")}
+    assert pictures == {"impurity.png", "profiles.png", "confusion.png"}
     # What a run before an interruption has written is not written twice.
     logger = LOGGERS["mlflow"](tmp_path, config)
     logger.write(lines[0])
@@ -61,10 +65,15 @@ def test_tensorboard_has_every_line_at_once_and_drops_what_is_written_again(tmp_
         logger = LOGGERS["tensorboard"](tmp_path, config_of("tensorboard"))
         for step in steps:
             logger.write({"epoch": step, "step": step, "loss": float(step)})
-    LOGGERS["tensorboard"](tmp_path, config_of("tensorboard")).write({"step": 3, "test_loss": 9.0})
+    last = LOGGERS["tensorboard"](tmp_path, config_of("tensorboard"))
+    last.write({"step": 3, "test_loss": 9.0})
+    png = as_png(lambda: Figure(figsize=(2, 1)))
+    last.draw({"confusion": png}, 3)
     events = reading.EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("test_loss")] == [9.0]
+    (image,) = events.Images("confusion")
+    assert (image.width, image.height, image.encoded_image_string) == (220, 110, png)
 
 
 def records_of(data):
@@ -107,6 +116,9 @@ def test_metrics_reach_an_offline_run_of_wandb_and_a_longer_run_goes_on_there(
     assert len(files) == 4 and len(ids) == 1
     lines = lines_of(tmp_path)
     tested = [line for line in logged if "test_accuracy" in line]
+    assert len([line for line in logged if "confusion" in line]) == 2
+    pictures = {path.name.partition("_")[0] for path in tmp_path.rglob("media/images/*.png")}
+    assert pictures == {"impurity", "profiles", "confusion"}
     result = json.loads((tmp_path / "result.json").read_text())
     assert tested[-1]["test_accuracy"] == pytest.approx(result["test_accuracy"])
     logged = [line for line in logged if "epoch" in line]

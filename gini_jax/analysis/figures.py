@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from gini_jax.analysis.pictures import PLAIN, other_terms, plain_numbers
+from gini_jax.analysis.pictures import PLAIN, other_terms, plain_numbers, try_to_draw
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.tsne import tsne
 
@@ -48,6 +48,31 @@ def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) ->
         figure.savefig(data, format="png", dpi=110)
     encoded = base64.b64encode(data.getvalue()).decode()
     return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{encoded}">'
+
+
+def as_png(draw: Callable[..., Figure], *arguments: Any) -> bytes:
+    """A figure as a PNG on white, for a page of another program."""
+    data = io.BytesIO()
+    with mpl.rc_context(PLAIN):
+        draw(*arguments).savefig(data, format="png", dpi=110)
+    return data.getvalue()
+
+
+def of_one_run(run: Run) -> dict[str, bytes]:
+    """By name, the pictures of a run for its loggers; one that cannot be drawn is left out."""
+    groups, found = {run.group: [run]}, {}
+    drawings: dict[str, tuple[Any, ...]] = {
+        "impurity": (impurity, groups),
+        "profiles": (profiles, groups),
+        "confusion": (confusion, run.arrays["confusion"], run.class_names),
+    }
+    for name, (draw, *arguments) in drawings.items():
+
+        def keep(name: str = name, draw: Any = draw, arguments: Any = arguments) -> None:
+            found[name] = as_png(draw, *arguments)
+
+        try_to_draw(name, keep)
+    return found
 
 
 def curves(groups: dict[str, list[Run]]) -> Figure:

@@ -120,8 +120,10 @@ def write_results(
     config: ConfigDict, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
+    from gini_jax.analysis.figures import of_one_run
     from gini_jax.analysis.pictures import draw_curves, draw_impurity, try_to_draw
     from gini_jax.analysis.report import write_report
+    from gini_jax.analysis.runs import read_run
 
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
@@ -131,8 +133,8 @@ def write_results(
     try_to_draw("impurity.png", draw_impurity, arrays, title, png)
     again = (workdir / "result.json").exists()
     write(workdir / "result.json", json_text(result))  # last: now it is finished
-    if not again:
-        log_result(workdir, config, result)
+    if not again and set(config.loggers) - {"jsonl"}:
+        log_result(workdir, config, result, of_one_run(read_run(workdir)))
     if config.report:
         try_to_draw("report.html", write_report, workdir)
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import importlib.util
+import io
 import os
+import struct
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +20,13 @@ from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
 class Logger(Protocol):
-    """Takes one line per epoch."""
+    """Takes one line per epoch, and pictures of the tested checkpoint."""
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes a line of metrics; `line["step"]` is the step."""
+
+    def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Shows pictures, PNGs by name."""
 
     def close(self) -> None:
         """Writes everything that is still buffered."""
@@ -55,6 +60,9 @@ class Jsonl:
         """Adds the line."""
         add_line(self._path, line)
 
+    def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Does nothing: the workdir has its own pictures."""
+
     def close(self) -> None:
         """Does nothing: no line is buffered."""
 
@@ -75,19 +83,37 @@ class TensorBoard:
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes each number as a scalar."""
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.summary import scalar
 
         contents: list[dict[str, Any]] = []
+        if self._writer is None and "epoch" in line:
+            # What an interrupted run wrote from here on is written again.
+            contents.append({"file_version": "brain.Event:2"})
+            contents.append({"session_log": SessionLog(status=SessionLog.START)})
+        contents += [{"summary": scalar(key, value)} for key, value in numbers_of(line).items()]
+        self._add(contents, line["step"])
+
+    def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Writes each picture as an image."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        contents = []
+        for name, png in pictures.items():
+            width, height = struct.unpack(">II", png[16:24])  # of PNG's first chunk
+            image = Summary.Image(
+                height=height, width=width, colorspace=4, encoded_image_string=png
+            )
+            contents.append({"summary": Summary(value=[Summary.Value(tag=name, image=image)])})
+        self._add(contents, step)
+
+    def _add(self, contents: list[dict[str, Any]], step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
         if self._writer is None:
             self._open()
-            if "epoch" in line:  # what an interrupted run wrote from here on is written again
-                contents.append({"file_version": "brain.Event:2"})
-                contents.append({"session_log": SessionLog(status=SessionLog.START)})
-        contents += [{"summary": scalar(key, value)} for key, value in numbers_of(line).items()]
         for content in contents:
-            event = Event(step=line["step"], wall_time=time.time(), **content)
-            self._writer.write_event(event)
+            self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
         self._writer.flush()
         if is_remote(self._workdir):
             upload(self._folder, self._workdir)
@@ -131,13 +157,24 @@ class WandB:
         """Logs every number."""
         self._run.log(numbers_of(line))
 
+    def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Logs each picture."""
+        import wandb
+        from PIL import Image
+
+        images = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in pictures.items()}
+        self._run.log({"step": step, **images})
+
     def close(self) -> None:
         """Ends the run there."""
         self._run.finish(exit_code=int(_unwinding()))
 
 
 class MLflow:
-    """MLflow: experiment gini_jax at `MLFLOW_TRACKING_URI`, or in mlflow.db in the workdir."""
+    """MLflow: experiment gini_jax at `MLFLOW_TRACKING_URI`, or in mlflow.db in the workdir.
+
+    The pictures are artifacts there, or lie in mlartifacts in the workdir.
+    """
 
     needs = "mlflow"
 
@@ -149,7 +186,12 @@ class MLflow:
         place = f"sqlite:///{workdir.resolve() / 'mlflow.db'}"
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", place))
         found = self._client.get_experiment_by_name("gini_jax")
-        experiment = found.experiment_id if found else self._client.create_experiment("gini_jax")
+        own = (
+            None if "MLFLOW_TRACKING_URI" in os.environ else str(workdir.resolve() / "mlartifacts")
+        )
+        experiment = (
+            found.experiment_id if found else self._client.create_experiment("gini_jax", own)
+        )
 
         def new_run() -> str:
             run = self._client.create_run(experiment, run_name=run_name(config))
@@ -173,6 +215,13 @@ class MLflow:
             return  # by the run before it was interrupted
         for key, value in numbers_of(line).items():
             self._client.log_metric(self._id, key, value, step=line["step"])
+
+    def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Logs each picture as an artifact."""
+        from PIL import Image
+
+        for name, png in pictures.items():
+            self._client.log_image(self._id, Image.open(io.BytesIO(png)), f"{name}.png")
 
     def close(self) -> None:
         """Ends the run there."""
@@ -212,13 +261,16 @@ def check_loggers(config: ConfigDict, workdir: Path) -> None:
             )
 
 
-def log_result(workdir: Path, config: ConfigDict, result: dict[str, Any]) -> None:
-    """Gives the numbers of the tested checkpoint to all loggers but metrics.jsonl.
+def log_result(
+    workdir: Path, config: ConfigDict, result: dict[str, Any], pictures: Mapping[str, bytes]
+) -> None:
+    """Gives the numbers and pictures of the tested checkpoint to all loggers but metrics.jsonl.
 
     Args:
         workdir: of the run.
         config: its settings.
         result: what result.json holds.
+        pictures: PNGs by name.
     """
     tested = {key: result[key] for key in result if key.startswith(("test_", "feature_"))}
     for name in dict.fromkeys(config.loggers):
@@ -227,6 +279,7 @@ def log_result(workdir: Path, config: ConfigDict, result: dict[str, Any]) -> Non
         try:
             logger = BestEffortLogger(name, LOGGERS[name](workdir, config))
             logger.write({"step": result["steps"], **tested})
+            logger.draw(pictures, result["steps"])
             logger.close()
         except Exception as error:  # of its library; the run is finished all the same
             print(f"warning: {name} did not get the test metrics ({error})", file=sys.stderr)
@@ -246,6 +299,10 @@ class BestEffortLogger:
     def write(self, line: dict[str, Any]) -> None:
         """Passes the line on."""
         self._try(lambda: self._logger.write(line))
+
+    def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        """Passes the pictures on."""
+        self._try(lambda: self._logger.draw(pictures, step))
 
     def close(self) -> None:
         """Passes it on."""
