@@ -86,8 +86,9 @@ def cvt_from_scratch(config: ConfigDict) -> ConfigDict:
 def fine_tuned(name: str, objective: str | None, network: str, init: str) -> ConfigDict:
     """A network that was trained on ImageNet, further trained at 128 pixels: ten epochs of SGD.
 
-    The head, which is new, learns ten times as fast as the rest. The values are common practice;
-    they have not been tuned.
+    The head, which is new, learns ten times as fast as the rest, and gradients are clipped: without
+    that the first epochs at the highest learning rate spoil the pretrained weights. The other
+    values are common practice; they have not been tuned.
 
     Args:
         name: of the experiment.
@@ -108,7 +109,12 @@ def fine_tuned(name: str, objective: str | None, network: str, init: str) -> Con
     config.augment.update(resized_crop=0.35, flip=True)
     config.loss.layers = ("last",)
     config.optimizer.update(
-        name="sgd", momentum=0.9, nesterov=True, weight_decay=1e-4, groups=(("head/.*", 10.0),)
+        name="sgd",
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-4,
+        clip_norm=1.0,
+        groups=(("head/.*", 10.0),),
     )
     config.schedule.update(name="cosine", learning_rate=0.01, warmup_epochs=1.0)
     set_model(config, network)
