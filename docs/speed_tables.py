@@ -212,7 +212,23 @@ def gpu_speed() -> str:
     return "\n".join([*lines, "", note])
 
 
+def finetune() -> str:
+    """What the recipe for one's own images reached, in two sentences."""
+    report = json.loads((RESULTS / "finetune.json").read_text())
+    lines = []
+    for case in report["cases"]:
+        lines.append(
+            f"Measured on {case['classes']} classes of Caltech-101 ({case['images']} images, "
+            f"{case['test_images']} of them to test): test accuracy {case['test_accuracy']:.3f} "
+            f"after {case['epochs']} epochs in {case['seconds'] / 60:.1f} minutes on "
+            f"{report['cores']} cores; then {case['predict_rate']:.0f} images/s are classified, "
+            "the start included (one run, `benchmarks/finetune.py`)."
+        )
+    return "\n".join(lines)
+
+
 SPEED_TABLES: dict[str, Callable[[], str]] = {
+    "finetune": finetune,
     "losses": losses,
     "train_step": lambda: against_torch(
         "train_step", "gini_jax, XLA's convolutions", "torch eager", "torch.compile"
