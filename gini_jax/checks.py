@@ -133,6 +133,22 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
             raise unknown_name("layer in loss.layers", layer, known)
 
 
+def unread(config: ConfigDict) -> set[str]:
+    """The settings that a run of this config does not read: other values give the same run.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> "loss.start_epoch" in unread(default_config("ce"))
+        True
+        >>> "loss.start_epoch" in unread(default_config("kl"))
+        False
+    """
+    found = {path for path, used_by in _USED_BY.items() if not used_by(config)}
+    if not any(config.loss.terms.values()):
+        found |= {"loss.start_epoch", "loss.ramp_epochs"}
+    return found
+
+
 def notes_on(config: ConfigDict) -> list[str]:
     """Notes on settings without effect; printed at the start and kept in result.json.
 

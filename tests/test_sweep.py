@@ -16,7 +16,7 @@ from gini_jax.modes.sweep import finished, run_member
 from gini_jax.modes.sweep import main as sweep
 from gini_jax.modes.train import main as train
 from gini_jax.training.members import member_command, members_of, seeds_of
-from gini_jax.training.workdir import config_json
+from gini_jax.training.workdir import check_workdir, config_json
 from tests import tiny
 from tests.program import Program
 from tests.runs import without_times
@@ -200,6 +200,26 @@ def test_a_result_of_other_settings_is_refused_before_any_member_runs(tmp_path):
     with pytest.raises(InputError, match="batch_size: 64 there, 32 now"):
         sweep(config, tmp_path, seeds="0,1")
     assert not (tmp_path / "ce-seed0").exists()
+
+
+def test_settings_that_an_objective_does_not_read_leave_its_finished_runs_alone(tmp_path):
+    """Cross-entropy alone does not read where the terms start; the terms do."""
+    for objective in ("ce", "gini"):
+        config = tiny.get_config(objective)
+        (member,) = members_of(config, [objective], [0], [])
+        folder = tmp_path / member.name
+        folder.mkdir()
+        (folder / "config.json").write_text(config_json(member.config))
+        (folder / "result.json").write_text("{}")
+        member.config.loss.update(start_epoch=4, ramp_epochs=2.0)
+        if objective == "ce":
+            check_workdir(folder, member.config)
+            member.config.optimizer.momentum = 0.5
+            with pytest.raises(InputError, match=r"config:\n  optimizer.momentum: 0.9 there"):
+                check_workdir(folder, member.config)
+        else:
+            with pytest.raises(InputError, match=r"loss\.start_epoch: 2 there, 4 now"):
+                check_workdir(folder, member.config)
 
 
 def test_a_folder_without_a_finished_run_has_no_report(tmp_path):

@@ -15,11 +15,13 @@ from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.statistics import METRICS, by_baseline, compare, markdown
-from gini_jax.errors import InputError, RunError, Stopped
+from gini_jax.data import dataset_shapes
+from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.modes import train
 from gini_jax.storage import add, csv_text, log_file, refuse_patterns, write
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import Member, member_command, members_of, seeds_of
+from gini_jax.training.search import search_markdown
 from gini_jax.training.workdir import check_workdir, is_at_end, make_workdir
 
 FLAGS: dict[str, Any] = {
@@ -30,6 +32,13 @@ FLAGS: dict[str, Any] = {
         "Seeds, separated by commas, or FIRST-LAST; that of the config if left out.",
     ),
     "vary": ([], list, "SETTING=VALUE,VALUE,...; may be given several times."),
+    "search": (
+        None,
+        str,
+        "random: --trials draws of the settings that --vary gives, as values or"
+        " as log(LOW,HIGH) or uniform(LOW,HIGH); the best by validation accuracy.",
+    ),
+    "trials": (0, int, "How many settings a search tries for each objective."),
     "dry_run": (False, bool, "Only print the members' own commands, one per line."),
     "command": ((), tuple, ""),
 }
@@ -42,6 +51,8 @@ def main(
     objectives: str | None = None,
     seeds: str | None = None,
     vary: Sequence[str] = (),
+    search: str | None = None,
+    trials: int = 0,
     dry_run: bool = False,
     command: Sequence[str] = (),
 ) -> pd.DataFrame:
@@ -52,7 +63,10 @@ def main(
         workdir: of the sweep; each member has a folder of its own in it.
         objectives: separated by commas; that of the config by default.
         seeds: separated by commas, or `FIRST-LAST`; that of the config by default.
-        vary: `SETTING=VALUE,VALUE,...`, each.
+        vary: `SETTING=VALUE,VALUE,...`, each; in a search also `SETTING=log(LOW,HIGH)` or
+            `SETTING=uniform(LOW,HIGH)`.
+        search: `random`, to draw settings instead of taking all combinations.
+        trials: how many settings a search draws; the draws follow from the config's seed.
         dry_run: only print the members' commands.
         command: the arguments of the command line that all members share, for `dry_run`.
 
@@ -66,7 +80,8 @@ def main(
         Stopped: a signal stopped a member; what is finished is in the table.
     """
     names = (objectives or config.objective).split(",")
-    members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary)
+    _check_search(config, search, trials, vary)
+    members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary, trials)
     if dry_run:
         for member in members:
             print(member_command(member, workdir, command))
@@ -93,12 +108,14 @@ def main(
     start = time.monotonic()
     failed = run_members(members, workdir)
     table = write_results(workdir, members)
-    write(workdir / "sweep.md", sweep_markdown(table))
+    write(workdir / "sweep.md", search_markdown(table) if search else sweep_markdown(table))
     good = len(members) - len(failed)
     _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
-    if not table.empty:
+    written = "sweep.csv, sweep.md"
+    if not table.empty and not search:  # a report would show the test split
         write_report(workdir)
-    print(f"written to {workdir}: sweep.csv, sweep.md, report.html")
+        written += ", report.html"
+    print(f"written to {workdir}: {written}")
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise RunError(
@@ -106,6 +123,24 @@ def main(
             f"{reasons}"
         )
     return table
+
+
+def _check_search(config: ConfigDict, search: str | None, trials: int, vary: Sequence[str]) -> None:
+    """Refuses a search without trials, settings or validation images; and trials without one."""
+    if search not in (None, "random"):
+        raise unknown_name("search", search, ["random"])
+    if search and (trials < 1 or not vary):
+        raise InputError(
+            "--search=random needs --trials and --vary, such as --trials=20 "
+            "--vary='schedule.learning_rate=log(0.001,0.3)'"
+        )
+    if search and not dataset_shapes(config.dataset).splits["val"].labels.shape[0]:
+        raise InputError(
+            "--search=random chooses by validation accuracy, but there is no validation split; set "
+            "--config.dataset.val_size, such as 200"
+        )
+    if trials and not search:
+        raise InputError(f"--trials={trials} has no effect without --search=random; add that")
 
 
 def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:

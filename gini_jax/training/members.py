@@ -13,6 +13,7 @@ from gini_jax.config import OPTIONS, all_rows, flattened, option_rows, set_optio
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import PRESETS, TERMS, objective_name
+from gini_jax.training.search import Range, draws, range_of
 
 # What --vary cannot vary, and what does.
 _VARIED_BY = {
@@ -39,23 +40,33 @@ class Member(NamedTuple):
 
 
 def members_of(
-    config: ConfigDict, objectives: Sequence[str], seeds: Sequence[int], vary: Sequence[str]
+    config: ConfigDict,
+    objectives: Sequence[str],
+    seeds: Sequence[int],
+    vary: Sequence[str],
+    trials: int = 0,
 ) -> list[Member]:
     """All combinations; seeds vary slowest, so that each seed soon has all objectives.
 
-    A term that the config weights has this weight in every objective that has the term; its own
-    settings count there alone. Both are varied only in these objectives.
+    With `trials`, so many combinations of the varied settings are drawn at random. A term that the
+    config weights has this weight in every objective that has the term; its own settings count
+    there alone. Both are varied only in these objectives.
 
     Raises:
         InputError: a name is unknown, a value is of another type than its setting, or no objective
             has a term that the config weights.
     """
-    settings = _parse_vary(config, vary)
+    settings = _parse_vary(config, vary, ranges=trials > 0)
     terms = {objective: terms_of(config, objective) for objective in objectives}
     _check_used(config, terms, list(settings))
+    if trials:
+        combinations = draws(settings, trials, config.seed)
+    else:
+        every = itertools.product(*settings.values())
+        combinations = [dict(zip(settings, values, strict=True)) for values in every]
     members: dict[str, Member] = {}
     for seed, objective in itertools.product(seeds, objectives):
-        for values in itertools.product(*settings.values()):
+        for combination in combinations:
             member = config.copy_and_resolve_references()
             member.seed = seed
             with member.unlocked():
@@ -63,7 +74,7 @@ def members_of(
                 for term in set(member.loss.options) - set(member.loss.terms):
                     del member.loss.options[term]
             changes = {}
-            for path, value in zip(settings, values, strict=True):
+            for path, value in combination.items():
                 if _term_of(path) not in ("", *member.loss.terms):
                     continue
                 if path.startswith(OPTIONS):
@@ -205,18 +216,23 @@ def without(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
             yield argument
 
 
-def _parse_vary(config: ConfigDict, texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Several `SETTING=VALUE,VALUE` as values of the settings' types, by path."""
-    settings: dict[str, list[Any]] = {}
+def _parse_vary(config: ConfigDict, texts: Sequence[str], ranges: bool) -> dict[str, Any]:
+    """Several `SETTING=VALUE,VALUE` as values of the settings' types, or ranges, by path."""
+    settings: dict[str, Any] = {}
     for text in texts:
         path, values = _parse_one(config, text)
+        if isinstance(values, Range) and not ranges:
+            raise InputError(
+                f"--vary={text}: values are drawn from a range by --search=random --trials=20; or "
+                "name the values, as in 0.1,0.2"
+            )
         if path in settings:
             raise InputError(f"--vary={text}: {path} is varied twice; give all its values at once")
         settings[path] = values
     return settings
 
 
-def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
+def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any] | Range]:
     path, equals, values = text.partition("=")
     path = path.removeprefix("config.")
     rows = all_rows(config) | option_rows()
@@ -225,6 +241,8 @@ def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
         raise unknown_name("setting in --vary", path, rows)
     if path in _VARIED_BY:
         raise InputError(f"--vary={text}: {path} cannot be varied here; {_VARIED_BY[path]}")
+    if found := range_of(values, rows[path].default if path in rows else 0.5):
+        return path, found
     try:
         parsed = list(ast.literal_eval(f"[{values}]"))
     except (ValueError, SyntaxError):

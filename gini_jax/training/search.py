@@ -1,0 +1,131 @@
+"""Random search: settings drawn from ranges, and the best of them on the validation split."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gini_jax.errors import InputError
+
+
+class Range(NamedTuple):
+    """Where a setting is drawn from.
+
+    Attributes:
+        low, high: the bounds.
+        log: whether its logarithm is uniform, rather than the value.
+        whole: whether the setting is a whole number.
+    """
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    def at(self, u: float) -> float | int:
+        """The value at a place between 0 and 1, with three significant digits.
+
+        Examples:
+            >>> Range(0.001, 0.1, log=True, whole=False).at(0.5)
+            0.01
+            >>> Range(16, 256, log=False, whole=True).at(0.5)
+            136
+        """
+        if self.log:
+            value = math.exp(math.log(self.low) + u * math.log(self.high / self.low))
+        else:
+            value = self.low + u * (self.high - self.low)
+        return round(value) if self.whole else float(f"{value:.3g}")
+
+
+def range_of(text: str, default: Any) -> Range | None:
+    """The range that the values of `--vary` name; None if they name no range.
+
+    Args:
+        text: `log(LOW,HIGH)` or `uniform(LOW,HIGH)`.
+        default: of the setting.
+
+    Raises:
+        InputError: the bounds are no numbers, or out of order.
+
+    Examples:
+        >>> range_of("log(1e-4,1e-1)", 0.1)
+        Range(low=0.0001, high=0.1, log=True, whole=False)
+        >>> range_of("0.1,0.2", 0.1)
+    """
+    match = re.fullmatch(r"(log|uniform)\((.*)\)", text)
+    if not match:
+        return None
+    kind, bounds = match.groups()
+    try:
+        low, high = map(float, bounds.split(","))
+    except ValueError as error:
+        raise InputError(f"{text}: give two numbers, as in {kind}(0.001,0.1)") from error
+    if not low < high or (kind == "log" and low <= 0):
+        above = " above 0" if kind == "log" else ""
+        raise InputError(f"{text}: give the smaller number{above} first, as in {kind}(0.001,0.1)")
+    if isinstance(default, bool) or not isinstance(default, (int, float)):
+        raise InputError(f"{text}: only numbers are drawn from a range; give values, as in a,b")
+    return Range(low, high, kind == "log", isinstance(default, int))
+
+
+def draws(
+    settings: Mapping[str, Range | Sequence[Any]], trials: int, seed: int
+) -> list[dict[str, Any]]:
+    """Settings of random trials; the same for every objective.
+
+    Args:
+        settings: by path, a range, or values of which one is taken.
+        trials: how many.
+        seed: of the draws.
+
+    Examples:
+        >>> draws({"seed": [1, 2]}, 3, seed=0)
+        [{'seed': 2}, {'seed': 1}, {'seed': 1}]
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            path: there.at(u) if isinstance(there, Range) else there[int(u * len(there))]
+            for (path, there), u in zip(settings.items(), rng.random(len(settings)), strict=True)
+        }
+        for _ in range(trials)
+    ]
+
+
+def search_markdown(table: pd.DataFrame) -> str:
+    """What a search found, as Markdown: per objective its trials and the best settings.
+
+    Args:
+        table: what sweep.csv holds.
+    """
+    if table.empty:
+        return "No trial has finished yet.\n"
+    parts = [
+        f"# {table.iloc[0]['config_name']}: random search\n",
+        "By validation accuracy, the mean over the seeds of a trial. The test split plays no part "
+        "in this table: choose here, then run the best settings with fresh seeds.\n",
+    ]
+    for objective, rows in table.groupby("objective", sort=False):
+        ranked = rows.groupby("group")["val_accuracy"].agg(["mean", "count"])
+        ranked = ranked.sort_values("mean", ascending=False, kind="stable")
+        parts.append(f"## {objective}: {len(ranked)} trials\n")
+        parts.append("| validation accuracy | seeds | settings |\n| --- | --- | --- |")
+        for group, row in ranked.iterrows():
+            own = settings_in(str(group))
+            parts.append(f"| {row['mean']:.4f} | {row['count']:.0f} | {' '.join(own) or '-'} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def settings_in(group: str) -> list[str]:
+    """The settings in the name of a group, as arguments of the command line.
+
+    Examples:
+        >>> settings_in("ce-schedule.learning_rate=0.1-batch_size=32")
+        ['--config.schedule.learning_rate=0.1', '--config.batch_size=32']
+    """
+    return [f"--config.{part}" for part in re.split(r"-(?=[a-z_][\w.]*=)", group)[1:]]
