@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,11 @@ class Checkpoints:
             )
         return found
 
-    def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    def restore_newest(self, like: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read; None if there is none at all.
+
+        Args:
+            like: gives a state of the same shapes; called only where there is a checkpoint.
 
         A checkpoint that cannot be read is named in a warning, and moved aside once an older one
         has been read.
@@ -155,7 +158,7 @@ class Checkpoints:
         found = None
         for step in reversed(self.steps()):
             try:
-                found = step, self.restore(step, like)
+                found = step, self.restore(step, like())
                 break
             except Exception as error:  # a damaged file can raise anything
                 failed[step] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"

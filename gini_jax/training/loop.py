@@ -166,7 +166,7 @@ def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks)
 
 def resumed_or_new(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """State and progress of the newest checkpoint that can be read, or those of a new run."""
-    restored = checkpoints.restore_newest(init_state(experiment))
+    restored = checkpoints.restore_newest(lambda: init_state(experiment))
     if restored is None:
         return start_state(experiment), Progress()
     state, progress = restored

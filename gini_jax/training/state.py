@@ -130,12 +130,17 @@ def output_shapes(experiment: Experiment) -> Outputs:
     return Outputs(tapped, rows, rows)
 
 
-@lru_cache(maxsize=8)
 def feature_shapes(model: nn.Module, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a model's features for one image, without computing them."""
+    return _shapes(model, image_size)[0]
+
+
+@lru_cache(maxsize=8)
+def _shapes(model: nn.Module, image_size: int) -> tuple[dict[str, jax.ShapeDtypeStruct], Any]:
+    """Shapes of a model's features for one image, and of its variables."""
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    (_, features), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-    return features
+    (_, features), variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    return features, variables
 
 
 def takes_added(model: nn.Module) -> bool:
@@ -153,7 +158,7 @@ def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
     if not takes_added(model) or getattr(model, "head", "") == "probe":
         return frozenset()
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    (_, layers), variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    layers, variables = _shapes(model, image_size)
 
     def logits(added: Any, variables: Any, images: jax.Array) -> jax.Array:
         return model.apply(variables, images, added=added)[0]  # type: ignore[index]
