@@ -13,6 +13,7 @@ import pandas as pd
 
 import gini_jax
 from configs import digits
+from docs.frozen_tables import TITLES, cells, compared, rows_of
 from gini_jax import losses
 from gini_jax.analysis.figures import COLOURS
 from gini_jax.analysis.sensitivity import sensitivity
@@ -23,6 +24,7 @@ from gini_jax.modes.train import main as train
 
 DOCS = Path(__file__).resolve().parent
 SWEEPS = DOCS.parent / "results" / "sweeps"
+PRUNED = ("ce", "gini_kl", "mutual_information", "supcon", "center")
 
 
 def profiles_of(objective: str) -> np.ndarray:
@@ -54,6 +56,46 @@ def draw_profiles() -> None:
     axes[0].set_ylabel("feature of stage 4, sorted")
     figure.colorbar(axes[1].images[0], ax=axes, label="share of the class in the profile")
     figure.savefig(DOCS / "profiles.png", dpi=110)
+
+
+def draw_frozen() -> None:
+    """Each arm's difference from `ce` on features of pretrained networks, with its interval."""
+    figure, axes = plt.subplots(2, 4, figsize=(12, 5.2), sharey=True, layout="constrained")
+    for axis, (network, cell) in zip(axes.flat, cells(), strict=True):
+        metric, table = compared(network, cell)
+        table = 100 * table.drop("ce")[["difference", "t_low", "t_high"]]
+        places = range(len(table))[::-1]
+        axis.axvspan(-0.5, 0.5, color="0.9")
+        axis.axvline(0, color="0.5", lw=0.8)
+        for colour, place, (_, row) in zip(COLOURS, places, table.iterrows(), strict=False):
+            axis.plot([row["t_low"], row["t_high"]], [place] * 2, color=colour)
+            axis.plot(row["difference"], place, "o", color=colour)
+        axis.set_yticks(list(places), list(table.index))
+        axis.set_title(f"{network}: {cell}", fontsize=9)
+        axis.set_xlabel(f"points of {TITLES[metric]}", fontsize=8)
+    figure.savefig(DOCS / "frozen_features.png", dpi=110)
+    plt.close(figure)
+
+
+def draw_pruned() -> None:
+    """Accuracy by the number of hidden features kept, the purest or random ones."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
+    for row in (row for row in rows_of() if row["cell"] == "all"):
+        if row["arm"] not in PRUNED:
+            continue
+        axis = axes[int(row["network"] != "mobilenet_v2")]
+        colour = COLOURS[PRUNED.index(row["arm"]) % len(COLOURS)]
+        for order, style in (("purest", "-"), ("random", ":")):
+            label = row["arm"] if order == "purest" else None
+            means = np.mean(row["figures"][order], axis=0)
+            axis.plot(row["kept"], means, style, color=colour, label=label, lw=1.3)
+        axis.set(title=row["network"], xscale="log", xlabel="features kept")
+        axis.set_xticks(row["kept"], row["kept"])
+        axis.minorticks_off()
+    axes[0].set_ylabel("mean accuracy over the classes")
+    axes[0].legend(title="solid: purest; dotted: random", fontsize=8, title_fontsize=8)
+    figure.savefig(DOCS / "pruning.png", dpi=110)
+    plt.close(figure)
 
 
 def draw_terms() -> None:
@@ -234,6 +276,8 @@ def draw_settings() -> None:
 
 if __name__ == "__main__":
     draw_settings()
+    draw_frozen()
+    draw_pruned()
     draw_held()
     draw_term_signal()
     draw_terms()

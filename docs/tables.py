@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from docs.frozen_tables import FROZEN_TABLES
 from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES
 from gini_jax.analysis.statistics import (
     METRICS,
@@ -274,6 +275,7 @@ SHOWN = (
 )
 TABLES: dict[str, Callable[[], str]] = {
     **SPEED_TABLES,
+    **FROZEN_TABLES,
     "batches": batches,
     "claim": claim,
     "stand": stand,

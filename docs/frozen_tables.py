@@ -1,0 +1,83 @@
+"""Tables of results/frozen_features.json: objectives on pretrained features, each tuned."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from docs.speed_tables import RESULTS
+from gini_jax.analysis.statistics import compare, interval, number
+
+TITLES = {
+    "class_accuracy": "mean accuracy over the classes",
+    "recall_at_1": "recall@1",
+}
+
+
+def rows_of() -> list[dict[str, Any]]:
+    """The rows of the file, one for each network, kind of data and arm."""
+    return json.loads((RESULTS / "frozen_features.json").read_text())["rows"]
+
+
+def compared(network: str, cell: str) -> tuple[str, pd.DataFrame]:
+    """The metric of a kind of data, and its comparison by seed with `ce`."""
+    own = [row for row in rows_of() if (row["network"], row["cell"]) == (network, cell)]
+    table = pd.DataFrame(
+        {"group": row["arm"], "seed": seed, "value": value}
+        for row in own
+        for seed, value in enumerate(row["figures"][row["metric"]])
+    )
+    return own[0]["metric"], compare(table, "value")
+
+
+def cells() -> list[tuple[str, str]]:
+    """The pairs of network and kind of data in the file."""
+    return list(dict.fromkeys((row["network"], row["cell"]) for row in rows_of()))
+
+
+def frozen() -> str:
+    """Every arm against `ce`, in points, for each network and kind of data."""
+    heads = ["network", "data", "arm", "mean ± sd", "difference in points", "95 % interval (t)"]
+    heads += ["Holm", "p (TOST, ±0.5 points)", "better in", "learning rate", "weight decay"]
+    lines = ["| " + " | ".join([*heads, "strength"]) + " |", "| --- " * (len(heads) + 1) + "|"]
+    settings = {(r["network"], r["cell"], r["arm"]): r["settings"] for r in rows_of()}
+    for network, cell in cells():
+        _, table = compared(network, cell)
+        for arm, row in table.iterrows():
+            own = settings[network, cell, str(arm)]
+            line = [network, f"`{cell}`", f"`{arm}`", f"{row['mean']:.4f} ± {row['sd']:.4f}"]
+            line += ["-"] * 5
+            if arm != "ce":
+                line[4] = f"{100 * row['difference']:+.2f}"
+                line[5] = interval(100 * row["t_low"], 100 * row["t_high"])
+                line[6], line[7] = number(row["holm_t"], 3), number(row["p_within_0.5"], 3)
+                line[8] = f"{row['better']:.0f} of {row['pairs']:.0f}"
+            strength = "-" if arm == "ce" else f"{own['strength']:.2g}"
+            line += [f"{own['rate']:.2g}", f"{own['decay']:.2g}", strength]
+            lines.append("| " + " | ".join(line) + " |")
+    report = json.loads((RESULTS / "frozen_features.json").read_text())
+    seconds = np.median([row["seconds"] for row in report["rows"]])
+    note = (
+        f"n = 20 seeds; {report['steps']} steps; `held_out` is recall@1, the others mean accuracy "
+        f"over the classes. 20 seeds of an arm took {seconds:.0f} s on {report['cores']} core "
+        f"(median; {report['device']}, jax {report['jax']})."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def pruned() -> str:
+    """Accuracy of a refitted head by the number of features kept, with all training images."""
+    own = [row for row in rows_of() if row["cell"] == "all"]
+    kept = own[0]["kept"]
+    lines = ["| network | arm | chosen | " + " | ".join(map(str, kept)) + " |"]
+    lines.append("| --- " * (len(kept) + 3) + "|")
+    for row in own:
+        for order in ("purest", "random"):
+            means = np.mean(row["figures"][order], axis=0)
+            cells = [row["network"], f"`{row['arm']}`", order, *(f"{x:.3f}" for x in means)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+FROZEN_TABLES = {"frozen": frozen, "pruned": pruned}
