@@ -222,6 +222,12 @@ def test_settings_that_an_objective_does_not_read_leave_its_finished_runs_alone(
                 check_workdir(folder, member.config)
 
 
+def test_checkpoints_without_their_config_are_not_continued(tmp_path):
+    (tmp_path / "checkpoints" / "408").mkdir(parents=True)
+    with pytest.raises(InputError, match="checkpoints but no config.json"):
+        train(tiny.get_config("ce"), tmp_path, devices=jax.devices()[:1])
+
+
 def test_a_folder_without_a_finished_run_has_no_report(tmp_path):
     with pytest.raises(InputError, match="holds no finished run"):
         write_report(tmp_path)

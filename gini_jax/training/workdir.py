@@ -154,9 +154,15 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             f"workdir {str(workdir)!r} holds a sweep; give a run a folder of its own, such as "
             f"--workdir={workdir}/run"
         )
-    if not (workdir / "config.json").exists():
-        return
     started = any((workdir / "checkpoints").glob("[0-9]*"))
+    if not (workdir / "config.json").exists():
+        if started:
+            raise InputError(
+                f"workdir {str(workdir)!r} holds checkpoints but no config.json, so nothing says "
+                "which settings they belong to; choose another --workdir, bring config.json back, "
+                "or delete the folder"
+            )
+        return
     if not started and not (workdir / "result.json").exists():
         return
     saved = saved_config(workdir)
