@@ -224,7 +224,7 @@ def test_settings_that_an_objective_does_not_read_leave_its_finished_runs_alone(
 
 def test_checkpoints_without_their_config_are_not_continued(tmp_path):
     (tmp_path / "checkpoints" / "408").mkdir(parents=True)
-    with pytest.raises(InputError, match="checkpoints but no config.json"):
+    with pytest.raises(InputError, match=r"checkpoints but no config\.json"):
         train(tiny.get_config("ce"), tmp_path, devices=jax.devices()[:1])
 
 
