@@ -104,7 +104,8 @@ def settings() -> str:
 def by_row(name: str) -> str:
     """A sweep of many objectives: a row for each, with its accuracy and what its features are."""
     table = pd.read_csv(RESULTS / "sweeps" / f"{name}.csv")
-    shown = ("feature_gini", "scatter_ratio", "probe_accuracy", "knn_accuracy", "nmi")
+    shown: tuple[str, ...] = ("test_superclass_accuracy", "feature_gini", "scatter_ratio")
+    shown += ("probe_accuracy", "knn_accuracy", "nmi")
     shown = tuple(metric for metric in shown if table[metric].notna().any())
     heads = ["objective", METRICS["test_accuracy"][0], "difference to `ce`", "95 % interval (t)"]
     heads += ["Holm", "better in", *(METRICS[metric][0] for metric in shown)]
@@ -287,6 +288,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar100_h200": lambda: sweep("cifar100_h200", SHOWN),
     "caltech101_32_cvt13": lambda: sweep("caltech101_32_cvt13", SHOWN),
     "digits_rivals": lambda: by_row("digits_rivals"),
+    "cifar100_hierarchy": lambda: by_row("cifar100_hierarchy"),
     "settings": settings,
     "gpu_trials": gpu_trials,
     "drawn_batches": drawn_batches,
