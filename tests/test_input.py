@@ -40,7 +40,10 @@ WRONG = {
         {"batch_size": 64, "grad_accumulation": 3},
         "by 2 devices times grad_accumulation=3.*batch_size=60",
     ),
-    "a batch beyond the data": ({"batch_size": 2000}, "exceeds the 1197 training images"),
+    "a batch beyond the data": (
+        {"batch_size": 2000},
+        "exceeds the 1197 training images; set a smaller one, such as --config.batch_size=256",
+    ),
     "dropout of 1": ({"model.dropout": 1.0}, r"\[0, 1\)"),
 }
 

@@ -41,9 +41,10 @@ def build_experiment(
     train_size = dataset.splits["train"].labels.shape[0]
     steps_per_epoch = train_size // config.batch_size
     if steps_per_epoch == 0:
+        fitting = 2 ** max(train_size.bit_length() - 3, 0)  # four steps per epoch or more
         raise InputError(
             f"batch_size={config.batch_size} exceeds the {train_size} training images; set a "
-            "smaller --config.batch_size"
+            f"smaller one, such as --config.batch_size={fitting}"
         )
     if config.early_stopping_epochs and not dataset.splits["val"].labels.shape[0]:
         raise InputError(
