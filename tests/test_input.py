@@ -87,7 +87,8 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
     ],
 )
 def test_a_wrong_command_line_ends_in_one_error(argument, text, tmp_path):
-    program = Program(f"--workdir={tmp_path}", argument)
+    elsewhere = () if argument.startswith("--workdir") else (f"--workdir={tmp_path}",)
+    program = Program(*elsewhere, argument)
     assert program.wait() != 0
     assert text in program.err
     assert "Traceback" not in program.err

@@ -155,7 +155,8 @@ def test_cvt_logits_equal_those_of_transformers(name, size, blocks):
 def test_training_equals_that_of_pytorch(name, stem):
     """Running statistics after 3 steps, and all gradients of the third.
 
-    PyTorch computes in float64: in float32 its own gradients of ResNet-50 are 3 % off these.
+    ResNets compute in float64 on both sides: in float32 their gradients are up to 3 % off,
+    PyTorch's and ours alike, by the processor. For CvT float32 is enough here.
     """
     torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
     if name == "cvt13":
@@ -166,10 +167,11 @@ def test_training_equals_that_of_pytorch(name, stem):
         net, settings = _torch_resnet(name, stem, width=8), {"width": 8, "stem": stem}
     variables = from_torch(name, net.state_dict(), **settings)
     net.train().double()
-    model = create_model(name, 10, **settings)
+    wide = name != "cvt13"
+    model = create_model(name, 10, **settings).clone(dtype="float64" if wide else "float32")
 
     @jax.jit
-    def step(stats, images):
+    def step(params, stats, images):
         def loss(params):
             (logits, _), updates = model.apply(
                 {"params": params, "batch_stats": stats},
@@ -179,12 +181,17 @@ def test_training_equals_that_of_pytorch(name, stem):
             )
             return jax.nn.log_softmax(logits)[:, 0].mean(), updates["batch_stats"]
 
-        return jax.grad(loss, has_aux=True)(variables["params"])
+        return jax.grad(loss, has_aux=True)(params)
 
-    stats = variables["batch_stats"]
+    kind = np.float64 if wide else np.float32
+    params, stats = (
+        jax.tree.map(lambda x: np.asarray(x, kind), variables[key])
+        for key in ("params", "batch_stats")
+    )
     for seed in range(3):
         images = np.random.default_rng(seed).normal(size=(8, 32, 32, 3)).astype(np.float32)
-        gradients, stats = step(stats, images)
+        with jax.enable_x64(wide):
+            gradients, stats = jax.device_get(step(params, stats, images.astype(kind)))
         net.zero_grad()
         out = net(torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float64))
         getattr(out, "logits", out).log_softmax(dim=1)[:, 0].mean().backward()
@@ -198,7 +205,7 @@ def test_training_equals_that_of_pytorch(name, stem):
         if path.startswith("batch_stats"):
             np.testing.assert_allclose(ours[path], theirs, rtol=1e-3, atol=1e-5, err_msg=path)
         elif np.abs(theirs).max() > 1e-6 * largest:  # else rounding of a zero, such as key biases
-            assert _relative_error(ours[path], theirs) < 1e-3, path
+            assert _relative_error(ours[path], theirs) < 2e-4, path
 
 
 @pytest.mark.parametrize("name", ["cvt13", "resnet18"])

@@ -59,9 +59,9 @@ def mutual_information_loss(
     total = means.sum()
     joint = means / jnp.where(total > 0, total, jnp.ones_like(total))
 
-    def entropy(p: jax.Array) -> jax.Array:
-        safe = jnp.where(p > 0, p, jnp.ones_like(p))
-        return -(p * jnp.log(safe)).sum()
-
-    information = entropy(joint.sum(axis=0)) + entropy(joint.sum(axis=1)) - entropy(joint)
-    return -jnp.maximum(information, 0.0)
+    there = joint > 0
+    of_feature, of_class = joint.sum(axis=0, keepdims=True), joint.sum(axis=1, keepdims=True)
+    # The logarithm of a ratio near 1 is exact where a difference of entropies is not.
+    ratio = jnp.where(there, joint, 1.0) / jnp.where(there, of_feature, 1.0)
+    ratio = ratio / jnp.where(there, of_class, 1.0)
+    return -jnp.maximum((joint * jnp.log(ratio)).sum(), 0.0)

@@ -51,9 +51,9 @@ def with_added(
 class BatchNorm(nn.Module):
     """Batch normalisation over all devices, with the running variance that PyTorch keeps.
 
-    Statistics are taken in float32 over every axis but the last, and over `axis_name`, in one
-    collective. The running variance is the unbiased one (`n / (n - 1)`), as in
-    torch.nn.BatchNorm2d; flax.linen.BatchNorm keeps the biased one.
+    Statistics are taken in float32 (float64 for float64 input) over every axis but the last, and
+    over `axis_name`, in one collective. The running variance is the unbiased one (`n / (n - 1)`),
+    as in torch.nn.BatchNorm2d; flax.linen.BatchNorm keeps the biased one.
 
     Attributes:
         axis_name: the mapped axis to synchronise over; None to use the local batch only.
@@ -92,9 +92,9 @@ class BatchNorm(nn.Module):
         if not train:
             mean, var = running_mean.value, running_var.value
         else:
-            x32 = x.astype(jnp.float32)
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             axes = tuple(range(x.ndim - 1))
-            sums = jnp.stack([x32.sum(axes), jnp.square(x32).sum(axes)])
+            sums = jnp.stack([wide.sum(axes), jnp.square(wide).sum(axes)])
             count = x.size // x.shape[-1]
             if self.axis_name is not None and not self.is_initializing():
                 sums = lax.psum(sums, self.axis_name)
@@ -110,7 +110,7 @@ class BatchNorm(nn.Module):
             sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
             x = max_pool(x * sign) * sign
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(self.dtype)
+        return (x.astype(factor.dtype) * factor + (bias - mean * factor)).astype(self.dtype)
 
 
 class Dropout(nn.Module):
