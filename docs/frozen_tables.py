@@ -1,12 +1,13 @@
 """Tables of results/frozen_features.json: objectives on pretrained features, each tuned."""
 
 import json
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from docs.speed_tables import RESULTS
+from docs.speed_tables import RESULTS, as_table
 from gini_jax.analysis.statistics import compare, interval, number
 
 TITLES = {
@@ -15,9 +16,15 @@ TITLES = {
 }
 
 
+@cache
+def report() -> dict[str, Any]:
+    """What the file holds."""
+    return json.loads((RESULTS / "frozen_features.json").read_text())
+
+
 def rows_of() -> list[dict[str, Any]]:
-    """The rows of the file, one for each network, kind of data and arm."""
-    return json.loads((RESULTS / "frozen_features.json").read_text())["rows"]
+    """A row for each network, kind of data and arm."""
+    return report()["rows"]
 
 
 def compared(network: str, cell: str) -> tuple[str, pd.DataFrame]:
@@ -40,8 +47,9 @@ def frozen() -> str:
     """Every arm against `ce`, in points, for each network and kind of data."""
     heads = ["network", "data", "arm", "mean ± sd", "difference in points", "95 % interval (t)"]
     heads += ["Holm", "p (TOST, ±0.5 points)", "better in", "learning rate", "weight decay"]
-    lines = ["| " + " | ".join([*heads, "strength"]) + " |", "| --- " * (len(heads) + 1) + "|"]
+    heads.append("strength")
     settings = {(r["network"], r["cell"], r["arm"]): r["settings"] for r in rows_of()}
+    rows = []
     for network, cell in cells():
         _, table = compared(network, cell)
         for arm, row in table.iterrows():
@@ -54,30 +62,25 @@ def frozen() -> str:
                 line[6], line[7] = number(row["holm_t"], 3), number(row["p_within_0.5"], 3)
                 line[8] = f"{row['better']:.0f} of {row['pairs']:.0f}"
             strength = "-" if arm == "ce" else f"{own['strength']:.2g}"
-            line += [f"{own['rate']:.2g}", f"{own['decay']:.2g}", strength]
-            lines.append("| " + " | ".join(line) + " |")
-    report = json.loads((RESULTS / "frozen_features.json").read_text())
-    seconds = np.median([row["seconds"] for row in report["rows"]])
+            rows.append([*line, f"{own['rate']:.2g}", f"{own['decay']:.2g}", strength])
+    seconds = np.median([row["seconds"] for row in rows_of()])
     note = (
-        f"n = 20 seeds; {report['steps']} steps; `held_out` is recall@1, the others mean accuracy "
-        f"over the classes. 20 seeds of an arm took {seconds:.0f} s on {report['cores']} core "
-        f"(median; {report['device']}, jax {report['jax']})."
+        f"n = 20 seeds; {report()['steps']} steps; `held_out` is recall@1, the others mean "
+        f"accuracy over the classes. 20 seeds of an arm took {seconds:.0f} s on "
+        f"{report()['cores']} core (median; {report()['device']}, jax {report()['jax']})."
     )
-    return "\n".join([*lines, "", note])
+    return f"{as_table(heads, rows)}\n\n{note}"
 
 
 def pruned() -> str:
     """Accuracy of a refitted head by the number of features kept, with all training images."""
     own = [row for row in rows_of() if row["cell"] == "all"]
-    kept = own[0]["kept"]
-    lines = ["| network | arm | chosen | " + " | ".join(map(str, kept)) + " |"]
-    lines.append("| --- " * (len(kept) + 3) + "|")
+    rows = []
     for row in own:
         for order in ("purest", "random"):
             means = np.mean(row["figures"][order], axis=0)
-            cells = [row["network"], f"`{row['arm']}`", order, *(f"{x:.3f}" for x in means)]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows.append([row["network"], f"`{row['arm']}`", order, *(f"{x:.3f}" for x in means)])
+    return as_table(["network", "arm", "chosen", *map(str, own[0]["kept"])], rows)
 
 
 FROZEN_TABLES = {"frozen": frozen, "pruned": pruned}

@@ -1,7 +1,7 @@
 """The tables of speed, from the files that benchmarks/ writes to results/; see `tables.py`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,6 +14,12 @@ PRODUCTS = (
     "dot_general",
     "while",
 )
+
+
+def as_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells as a table in Markdown."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], "| --- " * len(heads) + "|", *lines[1:]])
 
 
 def losses() -> str:

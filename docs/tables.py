@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from docs.frozen_tables import FROZEN_TABLES
-from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES
+from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES, as_table
 from gini_jax.analysis.statistics import (
     METRICS,
     compare,
@@ -109,22 +109,20 @@ def by_row(name: str) -> str:
     shown = tuple(metric for metric in shown if table[metric].notna().any())
     heads = ["objective", METRICS["test_accuracy"][0], "difference to `ce`", "95 % interval (t)"]
     heads += ["Holm", "better in", *(METRICS[metric][0] for metric in shown)]
-    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-    compared = compare(table, "test_accuracy")
+    compared, rows = compare(table, "test_accuracy"), []
     means = table.groupby("group")[list(shown)].mean()
     for group, row in compared.iterrows():
         cells = [f"`{group}`", f"{number(row['mean'])} ± {number(row['sd'])}", "-", "-", "-", "-"]
         if group != "ce":
             cells[2:4] = [f"{row['difference']:+.4f}", interval(row["t_low"], row["t_high"])]
             cells[4:6] = [number(row["holm_t"], 3), f"{row['better']:.0f} of {row['pairs']:.0f}"]
-        cells += [number(means.loc[group, metric]) for metric in shown]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append([*cells, *(number(means.loc[group, metric]) for metric in shown)])
     first, n = table.iloc[0], table["seed"].nunique()
     note = (
         f"n = {n} seeds; {first['epochs']} epochs, {first['device']}, jax {first['jax_version']}. "
         f"Holm's correction is over the {len(compared) - 1} objectives of this table."
     )
-    return "\n".join([*lines, "", note])
+    return f"{as_table(heads, rows)}\n\n{note}"
 
 
 def drawn_batches() -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import html
-import importlib.util
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +12,19 @@ import jax
 import pandas as pd
 from ml_collections import ConfigDict
 
-from gini_jax import cli
 from gini_jax.analysis import figures
 from gini_jax.analysis.report import page_of
-from gini_jax.analysis.runs import Run, named_apart, read_run
+from gini_jax.analysis.runs import Run, grouped, named_apart, read_run, table_of
 from gini_jax.analysis.statistics import METRICS
 from gini_jax.analysis.statistics import compare as compare_by_seed
-from gini_jax.config import OPTIONS, all_rows, option_rows
+from gini_jax.config import OPTIONS
+from gini_jax.config_files import config_of, resolved, set_value
 from gini_jax.devices import prepare_cpu
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.errors import InputError
 from gini_jax.modes import train as train_mode
 from gini_jax.storage import write
 from gini_jax.trained import Trained, load
-from gini_jax.training.workdir import config_json
+from gini_jax.training.workdir import config_json, holds_result
 
 _TERMS = "loss.terms."
 
@@ -49,12 +48,7 @@ def config(name: str = "digits", /, **settings: Any) -> ConfigDict:
         >>> found.num_epochs, found.loss.terms.to_dict()
         (5, {'gini': 0.1})
     """
-    path, colon, objective = cli.config_path(name).partition(":")
-    spec = importlib.util.spec_from_file_location("gini_jax_config", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = module.get_config(objective) if colon else module.get_config()
+    made = config_of(name)
     terms = {
         key.removeprefix(_TERMS): float(value)
         for key, value in settings.items()
@@ -64,23 +58,8 @@ def config(name: str = "digits", /, **settings: Any) -> ConfigDict:
     later = (OPTIONS, "model.") if "model.name" in given else (OPTIONS,)
     for key, value in given.items():
         if not key.startswith(later):
-            _set(made, key, value)
-    return cli.resolved(made, given, terms)
-
-
-def _set(made: ConfigDict, path: str, value: Any) -> None:
-    rows = all_rows(made)
-    if path not in rows:
-        raise unknown_name("setting", path, rows | option_rows())
-    if isinstance(rows[path].default, tuple):
-        value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    try:
-        made.update_from_flattened_dict({path: value})
-    except TypeError as error:
-        kind = type(rows[path].default).__name__
-        raise InputError(
-            f"{path}={value!r} is not of type {kind}, such as {rows[path].default!r}"
-        ) from error
+            set_value(made, key, value)
+    return resolved(made, given, terms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +131,7 @@ def train(
     prepare_cpu()
     config = config.copy_and_resolve_references()
     folder = Path("runs") / _name_of(config) if workdir is None else Path(workdir)
-    if not (folder / "result.json").exists() or workdir is not None:
+    if not holds_result(folder, config):
         train_mode.main(config, folder, devices=devices)
     return Result(read_run(folder))
 
@@ -186,9 +165,8 @@ class Comparison:
         Returns:
             What `gini_jax.analysis.statistics.compare` gives, paired by seed.
         """
-        rows = [{"group": name, **run.result} for name, runs in self.groups.items() for run in runs]
         base = "ce" if "ce" in self.groups else next(iter(self.groups))
-        return compare_by_seed(pd.DataFrame(rows), metric, base, METRICS[metric][1])
+        return compare_by_seed(table_of(self.groups), metric, base, METRICS[metric][1])
 
     def save(self, path: str | Path) -> None:
         """Writes the whole page, as `--mode=report` does."""
@@ -235,12 +213,7 @@ def compare(
     found = [run for item in runs for run in _runs_of(item, seeds)]
     if not found:
         raise InputError("there is nothing to compare; give results, workdirs or configs")
-    groups: dict[str, list[Run]] = {}
-    for run in named_apart(found):
-        groups.setdefault(run.group, []).append(run)
-    return Comparison(
-        {name: sorted(own, key=lambda run: run.result["seed"]) for name, own in groups.items()}
-    )
+    return Comparison(grouped(named_apart(found)))
 
 
 def _runs_of(item: Result | ConfigDict | str | Path, seeds: Sequence[int]) -> list[Run]:

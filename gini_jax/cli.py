@@ -14,17 +14,11 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from gini_jax.checks import check_keys, check_name
-from gini_jax.config import (
-    OPTIONS,
-    SETTINGS,
-    help_text,
-    option_rows,
-    set_model,
-    set_objective,
-    set_option,
-)
+from gini_jax.checks import check_name
+from gini_jax.config import OPTIONS, SETTINGS, all_rows, default_config, flattened, option_rows
+from gini_jax.config_files import config_path, resolved, shipped_configs
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
+from gini_jax.settings import ANY
 from gini_jax.storage import reading, run_path, storage_path
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
@@ -94,7 +88,7 @@ def run(argv: list[str]) -> Any:
     given |= {path: _typed(given, path, text) for path, text in later.items()}
     check_name(config.name)
     default = f"runs/{config.name or 'run'}" + ("_sweep" if mode == "sweep" else "")
-    folders = _workdirs(FLAGS.workdir, mode) or [default]
+    folders = _workdirs(FLAGS.workdir, "others" in module.FLAGS) or [default]
     workdir = run_path("--workdir", folders[0])
     with reading(workdir):
         has_run = (workdir / "config.json").exists()
@@ -111,12 +105,12 @@ def run(argv: list[str]) -> Any:
     storage_path("dataset.data_dir", config.dataset.data_dir)
     if not config.model.init.startswith("pip:"):
         run_path("model.init", config.model.init)
-    values = {name: FLAGS[name].value for name in module.FLAGS if name != "command"}
+    values = {name: FLAGS[name].value for name, (_, _, text) in module.FLAGS.items() if text}
     if "command" in module.FLAGS:
         from gini_jax.training.members import without
 
         values["command"] = list(without(argv[1:], ("mode", "workdir", *values, "nodry_run")))
-    if mode == "report":
+    if "others" in module.FLAGS:
         values["others"] = [run_path("--workdir", folder) for folder in folders[1:]]
     with reading(workdir):
         try:
@@ -156,69 +150,21 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def shipped_configs() -> dict[str, Path]:
-    """The configs that come with the package, by name."""
-    package = Path(__file__).resolve().parent
-    inside = package / "configs"  # in a wheel
-    folder = inside if inside.is_dir() else package.parent / "configs"
-    return {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
-
-
-def config_path(name: str) -> str:
-    """The file, and the objective after the colon, that `--config` names.
-
-    Args:
-        name: a path, or the name of a shipped config, either with `:OBJECTIVE`.
-
-    Raises:
-        InputError: there is no such file, and no such shipped config.
-
-    Examples:
-        >>> Path(config_path("digits:ce")).name
-        'digits.py:ce'
-    """
-    file, colon, objective = name.partition(":")
-    if Path(file).expanduser().is_file():
-        return str(Path(file).expanduser().resolve()) + colon + objective
-    shipped = shipped_configs()
-    stem = Path(file).stem
-    if stem in shipped and file in (stem, f"{stem}.py", f"configs/{stem}.py"):
-        return str(shipped[stem]) + colon + objective
-    if file.endswith(".py") and "/" in file and not file.startswith("configs/"):
-        raise InputError(
-            f"--config={name}: no such file; give an existing file, or a shipped config such as "
-            "--config=digits"
-        )
-    raise unknown_name("config", file, shipped)
-
-
-def resolved(config: ConfigDict, given: dict[str, Any], terms: dict[str, float]) -> ConfigDict:
-    """A config with everything that the command line sets.
-
-    Args:
-        config: already holds the given settings, but not yet what follows from them.
-        given: the settings of the command line, by path.
-        terms: weights of terms, from the command line.
-
-    Raises:
-        InputError: an unknown key, objective, network or term.
-    """
-    from gini_jax.losses.terms import objective_name
-
-    if "model.name" in given:
-        own = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.")}
-        set_model(config, own.pop("name"), **{k: v for k, v in own.items() if k != "init"})
-    if "objective" in given:
-        set_objective(config, given["objective"])
-    for path, value in given.items():
-        if path.startswith(OPTIONS):
-            set_option(config, path, value)
-    with config.unlocked():
-        for name, weight in terms.items():
-            config.loss.terms[name] = weight
-    check_keys(config)
-    config.objective = objective_name(config.loss.terms)
-    return config
+def help_text() -> str:
+    """All settings with their defaults and meanings, in the table's order."""
+    lines, section = [], None
+    config = default_config()
+    values = flattened(config)
+    for path, row in all_rows(config).items():
+        head = path.rpartition(".")[0]
+        if head != section:
+            lines.append("")
+            section = head
+        rule = row.bounds if row.bounds != ANY else ""
+        choices = ", ".join(str(choice) for choice in row.known())
+        rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
+        lines.append(f"  --config.{path}={values[path]!r}\n      {row.meaning}{rules}")
+    return "\n".join(lines[1:])
 
 
 def _joined(argv: list[str]) -> list[str]:
@@ -347,17 +293,17 @@ def _define_flags(module: Any, argv: list[str]) -> None:
     )
 
 
-def _workdirs(given: Sequence[str], mode: str) -> list[str]:
-    """The folders that `--workdir` names; a report takes several, each as a flag or after commas.
+def _workdirs(given: Sequence[str], several: bool) -> list[str]:
+    """The folders that `--workdir` names, each as a flag or, where several fit, after commas.
 
     Raises:
-        InputError: another mode is given several.
+        InputError: there are several, and the mode takes one.
 
     Examples:
-        >>> _workdirs(["runs/a,runs/b", "runs/c"], "report")
+        >>> _workdirs(["runs/a,runs/b", "runs/c"], several=True)
         ['runs/a', 'runs/b', 'runs/c']
     """
-    if mode == "report":
+    if several:
         return [
             folder
             for text in given

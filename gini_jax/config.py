@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from gini_jax.errors import unknown_name
 from gini_jax.settings import (
-    ANY,
     BELOW_1,
     COUNT,
     NOT_NEGATIVE,
@@ -375,23 +374,6 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         is_section = isinstance(value, (Mapping, ConfigDict))
         flat |= flattened(value, f"{path}.") if is_section else {path: value}
     return flat
-
-
-def help_text() -> str:
-    """All settings with their defaults and meanings, in the table's order."""
-    lines, section = [], None
-    config = default_config()
-    values = flattened(config)
-    for path, row in all_rows(config).items():
-        head = path.rpartition(".")[0]
-        if head != section:
-            lines.append("")
-            section = head
-        rule = row.bounds if row.bounds != ANY else ""
-        choices = ", ".join(str(choice) for choice in row.known())
-        rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
-        lines.append(f"  --config.{path}={values[path]!r}\n      {row.meaning}{rules}")
-    return "\n".join(lines[1:])
 
 
 class _CallableModule(ModuleType):

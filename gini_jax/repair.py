@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from gini_jax.config_files import set_value
 from gini_jax.errors import InputError
 from gini_jax.training.experiment import check_before_data
 
@@ -39,9 +40,14 @@ def repaired(argv: Sequence[str], config: ConfigDict, error: InputError) -> str:
     config, fixes, text = config.copy_and_resolve_references(), {}, str(error)
     for _ in range(8):
         found = suggestion(text)
-        if found is None or found[0] in fixes or not _set(config, *found):
+        if found is None or found[0] in fixes:
             return ""
-        fixes[found[0]] = found[1]
+        path, value = found
+        fixes[path] = value
+        try:
+            set_value(config, path, _literal(value))
+        except InputError:  # a setting of a mode, or of another network
+            return ""
         try:
             check_before_data(config)
         except InputError as error:
@@ -49,20 +55,6 @@ def repaired(argv: Sequence[str], config: ConfigDict, error: InputError) -> str:
             continue
         return _command(argv, fixes)
     return ""
-
-
-def _set(config: ConfigDict, path: str, value: str) -> bool:
-    """Changes a setting; whether it took the value."""
-    try:
-        old, new = config, _literal(value)
-        for name in path.split("."):
-            old = old[name]
-        if isinstance(old, tuple) and not isinstance(new, tuple):
-            new = (new,)
-        config.update_from_flattened_dict({path: new})
-    except (KeyError, TypeError, ValueError):
-        return False
-    return True
 
 
 def _literal(value: str) -> Any:

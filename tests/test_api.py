@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import gini_jax
-from gini_jax import cli
 from gini_jax.checks import check_config
 from gini_jax.config import SETTINGS
+from gini_jax.config_files import shipped_configs
 from gini_jax.errors import InputError
 from gini_jax.repair import repaired, suggestion
 from gini_jax.training.experiment import check_before_data
@@ -109,7 +109,7 @@ def test_the_report_of_several_runs_says_what_sets_them_apart(runs, tmp_path):
     assert "--workdir is given 2 times" in err
 
 
-LATE = [name for name in cli.shipped_configs() if gini_jax.config(name).loss.start_epoch > 2]
+LATE = [name for name in shipped_configs() if gini_jax.config(name).loss.start_epoch > 2]
 
 
 @pytest.mark.parametrize("name", sorted(LATE))

@@ -12,11 +12,11 @@ import pytest
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import read_runs
 from gini_jax.errors import InputError
-from gini_jax.modes.sweep import finished, run_member
 from gini_jax.modes.sweep import main as sweep
+from gini_jax.modes.sweep import run_member
 from gini_jax.modes.train import main as train
 from gini_jax.training.members import member_command, members_of, seeds_of
-from gini_jax.training.workdir import check_workdir, config_json
+from gini_jax.training.workdir import check_workdir, config_json, holds_result
 from tests import tiny
 from tests.program import Program
 from tests.runs import without_times
@@ -239,16 +239,16 @@ def test_members_of_fewer_epochs_are_not_finished(tmp_path):
     config.schedule.name, config.num_epochs = "constant", 1
     (member,) = members_of(config, ["ce"], [0], [])
     run_member(member, tmp_path)
-    assert finished(member, tmp_path)
+    assert holds_result(tmp_path, member.config)
     config.num_epochs = 2
     (longer,) = members_of(config, ["ce"], [0], [])
-    assert not finished(longer, tmp_path)
+    assert not holds_result(tmp_path, longer.config)
     run_member(longer, tmp_path)
-    assert finished(longer, tmp_path)
+    assert holds_result(tmp_path, longer.config)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] == 2
     config.early_stopping_epochs = 1
     (same_end,) = members_of(config, ["ce"], [0], [])
-    assert finished(same_end, tmp_path)
+    assert holds_result(tmp_path, same_end.config)
 
 
 def test_a_member_that_stopped_early_goes_on_with_more_patience(tmp_path):
@@ -259,9 +259,9 @@ def test_a_member_that_stopped_early_goes_on_with_more_patience(tmp_path):
     (member,) = members_of(config, ["ce"], [0], [])
     run_member(member, tmp_path)
     stopped_at = json.loads((tmp_path / "result.json").read_text())["epochs"]
-    assert stopped_at < 6 and finished(member, tmp_path)
+    assert stopped_at < 6 and holds_result(tmp_path, member.config)
     config.early_stopping_epochs = 3
     (patient,) = members_of(config, ["ce"], [0], [])
-    assert not finished(patient, tmp_path)
+    assert not holds_result(tmp_path, patient.config)
     run_member(patient, tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] > stopped_at

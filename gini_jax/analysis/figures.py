@@ -37,23 +37,20 @@ COLOURS = ["#4c8dd6", "#e0803a", "#3fa66b", "#b068c8", "#d9534f", "#8a8f3c", "#3
 
 def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) -> str:
     """A figure as inline SVG, or, where it has many points, as a PNG inside an img element."""
+    if pixels:
+        encoded = base64.b64encode(as_png(draw, *arguments, style=STYLE)).decode()
+        return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{encoded}">'
     with mpl.rc_context(STYLE):
-        figure = draw(*arguments)
-        if not pixels:
-            text = io.StringIO()
-            figure.savefig(text, format="svg", metadata={"Date": None})
-            svg = text.getvalue()
-            return svg[svg.index("<svg") :]
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=110)
-    encoded = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{encoded}">'
+        text = io.StringIO()
+        draw(*arguments).savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
 
 
-def as_png(draw: Callable[..., Figure], *arguments: Any) -> bytes:
-    """A figure as a PNG on white, for a page of another program."""
+def as_png(draw: Callable[..., Figure], *arguments: Any, style: Any = PLAIN) -> bytes:
+    """A figure as a PNG, by default on white."""
     data = io.BytesIO()
-    with mpl.rc_context(PLAIN):
+    with mpl.rc_context(style):
         draw(*arguments).savefig(data, format="png", dpi=110)
     return data.getvalue()
 
@@ -61,17 +58,14 @@ def as_png(draw: Callable[..., Figure], *arguments: Any) -> bytes:
 def of_one_run(run: Run) -> dict[str, bytes]:
     """By name, the pictures of a run for its loggers; one that cannot be drawn is left out."""
     groups, found = {run.group: [run]}, {}
-    drawings: dict[str, tuple[Any, ...]] = {
-        "impurity": (impurity, groups),
-        "profiles": (profiles, groups),
-        "confusion": (confusion, run.arrays["confusion"], run.class_names),
-    }
-    for name, (draw, *arguments) in drawings.items():
 
-        def keep(name: str = name, draw: Any = draw, arguments: Any = arguments) -> None:
-            found[name] = as_png(draw, *arguments)
+    def keep(name: str, draw: Callable[..., Figure], *arguments: Any) -> None:
+        found[name] = as_png(draw, *arguments)
 
-        try_to_draw(name, keep)
+    try_to_draw("impurity", keep, "impurity", impurity, groups)
+    try_to_draw("profiles", keep, "profiles", profiles, groups)
+    of_test = run.arrays["confusion"], run.class_names
+    try_to_draw("confusion", keep, "confusion", confusion, *of_test)
     return found
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from gini_jax.analysis import figures
 from gini_jax.analysis.figures import drawn
-from gini_jax.analysis.runs import Run, differing_settings, read_runs
+from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
     METRICS,
@@ -82,11 +82,7 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
     runs = [run for runs in groups.values() for run in runs]
     seeds = sorted({run.result["seed"] for run in runs})
     seconds = np.mean([run.result["train_seconds"] for run in runs])
-
     varied = [f"{path}: {', '.join(values)}" for path, values in differing_settings(runs).items()]
-    differing = (
-        [("Besides objective and seed, they differ in", "; ".join(varied))] if varied else []
-    )
 
     def of_all(text: Callable[[Run], str]) -> str:
         return "; ".join(dict.fromkeys(map(text, runs)))
@@ -120,7 +116,7 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
             + f"; {seconds:,.0f} s of training per run on average",
         ),
         ("Tested", of_all(_tested) + ", on the whole test split"),
-        *differing,
+        *([("Besides objective and seed, they differ in", "; ".join(varied))] if varied else []),
     ]
 
 
@@ -137,14 +133,9 @@ def _tested(run: Run) -> str:
     return "the checkpoint best by validation accuracy" if by_val else "the last checkpoint"
 
 
-def _frame(groups: dict[str, list[Run]]) -> pd.DataFrame:
-    rows = [{"group": name, **run.result} for name, runs in groups.items() for run in runs]
-    return pd.DataFrame(rows)
-
-
 def _findings(groups: dict[str, list[Run]]) -> list[str]:
     """What the tables say, in sentences made from their numbers."""
-    frame = _frame(groups)
+    frame = table_of(groups)
     compared = by_baseline(groups)
     told = {name for names in compared.values() for name in names}
     alone = [_reached(name, runs) for name, runs in groups.items() if name not in told]
@@ -201,7 +192,7 @@ def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
 
 def _tables(groups: dict[str, list[Run]]) -> list[Section]:
     """One table over all metrics, and the paired comparison of accuracy."""
-    frame = _frame(groups)
+    frame = table_of(groups)
     titles = {k: t for k, (t, _) in METRICS.items() if k in frame and frame[k].notna().any()}
     head = ["", *groups]
     rows = [head]

@@ -4,12 +4,13 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
 
 from gini_jax.config import FREE, flattened
@@ -93,13 +94,22 @@ def read_runs(*workdirs: Path) -> dict[str, list[Run]]:
         InputError: a workdir holds none, or two runs of a group have the same seed.
     """
     runs = [run for workdir in workdirs for run in _runs_of(workdir)]
-    if len(workdirs) > 1:
-        runs = named_apart(runs)
+    return grouped(named_apart(runs) if len(workdirs) > 1 else runs)
+
+
+def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by group, cross-entropy alone first, each in the order of its seeds."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.group, []).append(run)
     order = sorted(groups, key=lambda name: (name.partition("-")[0] != "ce", name))
     return {name: sorted(groups[name], key=lambda run: run.result["seed"]) for name in order}
+
+
+def table_of(groups: dict[str, list[Run]]) -> pd.DataFrame:
+    """A row for each run: its group, and what result.json holds."""
+    rows = [{"group": name, **run.result} for name, runs in groups.items() for run in runs]
+    return pd.DataFrame(rows)
 
 
 def named_apart(runs: Sequence[Run]) -> list[Run]:

@@ -233,7 +233,7 @@ def _by_channel(
     """For depthwise kernels: what each tap sees, times `dy`, summed over the pixels.
 
     The sum is a product with ones: XLA's own sum over all axes but the last reads memory in steps
-    of a row, and takes up to nine times as long.
+    of a row, and is slower.
     """
     pixels = dy.size // dy.shape[-1]
     ones = jnp.ones((pixels, 1), dy.dtype)

@@ -20,7 +20,7 @@ from gini_jax.storage import csv_text, printable, write
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
 
-BATCH = 256  # images in memory at a time
+BATCH = 256  # images that are classified at a time; the next ones are decoded meanwhile
 
 FLAGS: dict[str, Any] = {
     "images": (None, str, "Image files: a path or a pattern such as 'new/*.jpg'."),

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from gini_jax.analysis.report import write_report
 
 USES: tuple[str, ...] = ()
-FLAGS: dict[str, Any] = {}
+FLAGS: dict[str, Any] = {"others": ((), tuple, "")}  # the other folders of --workdir
 
 
 def main(config: ConfigDict, workdir: Path, *, others: Sequence[Path] = ()) -> Path:

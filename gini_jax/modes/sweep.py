@@ -21,8 +21,7 @@ from gini_jax.modes import train
 from gini_jax.storage import add, csv_text, log_file, refuse_patterns, write
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import Member, member_command, members_of, seeds_of
-from gini_jax.training.search import search_markdown
-from gini_jax.training.workdir import check_workdir, is_at_end, make_workdir
+from gini_jax.training.workdir import check_workdir, holds_result, make_workdir
 
 FLAGS: dict[str, Any] = {
     "objectives": (None, str, "Objectives, separated by commas; that of the config by default."),
@@ -80,7 +79,7 @@ def main(
         Stopped: a signal stopped a member; what is finished is in the table.
     """
     names = (objectives or config.objective).split(",")
-    _check_search(config, search, trials, vary)
+    _check_search(search, trials, vary)
     members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary, trials)
     if dry_run:
         for member in members:
@@ -90,6 +89,11 @@ def main(
         raise InputError(
             "--mode=sweep runs in one process; print its members' commands with --dry_run, and "
             "start each of them on all hosts"
+        )
+    if search and not dataset_shapes(config.dataset).splits["val"].labels.shape[0]:
+        raise InputError(
+            "--search=random chooses by validation accuracy, but there is no validation split; set "
+            "--config.dataset.val_size, such as 200"
         )
     if (workdir / "config.json").exists():
         raise InputError(
@@ -103,7 +107,7 @@ def main(
             check_before_data(member.config)
         except InputError as error:
             raise InputError(f"{member.name}, a member of this sweep: {error}") from error
-        if (workdir / member.name / "config.json").exists():
+        if (workdir / member.name).exists():
             check_workdir(workdir / member.name, member.config)
     start = time.monotonic()
     failed = run_members(members, workdir)
@@ -125,19 +129,14 @@ def main(
     return table
 
 
-def _check_search(config: ConfigDict, search: str | None, trials: int, vary: Sequence[str]) -> None:
-    """Refuses a search without trials, settings or validation images; and trials without one."""
+def _check_search(search: str | None, trials: int, vary: Sequence[str]) -> None:
+    """Refuses a search without its trials or settings, and trials without a search."""
     if search not in (None, "random"):
         raise unknown_name("search", search, ["random"])
     if search and (trials < 1 or not vary):
         raise InputError(
             "--search=random needs --trials and --vary, such as --trials=20 "
             "--vary='schedule.learning_rate=log(0.001,0.3)'"
-        )
-    if search and not dataset_shapes(config.dataset).splits["val"].labels.shape[0]:
-        raise InputError(
-            "--search=random chooses by validation accuracy, but there is no validation split; set "
-            "--config.dataset.val_size, such as 200"
         )
     if trials and not search:
         raise InputError(f"--trials={trials} has no effect without --search=random; add that")
@@ -149,7 +148,7 @@ def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:
     start, ran = time.monotonic(), 0
     for done, member in enumerate(members):
         folder = workdir / member.name
-        if finished(member, folder):
+        if holds_result(folder, member.config):
             continue
         left = _time_left(start, ran, len(members) - done)
         _say(f"sweep: {done} of {len(members)} members done{left}; now {member.name}")
@@ -165,18 +164,6 @@ def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:
         jax.clear_caches()
         write_results(workdir, members)
     return failed
-
-
-def finished(member: Member, folder: Path) -> bool:
-    """Whether a member's folder holds its result.
-
-    Raises:
-        InputError: it holds the result of another config.
-    """
-    if not (folder / "result.json").exists():
-        return False
-    check_workdir(folder, member.config)
-    return is_at_end(json.loads((folder / "result.json").read_text()), member.config)
 
 
 def run_member(member: Member, folder: Path) -> None:
@@ -231,6 +218,37 @@ def sweep_markdown(table: pd.DataFrame) -> str:
                 own = compare(table[table["group"].isin(alone)], metric)
                 parts.append(markdown(own, points=points) + "\n")
     return "\n".join(parts)
+
+
+def search_markdown(table: pd.DataFrame) -> str:
+    """What a search found, as Markdown: per objective its trials, the best first.
+
+    Args:
+        table: what sweep.csv holds.
+    """
+    if table.empty:
+        return "No trial has finished yet.\n"
+    varied = [column for column in table if column.startswith("config.")]
+    parts = [
+        f"# {table.iloc[0]['config_name']}: random search\n",
+        "By validation accuracy, the mean over the seeds of a trial. The test split plays no part "
+        "in this table: choose here, then run the best settings with fresh seeds.\n",
+    ]
+    for objective, rows in table.groupby("objective", sort=False):
+        accuracy = rows.groupby("group", sort=False)["val_accuracy"]
+        trials = rows.drop_duplicates("group").set_index("group")
+        trials = trials.assign(mean=accuracy.mean(), seeds=accuracy.size())
+        parts.append(f"## {objective}: {len(trials)} trials\n")
+        parts.append("| validation accuracy | seeds | settings |\n| --- | --- | --- |")
+        for _, row in trials.sort_values("mean", ascending=False, kind="stable").iterrows():
+            own = [f"--{path}={_shown(row[path])}" for path in varied if pd.notna(row[path])]
+            parts.append(f"| {row['mean']:.4f} | {row['seeds']} | {' '.join(own)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager

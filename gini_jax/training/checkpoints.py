@@ -144,11 +144,11 @@ class Checkpoints:
     def restore_newest(self, like: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read; None if there is none at all.
 
-        Args:
-            like: gives a state of the same shapes; called only where there is a checkpoint.
-
         A checkpoint that cannot be read is named in a warning, and moved aside once an older one
         has been read.
+
+        Args:
+            like: gives a state of the same shapes; called only where there is a checkpoint.
 
         Raises:
             RunError: there are checkpoints, but none can be read; or the processes of the run do

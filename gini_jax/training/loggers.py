@@ -183,14 +183,12 @@ class MLflow:
         from mlflow.exceptions import MlflowException
 
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else it tries for minutes
-        place = f"sqlite:///{workdir.resolve() / 'mlflow.db'}"
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", place))
+        server, here = os.environ.get("MLFLOW_TRACKING_URI"), workdir.resolve()
+        self._client = MlflowClient(server or f"sqlite:///{here / 'mlflow.db'}")
         found = self._client.get_experiment_by_name("gini_jax")
-        own = (
-            None if "MLFLOW_TRACKING_URI" in os.environ else str(workdir.resolve() / "mlartifacts")
-        )
+        pictures = None if server else str(here / "mlartifacts")
         experiment = (
-            found.experiment_id if found else self._client.create_experiment("gini_jax", own)
+            found.experiment_id if found else self._client.create_experiment("gini_jax", pictures)
         )
 
         def new_run() -> str:

@@ -1,4 +1,4 @@
-"""Random search: settings drawn from ranges, and the best of them on the validation split."""
+"""Random search: settings drawn from ranges."""
 
 import math
 import re
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from gini_jax.errors import InputError
 
@@ -94,38 +93,3 @@ def draws(
         }
         for _ in range(trials)
     ]
-
-
-def search_markdown(table: pd.DataFrame) -> str:
-    """What a search found, as Markdown: per objective its trials and the best settings.
-
-    Args:
-        table: what sweep.csv holds.
-    """
-    if table.empty:
-        return "No trial has finished yet.\n"
-    parts = [
-        f"# {table.iloc[0]['config_name']}: random search\n",
-        "By validation accuracy, the mean over the seeds of a trial. The test split plays no part "
-        "in this table: choose here, then run the best settings with fresh seeds.\n",
-    ]
-    for objective, rows in table.groupby("objective", sort=False):
-        ranked = rows.groupby("group")["val_accuracy"].agg(["mean", "count"])
-        ranked = ranked.sort_values("mean", ascending=False, kind="stable")
-        parts.append(f"## {objective}: {len(ranked)} trials\n")
-        parts.append("| validation accuracy | seeds | settings |\n| --- | --- | --- |")
-        for group, row in ranked.iterrows():
-            own = settings_in(str(group))
-            parts.append(f"| {row['mean']:.4f} | {row['count']:.0f} | {' '.join(own) or '-'} |")
-        parts.append("")
-    return "\n".join(parts)
-
-
-def settings_in(group: str) -> list[str]:
-    """The settings in the name of a group, as arguments of the command line.
-
-    Examples:
-        >>> settings_in("ce-schedule.learning_rate=0.1-batch_size=32")
-        ['--config.schedule.learning_rate=0.1', '--config.batch_size=32']
-    """
-    return [f"--config.{part}" for part in re.split(r"-(?=[a-z_][\w.]*=)", group)[1:]]

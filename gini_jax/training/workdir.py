@@ -139,6 +139,18 @@ def is_at_end(result: Mapping[str, Any], config: ConfigDict) -> bool:
     return result["epochs"] >= config.num_epochs or 0 < config.early_stopping_epochs <= waited
 
 
+def holds_result(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a folder holds the result of a run of this config, at its end.
+
+    Raises:
+        InputError: it holds the result of another config.
+    """
+    if not (workdir / "result.json").exists():
+        return False
+    check_workdir(workdir, config)
+    return is_at_end(json.loads((workdir / "result.json").read_text()), config)
+
+
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Creates the workdir, or checks that it is writable and holds no run of another config.
 
