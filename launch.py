@@ -1,6 +1,6 @@
 """Command line of gini_jax; without arguments it trains configs/digits.py. See the README."""
 
-from gini_jax.cli import main
+if __name__ == "__main__":  # processes that decode images read this file too, and need no jax
+    from gini_jax.cli import main
 
-if __name__ == "__main__":
     main()

@@ -233,6 +233,23 @@ def finetune() -> str:
     return "\n".join(lines)
 
 
+def predict() -> str:
+    """Images per second of prediction, of the network alone and of decoding alone."""
+    report = json.loads((RESULTS / "predict.json").read_text())
+    ways = ("network", "decoding in threads", "decoding in processes", "predict")
+    rows = []
+    for name, case in report["cases"].items():
+        rates = ["{1:.0f} ({0:.0f} to {2:.0f})".format(*case[way]) for way in ways]
+        rows.append([f"`{name}`, {case['image_size']}", f"{case['files']:,}", *rates])
+    note = (
+        f"Images/s; {report['cores']} CPU cores, jax {report['jax']}; medians and quartiles of "
+        "alternating rounds. The processes run already; `--mode=predict`, in threads, includes "
+        "loading the network."
+    )
+    heads = ["network, image size", "files", *ways[:-1], "`--mode=predict`"]
+    return "\n".join([as_table(heads, rows), "", note])
+
+
 SPEED_TABLES: dict[str, Callable[[], str]] = {
     "finetune": finetune,
     "losses": losses,
@@ -242,6 +259,7 @@ SPEED_TABLES: dict[str, Callable[[], str]] = {
     "step_profile": step_profile,
     "steps_per_call": steps_per_call,
     "rivals": rivals,
+    "predict": predict,
     "evaluation": lambda: against_torch("evaluation", "torch eager"),
     "startup": startup,
     "storage": storage,

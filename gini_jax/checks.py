@@ -5,9 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import OPTIONS, all_rows, flattened, option_rows
+from gini_jax.config import OPTIONS, all_rows, option_rows
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.settings import Setting, in_bounds
+from gini_jax.settings import Setting, flattened, in_bounds
 
 # Settings that some configs leave unused, and whether a config uses them.
 _USED_BY = {
@@ -21,8 +21,10 @@ _USED_BY = {
     "schedule.final": lambda config: config.schedule.name == "cosine",
     "schedule.onecycle_peak": lambda config: config.schedule.name == "onecycle",
     "dataset.val_seed": lambda config: any(
-        config.dataset[key] for key in ("val_size", "train_size", "test_size", "labelled")
+        config.dataset[key]
+        for key in ("val_size", "train_size", "test_size", "labelled", "label_noise")
     ),
+    "dataset.label_noise_kind": lambda config: bool(config.dataset.label_noise),
     "dataset.data_dir": lambda config: config.dataset.name != "digits",
     "dataset.test_size": lambda config: config.dataset.name.partition(":")[0] in ("folder", "hf"),
     "dataset.skip_damaged": lambda config: config.dataset.name == "folder",

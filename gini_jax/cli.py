@@ -15,10 +15,10 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from gini_jax.checks import check_name
-from gini_jax.config import OPTIONS, SETTINGS, all_rows, default_config, flattened, option_rows
+from gini_jax.config import OPTIONS, SETTINGS, all_rows, default_config, option_rows
 from gini_jax.config_files import config_path, resolved, shipped_configs
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
-from gini_jax.settings import ANY
+from gini_jax.settings import ANY, flattened
 from gini_jax.storage import reading, run_path, storage_path
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.

@@ -1,7 +1,6 @@
 """The settings of a run: one row each, from which defaults, checks and the help text come."""
 
 import sys
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +15,7 @@ from gini_jax.settings import (
     SEED,
     SHARE,
     Setting,
+    flattened,
 )
 
 SETTINGS: dict[str, Setting] = {
@@ -23,7 +23,12 @@ SETTINGS: dict[str, Setting] = {
     "objective": Setting("gini_kl", "name of the terms in loss.terms; set by FILE:OBJECTIVE"),
     "seed": Setting(0, "seed of initialisation, order, augmentation and dropout", bounds=SEED),
     "num_epochs": Setting(1, "epochs of training", bounds=COUNT),
-    "batch_size": Setting(128, "images per step, over all devices of all processes", bounds=COUNT),
+    "batch_size": Setting(
+        128,
+        "images per step, over all devices of all processes; 0: 8 to 64, by the number of images, "
+        "and schedule.learning_rate, given for 64, in proportion",
+        bounds=NOT_NEGATIVE,
+    ),
     "grad_accumulation": Setting(1, "micro-batches per batch; the terms stay exact", bounds=COUNT),
     "steps_per_call": Setting(
         1, "steps per compiled call, for small networks on accelerators", bounds=COUNT
@@ -68,7 +73,8 @@ SETTINGS: dict[str, Setting] = {
     "dataset.val_size": Setting(0, "training images held out for validation", bounds=NOT_NEGATIVE),
     "dataset.val_seed": Setting(
         0,
-        "seed of the draws of val_size, train_size and labelled; the same for all seeds of the run",
+        "seed of the draws of val_size, train_size, labelled and label_noise; the same for all "
+        "seeds of the run",
         bounds=SEED,
     ),
     "dataset.train_size": Setting(
@@ -79,6 +85,20 @@ SETTINGS: dict[str, Setting] = {
         "training images of each class that keep their label; the network labels the others; 0: "
         "all",
         bounds=NOT_NEGATIVE,
+    ),
+    "dataset.held_out_classes": Setting(
+        0, "the last classes, kept out of all splits; benches use them", bounds=NOT_NEGATIVE
+    ),
+    "dataset.superclasses": Setting(
+        False, "superclasses are the classes; held_out_classes are the last ones of each"
+    ),
+    "dataset.label_noise": Setting(
+        0.0, "share of the training images, of all that there are, with a wrong label", bounds=SHARE
+    ),
+    "dataset.label_noise_kind": Setting(
+        "symmetric",
+        "symmetric: any other class; pairwise: the next one",
+        choices="gini_jax.data.protocols:NOISES",
     ),
     "dataset.sampler": Setting(
         "shuffled",
@@ -359,21 +379,6 @@ def model_settings(config: ConfigDict) -> dict[str, Any]:
     if found.get("head") == "auto":
         found["head"] = next(iter(needs_of(config.loss.terms) & {"cosine", "probe"}), "linear")
     return found
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a config by path.
-
-    Examples:
-        >>> flattened({"seed": 0, "loss": {"terms": {"kl": 1.0}}})
-        {'seed': 0, 'loss.terms.kl': 1.0}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        is_section = isinstance(value, (Mapping, ConfigDict))
-        flat |= flattened(value, f"{path}.") if is_section else {path: value}
-    return flat
 
 
 class _CallableModule(ModuleType):

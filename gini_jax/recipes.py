@@ -87,8 +87,9 @@ def fine_tuned(name: str, objective: str | None, network: str, init: str) -> Con
     """A network that was trained on ImageNet, further trained at 128 pixels: ten epochs of SGD.
 
     The head, which is new, learns ten times as fast as the rest, and gradients are clipped: without
-    that the first epochs at the highest learning rate spoil the pretrained weights. The other
-    values are common practice; they have not been tuned.
+    that the first epochs at the highest learning rate spoil the pretrained weights. The batch, 8 to
+    64, and the learning rate follow the number of images. The other values are common practice;
+    they have not been tuned.
 
     Args:
         name: of the experiment.
@@ -103,7 +104,7 @@ def fine_tuned(name: str, objective: str | None, network: str, init: str) -> Con
     config = default_config(objective)
     config.name = name
     config.num_epochs = 10
-    config.batch_size = 64
+    config.batch_size = 0
     config.eval_batch_size = 128
     config.dataset.update(image_size=128, mean=("imagenet",), std=("imagenet",))
     config.augment.update(resized_crop=0.35, flip=True)

@@ -3,7 +3,10 @@
 import dataclasses
 import importlib
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 
 class Setting(NamedTuple):
@@ -59,3 +62,18 @@ def in_bounds(value: float, bounds: str) -> bool:
     above = value > low or (value == low and bounds[0] == "[")
     below = value < high or (value == high and bounds[-1] == "]")
     return math.isfinite(value) and above and below
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by path.
+
+    Examples:
+        >>> flattened({"seed": 0, "loss": {"terms": {"kl": 1.0}}})
+        {'seed': 0, 'loss.terms.kl': 1.0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        is_section = isinstance(value, (Mapping, ConfigDict))
+        flat |= flattened(value, f"{path}.") if is_section else {path: value}
+    return flat

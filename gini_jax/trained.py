@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from gini_jax.data.augment import centre_crop, standardize
-from gini_jax.data.images import decode, fit
+from gini_jax.data.images import as_stored
 from gini_jax.devices import cpu_options
-from gini_jax.errors import InputError, first_line, unknown_name
+from gini_jax.errors import InputError, unknown_name
 from gini_jax.storage import run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import create_model_of
@@ -113,17 +113,7 @@ class Trained:
         Raises:
             InputError: it cannot be read.
         """
-        try:
-            pixels = decode(Path(image).expanduser() if isinstance(image, (str, Path)) else image)
-        except Exception as error:  # a damaged file can raise anything
-            name = image if isinstance(image, (str, Path)) else f"the {type(image).__name__}"
-            raise InputError(f"{name} cannot be read as an image ({first_line(error)})") from error
-        stored = self.config.dataset.image_size
-        if not stored and pixels.shape[:2] != (self.image_size, self.image_size):
-            resized = fit(pixels, self.image_size)
-            top = (resized.shape[0] - self.image_size) // 2
-            return resized[top : top + self.image_size, top : top + self.image_size]
-        return fit(pixels, stored)
+        return as_stored(image, self.config.dataset.image_size, self.image_size)
 
     def probabilities(self, pixels: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N K"]:
         """Probabilities of the classes for images as `pixels` gives them, all in one batch."""

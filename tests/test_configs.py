@@ -11,7 +11,7 @@ from gini_jax.config import set_model
 from gini_jax.data import Dataset, Split
 from gini_jax.data.loader import resident
 from gini_jax.modes import summary as summary_mode
-from gini_jax.training.experiment import build_experiment, check_before_data
+from gini_jax.training.experiment import build_experiment, check_before_data, with_batch
 from gini_jax.training.state import init_state
 from gini_jax.training.step import create_step
 from tests.conftest import ROOT
@@ -29,7 +29,7 @@ BODIES |= {"mobilenet_v2": 2.35, "efficientnet_lite0": 3.5}
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
 def test_a_config_builds_its_training_step(name):
     """Traced, not compiled: every shape of the run is the true one."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = with_batch(importlib.import_module(f"configs.{name}").get_config(), 10_000)
     assert config.name == name
     devices = jax.devices()[:1]
     check_before_data(config, devices)
@@ -54,6 +54,16 @@ def test_a_config_builds_its_training_step(name):
     millions = millions or BODIES[model_name]
     if millions:
         assert abs(count / 1e6 - millions) < 0.3
+
+
+def test_a_batch_by_the_number_of_images_gives_twelve_steps_or_eight_images():
+    config = importlib.import_module("configs.finetune").get_config()
+    chosen = {size: with_batch(config, size) for size in (1, 24, 191, 192, 767, 768, 10**6)}
+    assert [x.batch_size for x in chosen.values()] == [8, 8, 8, 16, 32, 64, 64]
+    for x in chosen.values():  # the learning rate of an image stays
+        assert x.schedule.learning_rate / x.batch_size == pytest.approx(0.01 / 64)
+    config.batch_size = 24
+    assert with_batch(config, 10**6).schedule.learning_rate == 0.01
 
 
 @pytest.mark.parametrize("name", ["cifar100_cvt13", "caltech101_resnet50"])

@@ -321,7 +321,14 @@ def test_numbers_of_every_type_become_8_bits():
         decode(np.array([["a"]]))
 
 
-def test_files_that_cannot_be_read_are_counted_and_the_others_are_predicted(run, tmp_path, capsys):
+def test_processes_that_decode_start_without_jax():
+    code = "import sys, gini_jax.data.images; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_files_that_cannot_be_read_are_counted_and_the_others_are_predicted(
+    run, tmp_path, capsys, monkeypatch
+):
     good = np.random.default_rng(1).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     Image.fromarray(good).save(tmp_path / "scan[1].png")
     Image.fromarray(good).save(tmp_path / "=cmd.png")
@@ -339,6 +346,11 @@ def test_files_that_cannot_be_read_are_counted_and_the_others_are_predicted(run,
     assert len(table) == 3
     top = json.loads(table["top5"][0])
     assert top[0] == [table["class"][0], pytest.approx(table["probability"][0], abs=1e-6)]
+    monkeypatch.setattr(predict_mode, "MANY", 2)  # the same in processes
+    pd.testing.assert_frame_equal(
+        predict_mode.main(None, run, images=str(tmp_path / "**" / "*")), table
+    )
+    assert capsys.readouterr().err.count("cannot be read as an image") == 5
     (row,) = predict_mode.main(None, run, images=str(tmp_path / "scan[1].png"))["image"]
     assert row.endswith("scan[1].png")
     with pytest.raises(InputError, match="none of the 1 files is a readable image"):

@@ -10,13 +10,14 @@ import pytest
 from configs import digits
 from gini_jax.checks import check_config, check_keys, notes_on
 from gini_jax.cli import help_text
-from gini_jax.config import all_rows, default_config, flattened, set_model
+from gini_jax.config import all_rows, default_config, set_model
 from gini_jax.config_files import config_path, resolved
 from gini_jax.errors import InputError, RunError
 from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
 from gini_jax.models.registry import model_rows
 from gini_jax.modes.train import main as train
+from gini_jax.settings import flattened
 from gini_jax.storage import run_path, storage_path
 from tests import tiny
 from tests.conftest import ROOT

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from gini_jax.config import FREE, flattened
+from gini_jax.config import FREE
 from gini_jax.errors import InputError
+from gini_jax.settings import flattened
 
 
 @dataclasses.dataclass(frozen=True)

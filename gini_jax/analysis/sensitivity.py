@@ -10,7 +10,8 @@ from gini_jax.analysis.figures import COLOURS
 from gini_jax.analysis.pictures import plain_numbers
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.statistics import METRICS
-from gini_jax.config import FREE, flattened
+from gini_jax.config import FREE
+from gini_jax.settings import flattened
 
 # What does not tell runs apart, or does so besides their settings.
 _NOT_VARIED = {"seed", "objective", "name", *FREE}

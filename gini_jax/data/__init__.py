@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from gini_jax.data import cache
 from gini_jax.data.images import stored_size
+from gini_jax.data.protocols import divided, held_classes, noisy, with_classes
 from gini_jax.data.sampling import balanced_subset, some_labels
 from gini_jax.data.source import Dataset, Rows, Source, Split
 from gini_jax.errors import InputError
@@ -54,12 +54,15 @@ def load_dataset(
         cache_dir: where decoded sets are kept; `$XDG_CACHE_HOME/gini_jax` by default.
         only: the splits that are needed; the others hold only the shapes of their arrays.
         check: called with the data set's shapes before anything is decoded; see `dataset_shapes`.
+            Where classes are held out, it is called with the data set itself, once it is decoded.
 
     Returns:
         The data set. If the source has no validation split, `val_size` training images, drawn with
         `val_seed`, form one. With `train_size`, the training split is a class-balanced subset of
         the rest, also drawn with `val_seed`. With `labelled`, only so many images of each class
-        keep their label in it; the label of the others is -1.
+        keep their label in it; the label of the others is -1. With `held_out_classes`, the test
+        images of these classes form a split of their own, `held_out`; with `label_noise`, some
+        training labels are wrong.
 
     Raises:
         InputError: the set is unknown or missing, a split is too small, or the number of classes
@@ -73,7 +76,12 @@ def load_dataset(
     """
     source = open_source(config)
     dataset = _shapes(config, source)
-    check(dataset)
+    divides = bool(config.held_out_classes or config.superclasses)
+    if divides:
+        held_classes(config, dataset)
+        only = dataset.splits  # only labels tell how many images the classes left have
+    else:
+        check(dataset)
     folder = cache_dir or cache.default_folder()
     splits, superclass_of, digests = dict(dataset.splits), dataset.superclass_of, {}
     own_val = _has_val(config, source)
@@ -85,23 +93,39 @@ def load_dataset(
         _check_labels(config, labels, dataset.num_classes, name_there)
         splits[name] = Split(images, labels)
     if "train" in needed:
+        _check_classes(config, splits["train"].labels)
+    dataset = replace(dataset, splits=splits, superclass_of=superclass_of, digests=digests)
+    if divides:
+        dataset = divided(config, dataset)
+    if "train" in needed:
+        dataset = replace(dataset, splits=_chosen(config, dataset, own_val))
+    if divides:
+        check(dataset)
+    return dataset
+
+
+def _chosen(config: ConfigDict, dataset: Dataset, own_val: bool) -> dict[str, Split]:
+    """The splits after all draws: validation, a smaller training set, wrong and missing labels."""
+    splits = dict(dataset.splits)
+    images, labels = splits["train"]
+    if not own_val and config.val_size:
+        order = np.random.default_rng(config.val_seed).permutation(len(labels))
+        val, train = np.sort(order[: config.val_size]), np.sort(order[config.val_size :])
+        splits["val"] = Split(Rows(images, val), labels[val])
+        splits["train"] = Split(Rows(images, train), labels[train])
+    elif not own_val:
+        splits["val"] = Split(images[:0], labels[:0])
+    if config.train_size:
         images, labels = splits["train"]
-        _check_classes(config, labels)
-        if not own_val and config.val_size:
-            order = np.random.default_rng(config.val_seed).permutation(len(labels))
-            val, train = np.sort(order[: config.val_size]), np.sort(order[config.val_size :])
-            splits["val"] = Split(Rows(images, val), labels[val])
-            splits["train"] = Split(Rows(images, train), labels[train])
-        elif not own_val:
-            splits["val"] = Split(images[:0], labels[:0])
-        if config.train_size:
-            images, labels = splits["train"]
-            rows = balanced_subset(labels, config.train_size, config.val_seed)
-            splits["train"] = Split(Rows(images, rows), labels[rows])
-        if config.labelled:
-            images, labels = splits["train"]
-            splits["train"] = Split(images, some_labels(labels, config.labelled, config.val_seed))
-    return replace(dataset, splits=splits, superclass_of=superclass_of, digests=digests)
+        rows = balanced_subset(labels, config.train_size, config.val_seed)
+        splits["train"] = Split(Rows(images, rows), labels[rows])
+    images, labels = splits["train"]
+    if config.label_noise:
+        kind, seed = config.label_noise_kind, config.val_seed
+        labels = noisy(labels, dataset.num_classes, config.label_noise, kind, seed)
+    if config.labelled:
+        labels = some_labels(labels, config.labelled, config.val_seed)
+    return splits | {"train": Split(images, labels)}
 
 
 def dataset_shapes(config: ConfigDict) -> Dataset:
@@ -118,7 +142,7 @@ def dataset_shapes(config: ConfigDict) -> Dataset:
         >>> dataset_shapes(default_config().dataset).splits["train"].images.shape
         (1197, 8, 8, 3)
     """
-    return _shapes(config, open_source(config))
+    return with_classes(config, _shapes(config, open_source(config)))
 
 
 def _shapes(config: ConfigDict, source: Source) -> Dataset:
@@ -165,6 +189,8 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
     if config.num_classes not in (0, classes):
         raise _other_classes(config, f"has {classes} classes")
     stored = stored_size(config.image_size) or size
+    import jax  # here alone: processes that decode import this package and start without jax
+
     shapes = {
         name: Split(
             jax.ShapeDtypeStruct((n, stored, stored, 3), np.uint8),

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from gini_jax.errors import InputError, first_line
+
 DECODING = 3  # increase this when the code below changes, so that images are decoded again
 
 RGB = UInt8[np.ndarray, "H W 3"]
@@ -128,3 +130,46 @@ def fit(image: RGB, image_size: int) -> RGB:
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     top, left = (resized.shape[0] - side) // 2, (resized.shape[1] - side) // 2
     return resized[top : top + side, left : left + side]
+
+
+def as_stored(image: Any, stored: int, image_size: int) -> RGB:
+    """An image as the training stored it.
+
+    Args:
+        image: as in `decode`.
+        stored: `config.dataset.image_size`.
+        image_size: height and width that the network sees.
+
+    Raises:
+        InputError: it cannot be read.
+
+    Examples:
+        >>> as_stored(np.zeros((300, 400, 3), np.uint8), 0, 32).shape
+        (32, 32, 3)
+    """
+    try:
+        pixels = decode(Path(image).expanduser() if isinstance(image, (str, Path)) else image)
+    except Exception as error:  # a damaged file can raise anything
+        name = image if isinstance(image, (str, Path)) else f"the {type(image).__name__}"
+        raise InputError(f"{name} cannot be read as an image ({first_line(error)})") from error
+    if not stored and pixels.shape[:2] != (image_size, image_size):
+        resized = fit(pixels, image_size)
+        top = (resized.shape[0] - image_size) // 2
+        return resized[top : top + image_size, top : top + image_size]
+    return fit(pixels, stored)
+
+
+def stored_or_reason(path: str, stored: int, image_size: int) -> RGB | str:
+    """A file as `as_stored` gives it, or why it cannot be read.
+
+    Worker processes call it; this module and what it imports do without jax, so that they start at
+    once.
+
+    Examples:
+        >>> stored_or_reason("none.png", 0, 32)[:38]
+        'none.png cannot be read as an image (['
+    """
+    try:
+        return as_stored(path, stored, image_size)
+    except InputError as error:
+        return str(error)

@@ -99,7 +99,7 @@ class Dataset:
     """A data set.
 
     Attributes:
-        splits: `train`, `val` (may be empty) and `test`.
+        splits: `train`, `val` (may be empty) and `test`; `held_out` where classes are held out.
         class_names: names of the `K` classes.
         image_size: height and width that the network sees; stored images may be larger.
         superclass_names: names of groups of classes, if the set has them.

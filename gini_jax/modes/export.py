@@ -137,7 +137,8 @@ def model_card(trained: Trained, file: str, metrics: dict[str, Any], note: str =
 - Network: {config.model.name}, {len(trained.class_names)} classes, images of {size} x {size}.
 - Data: {config.dataset.name}. Input: RGB in [0, 1], of which {mean} is subtracted by channel,
   and which is then divided by {std}.
-{note}- Training: {config.num_epochs} epochs, batch {config.batch_size}, seed {config.seed}; terms
+{note}- Training: {config.num_epochs} epochs, batch {config.batch_size or "8 to 64"},
+  seed {config.seed}; terms
   {config.loss.terms.to_dict()} on {", ".join(config.loss.layers)}.
 - Licence: (to be filled in by whoever publishes this file)
 

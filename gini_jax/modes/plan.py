@@ -18,7 +18,7 @@ from gini_jax.data import Dataset, Split, dataset_shapes
 from gini_jax.data.loader import feed_shapes
 from gini_jax.errors import InputError
 from gini_jax.storage import json_text, write
-from gini_jax.training.experiment import build_experiment, check_before_data
+from gini_jax.training.experiment import build_experiment, check_before_data, with_batch
 from gini_jax.training.state import init_state
 from gini_jax.training.step import create_step
 from gini_jax.training.workdir import make_workdir
@@ -92,6 +92,7 @@ def main(
     check_before_data(config, devices)
     make_workdir(workdir)
     shapes = dataset_shapes(config.dataset)
+    config = with_batch(config, shapes.splits["train"].labels.shape[0])
     batch = config.batch_size // len(devices)
     result: dict[str, Any] = {
         "topology": topology or f"this machine: {len(devices)} x {devices[0].platform}",

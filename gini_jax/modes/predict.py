@@ -5,8 +5,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pandas as pd
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from gini_jax.data.images import stored_or_reason
 from gini_jax.errors import InputError
 from gini_jax.storage import csv_text, printable, write
-from gini_jax.trained import Trained, load
+from gini_jax.trained import load
 from gini_jax.training.workdir import make_workdir
 
 BATCH = 256  # images that are classified at a time; the next ones are decoded meanwhile
+MANY = 10_000  # files from which on it pays to start processes
 
 FLAGS: dict[str, Any] = {
     "images": (None, str, "Image files: a path or a pattern such as 'new/*.jpg'."),
@@ -34,7 +37,8 @@ def main(
 ) -> pd.DataFrame:
     """Predicts the classes of images.
 
-    A file that cannot be read is named and counted, and the others are predicted.
+    A file that cannot be read is named and counted, and the others are predicted. From 10,000
+    files on they are decoded in several processes, below that in threads.
 
     Args:
         config: not used; the run brings its own.
@@ -55,14 +59,16 @@ def main(
     make_workdir(workdir, "predictions.csv is written there; or use gini_jax.load in Python")
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
+    sizes = trained.config.dataset.image_size, trained.image_size
+    decode = partial(stored_or_reason, stored=sizes[0], image_size=sizes[1])
     bar = tqdm(total=len(paths), unit=" images", disable=len(paths) <= BATCH)
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        coming = pool.map(partial(_pixels, trained), paths[:BATCH])
+    with bar, decoders(len(paths)) as pool:
+        coming = pool.map(decode, paths[:BATCH], chunksize=16)
         for start in range(0, len(paths), BATCH):
             files, decoded = paths[start : start + BATCH], list(coming)
             # The next ones are decoded while these are classified.
             following = paths[start + BATCH : start + 2 * BATCH]
-            coming = pool.map(partial(_pixels, trained), following)
+            coming = pool.map(decode, following, chunksize=16)
             damaged += [x for x in decoded if isinstance(x, str)]
             good = [i for i, x in enumerate(decoded) if isinstance(x, np.ndarray)]
             if good:
@@ -103,12 +109,11 @@ def _files(images: str | None) -> list[str]:
     return paths
 
 
-def _pixels(trained: Trained, path: str) -> np.ndarray | str:
-    """The image as the training stored it, or why it cannot be read."""
-    try:
-        return trained.pixels(path)
-    except InputError as error:
-        return str(error)
+def decoders(files: int) -> Executor:
+    """Workers that decode: processes for many files, threads, which start at once, for a few."""
+    if files < MANY:
+        return ThreadPoolExecutor(os.cpu_count())
+    return ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("forkserver"))
 
 
 def _row(path: str, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

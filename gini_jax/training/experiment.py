@@ -37,8 +37,9 @@ def build_experiment(
     Raises:
         InputError: a value breaks a rule; see `check_config`.
     """
-    check_config(config, num_devices(devices))
     train_size = dataset.splits["train"].labels.shape[0]
+    config = with_batch(config, train_size)
+    check_config(config, num_devices(devices))
     steps_per_epoch = train_size // config.batch_size
     if steps_per_epoch == 0:
         fitting = 2 ** max(train_size.bit_length() - 3, 0)  # four steps per epoch or more
@@ -55,7 +56,7 @@ def build_experiment(
     check_sampler(config, int(np.count_nonzero(class_counts(dataset))))
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
     return Experiment(
-        config=config.copy_and_resolve_references(),
+        config=config,
         model=create_model_of(config, dataset.num_classes),
         optimizer=create_optimizer(config.optimizer, schedule),
         schedule=jax.jit(schedule),
@@ -73,6 +74,33 @@ def build_experiment(
         class_weights=class_weights(config.loss.class_weights, dataset),
         has_unlabelled=has_unlabelled(config, dataset),
     )
+
+
+def with_batch(config: ConfigDict, train_size: int) -> ConfigDict:
+    """A copy of a config in which `batch_size` is not 0.
+
+    For 0, the batch is the largest power of two that gives twelve steps per epoch, from 8 to 64;
+    the learning rate, given for 64, changes in proportion (arXiv 1706.02677, section 2.1).
+
+    Args:
+        config: the settings.
+        train_size: training images.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> config = default_config()
+        >>> config.batch_size, config.schedule.learning_rate = 0, 0.01
+        >>> chosen = with_batch(config, train_size=300)
+        >>> chosen.batch_size, chosen.schedule.learning_rate
+        (16, 0.0025)
+    """
+    config = config.copy_and_resolve_references()
+    if config.batch_size == 0:
+        power = 2 ** max((train_size // 12).bit_length() - 1, 0)
+        config.batch_size = min(max(power, 8), 64)
+        config.schedule.learning_rate *= config.batch_size / 64
+        config.schedule.final *= config.batch_size / 64
+    return config
 
 
 def about(config: ConfigDict, dataset: Dataset) -> About:

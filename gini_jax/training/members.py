@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import OPTIONS, all_rows, flattened, option_rows, set_option
+from gini_jax.config import OPTIONS, all_rows, option_rows, set_option
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import PRESETS, TERMS, objective_name
+from gini_jax.settings import flattened
 from gini_jax.training.search import Range, draws, range_of
 
 # What --vary cannot vary, and what does.

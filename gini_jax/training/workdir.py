@@ -10,9 +10,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gini_jax.checks import unread
-from gini_jax.config import FREE, default_config, flattened, set_model
+from gini_jax.config import FREE, default_config, set_model
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
+from gini_jax.settings import flattened
 from gini_jax.storage import is_remote, json_text, refuse_patterns, write
 
 
