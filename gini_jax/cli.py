@@ -27,6 +27,7 @@ MODES = {
     "sweep": "trains every combination of objectives, seeds and settings, and compares them",
     "report": "writes report.html, a page about a run or a sweep",
     "eval": "tests a checkpoint of a run again",
+    "bench": "measures retrieval, robustness, pruning and other uses of finished runs' features",
     "predict": "classifies image files with a trained network",
     "export": "exports a trained network as safetensors, a torch file or StableHLO",
     "summary": "shows parameters, feature shapes and operations of a network",

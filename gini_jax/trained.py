@@ -107,6 +107,12 @@ class Trained:
         parts = [self._features(x, wanted) for x in self._batches(images, batch_size)]
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
+    @property
+    def head(self) -> Float[np.ndarray, "C K"] | None:
+        """The weights of a linear last layer; None if the network has no `head/dense` of a bias."""
+        parameters = self.variables["params"].get("head", {}).get("dense", {})
+        return np.asarray(parameters["kernel"]) if "bias" in parameters else None
+
     def pixels(self, image: Any) -> UInt8[np.ndarray, "H W 3"]:
         """An image as the training stored it.
 

@@ -111,10 +111,22 @@ def _band(
     if not epochs:
         return
     values = np.array([[line[epoch] for epoch in epochs] for line in lines])
-    axis.plot(epochs, values.mean(axis=0), style, color=colour, label=label, lw=1.4)
+    mean_and_range(axis, epochs, values, colour, label, style)
+
+
+def mean_and_range(
+    axis: Any,
+    x: Sequence[float] | np.ndarray,
+    values: Float[np.ndarray, "runs S"],
+    colour: str,
+    label: str | None = None,
+    style: str = "-",
+) -> None:
+    """A line of means over runs, with a band from the lowest to the highest."""
+    axis.plot(x, values.mean(axis=0), style, color=colour, label=label, lw=1.4)
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
-        axis.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)
+        axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
 def _mark(axis: Any, groups: dict[str, list[Run]]) -> None:
@@ -296,11 +308,7 @@ def selection(groups: dict[str, list[Run]]) -> Figure:
         sizes = runs[0].arrays["selection/sizes"]
         for key, style, label in (("purest", "-", name), ("random", ":", None)):
             values = np.array([run.arrays[f"selection/{key}"] for run in runs])
-            axis.plot(sizes, values.mean(axis=0), style, color=colour, label=label, lw=1.4)
-            if len(values) > 1:
-                axis.fill_between(
-                    sizes, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, lw=0
-                )
+            mean_and_range(axis, sizes, values, colour, label, style)
     axis.set_xscale("log", base=2)
     plain_numbers(axis.xaxis)
     axis.set_xlabel("features kept")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gini_jax.analysis import figures
+from gini_jax.analysis.bench_pictures import drawings
 from gini_jax.analysis.figures import drawn
 from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
@@ -21,6 +22,7 @@ from gini_jax.analysis.statistics import (
     number,
     over_common_seeds,
 )
+from gini_jax.benches import benches_of
 from gini_jax.errors import first_line
 from gini_jax.storage import write
 
@@ -72,7 +74,12 @@ def page_of(groups: dict[str, list[Run]]) -> str:
         title=f"{first.result['config_name']}: {', '.join(groups)}",
         facts=_facts(groups),
         findings=_findings(groups),
-        sections=[*_tables(groups), *_sensitivity(groups), *_pictures(shown)],
+        sections=[
+            *_tables(groups),
+            *_sensitivity(groups),
+            *_pictures(shown),
+            *_benches(shown),
+        ],
         left_out=list(groups)[MOST_GROUPS:],
     )
 
@@ -335,3 +342,11 @@ def _confusion(name: str, run: Run) -> Section:
     for i, j in zip(*np.unravel_index(worst, wrong.shape), strict=True):
         rows.append([run.class_names[i], run.class_names[j], str(wrong[i, j])])
     return Section(title, f"The 20 most frequent errors, seed {run.result['seed']}.", table=rows)
+
+
+def _benches(groups: dict[str, list[Run]]) -> list[Section]:
+    """Pictures of the benches that the runs have had, and of settings that a sweep varied."""
+    return [
+        _picture(title, text, draw, *arguments, pixels=True)
+        for _, title, text, draw, arguments in drawings(groups, benches_of("all"))
+    ]

@@ -41,8 +41,19 @@ class Run:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """What pictures are drawn from."""
-        with np.load(io.BytesIO((self.folder / "arrays.npz").read_bytes())) as file:
-            return dict(file)
+        return _arrays(self.folder / "arrays.npz")
+
+    @cached_property
+    def bench(self) -> dict[str, dict[str, Any]]:
+        """The numbers of each bench that the run has had."""
+        path = self.folder / "bench.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @cached_property
+    def bench_arrays(self) -> dict[str, np.ndarray]:
+        """What the benches' pictures are drawn from."""
+        path = self.folder / "bench.npz"
+        return _arrays(path) if path.is_file() else {}
 
     @property
     def layer(self) -> str:
@@ -63,6 +74,11 @@ class Run:
     def groups(self) -> Int[np.ndarray, " K"]:
         """The superclass of each class; the class itself where there are none."""
         return np.array(self.about["superclass_of"] or range(self.num_classes))
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(path.read_bytes())) as file:
+        return dict(file)
 
 
 def read_run(folder: Path, group: str = "") -> Run:

@@ -1,7 +1,7 @@
 """Paired comparisons of objectives over seeds, by pandas, scipy and statsmodels."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ METRICS: dict[str, tuple[str, bool]] = {
     "knn_accuracy": ("20 nearest neighbours", True),
     "nmi": ("NMI of k-means clusters", True),
     "scatter_ratio": ("Between- over within-class scatter", True),
+    "selection_share": ("Share of features that is enough, purest first", False),
 }
 
 
@@ -275,3 +276,32 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None or np.isnan(low) or np.isnan(high):
         return "-"
     return f"{low:+.4f} to {high:+.4f}"
+
+
+def comparisons(table: pd.DataFrame, metrics: Mapping[str, tuple[str, bool]] = METRICS) -> str:
+    """Every metric of a table's runs compared with cross-entropy, as Markdown.
+
+    Args:
+        table: one row per run, with the columns `group` and `seed`.
+        metrics: the columns, with their titles and whether larger is better.
+    """
+    groups = list(dict.fromkeys(table["group"]))
+    found = by_baseline(groups) or {groups[0]: groups}
+    alone = [group for group in groups if not any(group in names for names in found.values())]
+    parts = []
+    for metric, (title, larger) in metrics.items():
+        if metric not in table or not table[metric].notna().any():
+            continue
+        parts.append(f"## {title}\n")
+        points = "accuracy" in metric or metric == "test_top5"
+        measured = table[table[metric].notna()]
+        for baseline, compared in found.items():
+            rows = measured[measured["group"].isin(compared)]
+            if baseline in set(rows["group"]):
+                of = compare(rows, metric, baseline, larger)
+                parts.append(markdown(of, baseline, points) + "\n")
+        if own := [group for group in alone if group in set(measured["group"])]:
+            parts.append("Without `ce` of the same settings:\n")
+            of = compare(measured[measured["group"].isin(own)], metric)
+            parts.append(markdown(of, points=points) + "\n")
+    return "\n".join(parts)

@@ -1,6 +1,7 @@
 """Are pure features enough? Accuracy with only the n features of the lowest impurity."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +11,17 @@ from gini_jax.evals.features import profile_of
 from gini_jax.evals.inputs import Inputs, probe_inputs
 from gini_jax.losses import gini_impurity
 
-KEYS: dict[str, str] = {}
+KEYS = {"selection_share": "smallest share of the features, the purest, with 99 % of the accuracy"}
 
 
-def evaluate(inputs: Inputs) -> dict[str, Float[np.ndarray, " S"]]:
-    """The curve as `selection/sizes`, `selection/purest` and `selection/random`, `[S]` each."""
+def evaluate(inputs: Inputs) -> dict[str, Any]:
+    """`selection_share`, and the curve: `selection/sizes, purest` and `random`, `[S]` each."""
     train, train_labels, test, test_labels = probe_inputs(inputs, most=4000)
     profile = profile_of(np.abs(train), train_labels, inputs.num_classes)
     impurity = np.asarray(gini_impurity(jnp.asarray(profile)))
     curve = selection_curve(train, train_labels, test, test_labels, impurity)
-    return {f"selection/{key}": value for key, value in curve._asdict().items()}
+    found: dict[str, Any] = {f"selection/{key}": x for key, x in curve._asdict().items()}
+    return found | {"selection_share": enough(curve.sizes, curve.purest)}
 
 
 class SelectionCurve(NamedTuple):
@@ -64,18 +66,10 @@ def selection_curve(
         >>> selection_curve(x, y, x, y, impurity=np.zeros(4)).purest[-1]
         np.float64(1.0)
     """
-    from sklearn.linear_model import RidgeClassifier
-
     count = train_features.shape[1]
     sizes = sorted({*(2**i for i in range(count.bit_length())), count} - {0})
-    scale = train_features.std(axis=0) + 1e-8
-    train, test = train_features / scale, test_features / scale
+    accuracy = subset_accuracy(train_features, train_labels, test_features, test_labels)
     rng, order = np.random.default_rng(seed), np.argsort(impurity, kind="stable")
-
-    def accuracy(kept: np.ndarray) -> float:
-        classifier = RidgeClassifier(alpha=1.0).fit(train[:, kept], train_labels)
-        return float(classifier.score(test[:, kept], test_labels))
-
     purest = [accuracy(order[:size]) for size in sizes]
     random = [
         np.mean([accuracy(rng.permutation(count)[:size]) for _ in range(draws)])
@@ -84,3 +78,50 @@ def selection_curve(
         for size in sizes
     ]
     return SelectionCurve(np.array(sizes), np.array(purest), np.array(random))
+
+
+def subset_accuracy(
+    train_features: Float[np.ndarray, "N C"],
+    train_labels: Int[np.ndarray, " N"],
+    test_features: Float[np.ndarray, "M C"],
+    test_labels: Int[np.ndarray, " M"],
+) -> Callable[[Int[np.ndarray, " n"]], float]:
+    """A function from features to the test accuracy of a ridge classifier that sees them alone.
+
+    Args:
+        train_features: the examples that the classifiers are fitted on.
+        train_labels: their classes.
+        test_features: the examples that they are tested on.
+        test_labels: their classes.
+
+    Examples:
+        >>> x, y = np.eye(2)[[0, 1, 0, 1]], np.array([0, 1, 0, 1])
+        >>> subset_accuracy(x, y, x, y)(np.array([1]))
+        1.0
+    """
+    from sklearn.linear_model import RidgeClassifier
+
+    scale = train_features.std(axis=0) + 1e-8
+    train, test = train_features / scale, test_features / scale
+
+    def accuracy(kept: np.ndarray) -> float:
+        classifier = RidgeClassifier(alpha=1.0).fit(train[:, kept], train_labels)
+        return float(classifier.score(test[:, kept], test_labels))
+
+    return accuracy
+
+
+def enough(
+    sizes: Int[np.ndarray, " S"], accuracies: Float[np.ndarray, " S"], kept: float = 0.99
+) -> float:
+    """The smallest share of the features from which on a curve keeps a part of its last accuracy.
+
+    Examples:
+        >>> enough(np.array([1, 2, 4, 8]), np.array([0.2, 0.9, 0.85, 0.9]))
+        1.0
+        >>> enough(np.array([1, 2, 4, 8]), np.array([0.2, 0.9, 0.9, 0.9]))
+        0.25
+    """
+    short = np.flatnonzero(accuracies < kept * accuracies[-1])
+    first = short[-1] + 1 if len(short) else 0
+    return float(sizes[first] / sizes[-1])

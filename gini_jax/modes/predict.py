@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from gini_jax.data.images import stored_or_reason
 from gini_jax.errors import InputError
 from gini_jax.storage import csv_text, printable, write
-from gini_jax.trained import load
+from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
 
 BATCH = 256  # images that are classified at a time; the next ones are decoded meanwhile
@@ -28,12 +29,18 @@ MANY = 10_000  # files from which on it pays to start processes
 FLAGS: dict[str, Any] = {
     "images": (None, str, "Image files: a path or a pattern such as 'new/*.jpg'."),
     "step": (None, int, "Step of the checkpoint; the best by default."),
+    "explain": (False, bool, "Also draw the features that vote most, for the first 20 images."),
 }
 USES: tuple[str, ...] = ()
 
 
 def main(
-    config: ConfigDict, workdir: Path, *, images: str | None = None, step: int | None = None
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    images: str | None = None,
+    step: int | None = None,
+    explain: bool = False,
 ) -> pd.DataFrame:
     """Predicts the classes of images.
 
@@ -45,17 +52,24 @@ def main(
         workdir: of the run.
         images: a path or a pattern.
         step: of the checkpoint; the best by default.
+        explain: whether to draw explanations.png: see `gini_jax.benches.explain`.
 
     Returns:
         What predictions.csv holds: `image, class, probability`, and as JSON in `top5` the names and
         probabilities of the five most probable classes.
 
     Raises:
-        InputError: no image is given or found, none can be read, or the workdir holds no run.
+        InputError: no image is given or found, none can be read, the workdir holds no run, or the
+            network cannot be explained.
     """
     del config
     paths = _files(images)
     trained = load(workdir, step)
+    if explain and trained.head is None:
+        raise InputError(
+            "--explain needs a network with a linear last layer, whose weights are the votes; "
+            "leave out --explain"
+        )
     make_workdir(workdir, "predictions.csv is written there; or use gini_jax.load in Python")
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
@@ -86,7 +100,20 @@ def main(
         print(f"{row['image']}: {row['class']} ({row['probability']:.3f})")
     left_out = f"; {len(damaged)} files left out" if damaged else ""
     print(f"{len(rows)} predictions written to {workdir / 'predictions.csv'}{left_out}")
+    if explain:
+        readable = (x for x in map(decode, paths) if isinstance(x, np.ndarray))
+        _draw_votes(trained, np.stack(list(islice(readable, 20))), workdir / "explanations.png")
     return table
+
+
+def _draw_votes(trained: Trained, pixels: np.ndarray, png: Path) -> None:
+    from gini_jax.analysis.figures import as_png  # imports matplotlib
+    from gini_jax.benches.explain import draw, explained
+
+    found = explained(trained, pixels)._asdict()
+    arrays = {f"explain/{key}": value for key, value in found.items()}
+    write(png, as_png(draw, {"": [arrays]}, trained.class_names))
+    print(f"written to {png}")
 
 
 def _files(images: str | None) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
-from gini_jax.analysis.statistics import METRICS, by_baseline, compare, markdown
+from gini_jax.analysis.statistics import by_baseline, comparisons
 from gini_jax.data import dataset_shapes
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.modes import train
@@ -194,30 +194,15 @@ def sweep_markdown(table: pd.DataFrame) -> str:
     if table.empty:
         return "No member has finished yet.\n"
     first = table.iloc[0]
-    groups = list(dict.fromkeys(table["group"]))
-    found = by_baseline(groups) or {groups[0]: groups}
-    alone = [group for group in groups if not any(group in names for names in found.values())]
-    parts = [
-        f"# {first['config_name']}: {len(table)} runs\n",
+    baselines = by_baseline(groups := list(dict.fromkeys(table["group"]))) or groups[:1]
+    return (
+        f"# {first['config_name']}: {len(table)} runs\n\n"
         f"On {first['device']}, jax {first['jax_version']}, {first['epochs']} epochs. Differences "
-        f"from `{'`, `'.join(found)}` are paired by seed. Holm's correction is over the objectives "
-        "of each table. With one seed there is no p-value, with equal differences an interval of "
-        "width 0 and no p-value; Wilcoxon's starts at 6 seeds. A small p of TOST says that two "
-        "objectives are equivalent within the margin.\n",
-    ]
-    for metric, (title, larger) in METRICS.items():
-        if metric in table and table[metric].notna().any():
-            parts.append(f"## {title}\n")
-            points = "accuracy" in metric or metric == "test_top5"
-            for baseline, compared in found.items():
-                rows = table[table["group"].isin(compared)]
-                found_here = compare(rows, metric, baseline, larger)
-                parts.append(markdown(found_here, baseline, points) + "\n")
-            if alone:
-                parts.append("Without `ce` of the same settings:\n")
-                own = compare(table[table["group"].isin(alone)], metric)
-                parts.append(markdown(own, points=points) + "\n")
-    return "\n".join(parts)
+        f"from `{'`, `'.join(baselines)}` are paired by seed. Holm's correction is over the "
+        "objectives of each table. With one seed there is no p-value, with equal differences an "
+        "interval of width 0 and no p-value; Wilcoxon's starts at 6 seeds. A small p of TOST says "
+        "that two objectives are equivalent within the margin.\n\n" + comparisons(table)
+    )
 
 
 def search_markdown(table: pd.DataFrame) -> str:

@@ -1,0 +1,77 @@
+"""Few examples: telling classes apart that training did not see.
+
+600 episodes, each of 5 held-out classes, 1 or 5 images of each to learn from and 15 others, or as
+many as there are, to classify by the nearest mean of the normalised pooled features (Snell et al.,
+"Prototypical Networks", arXiv 1703.05175; the normalisation from Wang et al., "SimpleShot", arXiv
+1911.04623). The episodes are the same for all runs on the same images.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gini_jax.benches.subject import Subject
+
+WAYS, QUERIES, EPISODES = 5, 15, 600
+KEYS = {
+    "fewshot_1": ("5-way 1-shot accuracy on held-out classes", True),
+    "fewshot_5": ("5-way 5-shot accuracy on held-out classes", True),
+}
+
+
+def unfit(subject: Subject) -> str:
+    """It needs five held-out classes with seven images each."""
+    held = subject.dataset.splits.get("held_out")
+    if held is None or (np.bincount(held.labels) > 5).sum() < WAYS:
+        return (
+            f"it needs {WAYS} classes that training did not see, with 6 test images or more; train "
+            f"with --config.dataset.held_out_classes={WAYS} or more"
+        )
+    return ""
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """The accuracies, and half the width of their 95 % intervals over the episodes."""
+    assert subject.held_out is not None
+    found = {}
+    for shots in (1, 5):
+        scores = episodes(subject.held_out.pooled, subject.held_out.labels, shots)
+        found[f"fewshot_{shots}"] = float(scores.mean())
+        found[f"fewshot_{shots}_interval"] = float(1.96 * scores.std() / len(scores) ** 0.5)
+    return found
+
+
+def episodes(
+    features: Float[np.ndarray, "N C"],
+    labels: Int[np.ndarray, " N"],
+    shots: int,
+    count: int = EPISODES,
+    seed: int = 0,
+) -> Float[np.ndarray, " E"]:
+    """The accuracy of each episode.
+
+    Args:
+        features: of the images.
+        labels: their classes; a class with no more than `shots` images is left out.
+        shots: images of each class to learn from.
+        count: `E`.
+        seed: of the draws.
+
+    Examples:
+        >>> episodes(np.repeat(np.eye(5), 4, axis=0), np.repeat(np.arange(5), 4), 1, 3)
+        array([1., 1., 1.])
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    rows = [own for own in rows if len(own) > shots]
+    rng, scores = np.random.default_rng(seed), []
+    for _ in range(count):
+        classes = rng.permutation(len(rows))[:WAYS]
+        drawn = [rng.permutation(rows[k])[: shots + QUERIES] for k in classes]
+        means = np.stack([unit[own[:shots]].mean(axis=0) for own in drawn])
+        queries = np.concatenate([unit[own[shots:]] for own in drawn])
+        truth = np.repeat(np.arange(len(drawn)), [len(own) - shots for own in drawn])
+        distance = (means**2).sum(axis=1) - 2 * queries @ means.T
+        scores.append((distance.argmin(axis=1) == truth).mean())
+    return np.array(scores)

@@ -1,0 +1,151 @@
+"""Measures what the features of finished runs are good for: retrieval, robustness and others."""
+
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from gini_jax.analysis.bench_pictures import pictures
+from gini_jax.analysis.report import write_report
+from gini_jax.analysis.runs import Run, read_runs, table_of
+from gini_jax.analysis.statistics import comparisons, number
+from gini_jax.benches import NAMES, benches_of
+from gini_jax.benches.subject import Subject, subject_of
+from gini_jax.errors import InputError
+from gini_jax.modes.train import cache_compilations
+from gini_jax.storage import csv_text, json_text, write
+from gini_jax.training.workdir import make_workdir
+
+FLAGS: dict[str, Any] = {
+    "benches": ("all", str, f"Benches, separated by commas, or all: {', '.join(NAMES)}."),
+    "outliers": ("", str, "Another data set, whose test images the bench outliers takes."),
+    "others": ((), tuple, ""),  # the other folders of --workdir
+}
+USES = ("dataset.data_dir",)
+
+
+def main(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    benches: str = "all",
+    outliers: str = "",
+    others: Sequence[Path] = (),
+) -> pd.DataFrame:
+    """Runs benches on the best checkpoints of finished runs.
+
+    A run's numbers are kept in its folder, in bench.json, and the arrays of its curves in
+    bench.npz; a bench that a run has had is not measured again.
+
+    Args:
+        config: of which `dataset.data_dir` is used, if it is not that of the runs.
+        workdir: of a run or of a sweep, in which the tables are written.
+        benches: their names, separated by commas, or `all`.
+        outliers: see `gini_jax.benches.outliers`.
+        others: workdirs of runs and sweeps to compare with it.
+
+    Returns:
+        What bench.csv holds: a row for each run. bench.md compares them, and bench_NAME.png are
+        their pictures.
+
+    Raises:
+        InputError: a workdir holds no finished run, a bench is unknown, or one that is named fits
+            none of the runs.
+    """
+    modules = benches_of(benches)
+    groups = read_runs(workdir, *others)
+    runs = [run for several in groups.values() for run in several]
+    make_workdir(workdir, "bench.md is written there")
+    cache_compilations(workdir)
+    measuring = {name: x for name, x in modules.items() if hasattr(x, "measure")}
+    unfit: dict[str, str] = {}
+    fitting: set[str] = {name for name in modules if name not in measuring}
+    bar = tqdm(total=len(runs) * len(measuring), unit=" benches", disable=None)
+    with bar:
+        for run in runs:
+            data_dir = config.dataset.data_dir if config else ""
+            reasons = _measured(run, measuring, outliers, data_dir, bar)
+            fitting |= set(measuring) - set(reasons)
+            unfit |= reasons
+    named = benches != "all"
+    for name in measuring:
+        if name not in fitting and named:
+            raise InputError(f"--benches={name} fits none of the runs: {unfit[name]}")
+        if name in unfit:
+            print(
+                f"{name} left out{'' if name not in fitting else ' for some runs'}: {unfit[name]}"
+            )
+    groups = read_runs(workdir, *others)  # with what they hold now
+    table = _table(groups, measuring)
+    write(workdir / "bench.csv", csv_text(table))
+    metrics = {key: row for module in measuring.values() for key, row in module.KEYS.items()}
+    write(workdir / "bench.md", _markdown(table, metrics))
+    drawn = list(pictures(groups, modules))
+    for name, png in drawn:
+        write(workdir / name, png)
+    write_report(workdir, *others)
+    _print(table, metrics)
+    names = ", ".join(["bench.csv", "bench.md", *(name for name, _ in drawn)])
+    print(f"written to {workdir}: {names}; the report shows them too")
+    return table
+
+
+def _measured(
+    run: Run, modules: Mapping[str, ModuleType], outliers: str, data_dir: str, bar: tqdm
+) -> dict[str, str]:
+    """Measures what a run has not had; returns, by name, why some benches do not fit it."""
+    numbers, arrays = dict(run.bench), dict(run.bench_arrays)
+    subject: Subject | None = None
+    reasons = {}
+    for name, module in modules.items():
+        bar.set_postfix_str(f"{run.folder.name}: {name}")
+        other = name == "outliers" and outliers and numbers.get(name, {}).get(name) != outliers
+        if name not in numbers or other:
+            subject = subject or subject_of(run.folder, outliers, data_dir)
+            if reason := module.unfit(subject):
+                reasons[name] = reason
+            else:
+                found = module.measure(subject)
+                is_array = {key: isinstance(value, np.ndarray) for key, value in found.items()}
+                arrays |= {key: value for key, value in found.items() if is_array[key]}
+                numbers[name] = {key: x for key, x in found.items() if not is_array[key]}
+                packed = io.BytesIO()
+                np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+                write(run.folder / "bench.npz", packed.getvalue())
+                write(run.folder / "bench.json", json_text(numbers))
+        bar.update()
+    return reasons
+
+
+def _table(groups: dict[str, list[Run]], modules: Mapping[str, ModuleType]) -> pd.DataFrame:
+    """A row for each run: group, seed, and the numbers of its benches."""
+    table = table_of(groups)[["group", "config_name", "objective", "seed", "test_accuracy"]]
+    found = [
+        {key: value for name in modules for key, value in run.bench.get(name, {}).items()}
+        for runs in groups.values()
+        for run in runs
+    ]
+    return pd.concat([table, pd.DataFrame(found, index=table.index)], axis=1)
+
+
+def _markdown(table: pd.DataFrame, metrics: Mapping[str, tuple[str, bool]]) -> str:
+    return f"# {table.iloc[0]['config_name']}: benches of {len(table)} runs\n\n" + comparisons(
+        table, metrics
+    )
+
+
+def _print(table: pd.DataFrame, metrics: Mapping[str, tuple[str, bool]]) -> None:
+    """The mean of each number, a line each, by group."""
+    for key, (title, _) in metrics.items():
+        if key in table and table[key].notna().any():
+            means = table.groupby("group", sort=False)[key].mean()
+            cells = "  ".join(f"{group} {number(x)}" for group, x in means.items())
+            print(f"  {title}: {cells}")
+    sys.stdout.flush()
