@@ -87,21 +87,25 @@ def benches() -> str:
             means, spreads = by_group.mean(), by_group.std()
             cells = [f"{number(means[g])} ± {number(spreads[g])}" for g in groups]
             rows.append([title, *cells])
-    noise = pd.read_csv(RESULTS / "sweeps" / "benches_noise.csv")
-    for share in (0.2, 0.4):
-        own = noise[noise["config.dataset.label_noise"] == share].groupby("objective")
-        values = own["test_accuracy"].agg(["mean", "std"])
-        cells = [
-            f"{number(values.loc[g, 'mean'])} ± {number(values.loc[g, 'std'])}" for g in groups
-        ]
-        rows.append([f"Test accuracy, {share:.0%} wrong labels", *cells])
-    first, seeds = parts["digits"].iloc[0], parts["digits"]["seed"].nunique()
+    first = parts["digits"].iloc[0]
+    seeds, held = (part["seed"].nunique() for part in parts.values())
     note = (
-        f"`{first['config_name']}`, mean ± standard deviation over {seeds} seeds; the presets' "
-        "weights, untuned. Held-out classes: the digits 5 to 9. Outliers: the test images with shuffled "
+        f"`{first['config_name']}`, mean ± standard deviation over {seeds} seeds, {held} for "
+        "held-out classes, the digits 5 to 9; the presets' weights, untuned. Outliers: the test images with shuffled "
         "pixels. Differences are not tested here; `bench.md` of a sweep tests them."
     )
     return "\n".join([as_table(["", *(f"`{g}`" for g in groups)], rows), "", note])
 
 
-BENCH_TABLES = {"theory": theory, "benches": benches}
+def finetune_search() -> str:
+    """The trials of fine-tuning, by validation accuracy."""
+    table = pd.read_csv(RESULTS / "sweeps" / "finetune_search.csv")
+    settings = [column for column in table if column.startswith("config.")]
+    rows = []
+    for _, row in table.sort_values(["objective", "val_accuracy"], ascending=[True, False]).iterrows():
+        own = [f"{c.rpartition('.')[2]} {row[c]:g}" for c in settings if pd.notna(row[c])]
+        rows.append([f"`{row['objective']}`", f"{row['val_accuracy']:.4f}", ", ".join(own)])
+    return as_table(["arm", "validation accuracy", "settings"], rows)
+
+
+BENCH_TABLES = {"theory": theory, "benches": benches, "finetune_search": finetune_search}

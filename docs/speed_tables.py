@@ -250,6 +250,18 @@ def predict() -> str:
     return "\n".join([as_table(heads, rows), "", note])
 
 
+def executors() -> str:
+    """Time of a sweep with its members side by side."""
+    report = json.loads((RESULTS / "executors.json").read_text())
+    rounds = len(report["seconds"]["local"])
+    return (
+        f"{report['members']} members of the digits, 20 epochs each, on {report['cores']} CPU cores: "
+        f"one after the other took {report['inline_over_local']:.2f} times as long as "
+        f"{report['parallel']} at a time ({report['lowest']:.2f} to {report['highest']:.2f}, "
+        f"{rounds} alternating rounds, `benchmarks/executors.py`)."
+    )
+
+
 SPEED_TABLES: dict[str, Callable[[], str]] = {
     "finetune": finetune,
     "losses": losses,
@@ -260,6 +272,7 @@ SPEED_TABLES: dict[str, Callable[[], str]] = {
     "steps_per_call": steps_per_call,
     "rivals": rivals,
     "predict": predict,
+    "executors": executors,
     "evaluation": lambda: against_torch("evaluation", "torch eager"),
     "startup": startup,
     "storage": storage,

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Input that breaks a rule; the text names the value, the rule and the fix."""
 
 
+class Busy(InputError):
+    """Another process writes to the workdir; the text names it."""
+
+
 class RunError(Exception):
     """A run that cannot continue; the text says what happened, what is left, and what to do."""
 

@@ -1,11 +1,9 @@
 """Trains every combination of objectives, seeds and settings, and compares them paired by seed."""
 
-import contextlib
 import json
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from ml_collections import ConfigDict
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.statistics import by_baseline, comparisons
 from gini_jax.data import dataset_shapes
-from gini_jax.errors import InputError, RunError, Stopped, unknown_name
-from gini_jax.modes import train
-from gini_jax.storage import add, csv_text, log_file, refuse_patterns, write
+from gini_jax.errors import Busy, InputError, RunError, Stopped, unknown_name
+from gini_jax.storage import csv_text, refuse_patterns, write
+from gini_jax.training.executors import EXECUTORS
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import Member, member_command, members_of, seeds_of
 from gini_jax.training.workdir import check_workdir, holds_result, make_workdir
@@ -38,6 +36,17 @@ FLAGS: dict[str, Any] = {
         " as log(LOW,HIGH) or uniform(LOW,HIGH); the best by validation accuracy.",
     ),
     "trials": (0, int, "How many settings a search tries for each objective."),
+    "executor": (
+        "inline",
+        str,
+        "How members run: inline, one after the other; local, side by side in processes, each with"
+        " a device, or some cores, of its own.",
+    ),
+    "parallel": (
+        0,
+        int,
+        "local: members at a time; by default one for each accelerator, or for every two cores.",
+    ),
     "dry_run": (False, bool, "Only print the members' own commands, one per line."),
     "command": ((), tuple, ""),
 }
@@ -52,6 +61,8 @@ def main(
     vary: Sequence[str] = (),
     search: str | None = None,
     trials: int = 0,
+    executor: str = "inline",
+    parallel: int = 0,
     dry_run: bool = False,
     command: Sequence[str] = (),
 ) -> pd.DataFrame:
@@ -66,6 +77,9 @@ def main(
             `SETTING=uniform(LOW,HIGH)`.
         search: `random`, to draw settings instead of taking all combinations.
         trials: how many settings a search draws; the draws follow from the config's seed.
+        executor: how members run, one of `EXECUTORS`.
+        parallel: with `local`, members at a time; 0: as many as there are accelerators, or pairs of
+            cores.
         dry_run: only print the members' commands.
         command: the arguments of the command line that all members share, for `dry_run`.
 
@@ -80,12 +94,17 @@ def main(
     """
     names = (objectives or config.objective).split(",")
     _check_search(search, trials, vary)
+    if executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
+    if parallel < 0:
+        raise InputError(f"--parallel={parallel} is negative; set --parallel=2, or 0 to choose")
     members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary, trials)
     if dry_run:
         for member in members:
             print(member_command(member, workdir, command))
         return pd.DataFrame()
-    if jax.process_count() > 1:
+    # Processes that run members need the devices; this one must not take them.
+    if jax.distributed.is_initialized() if executor != "inline" else jax.process_count() > 1:
         raise InputError(
             "--mode=sweep runs in one process; print its members' commands with --dry_run, and "
             "start each of them on all hosts"
@@ -110,16 +129,18 @@ def main(
         if (workdir / member.name).exists():
             check_workdir(workdir / member.name, member.config)
     start = time.monotonic()
-    failed = run_members(members, workdir)
+    failed, busy = run_members(members, workdir, executor, parallel)
     table = write_results(workdir, members)
     write(workdir / "sweep.md", search_markdown(table) if search else sweep_markdown(table))
-    good = len(members) - len(failed)
+    good = len(members) - len(failed) - len(busy)
     _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
     written = "sweep.csv, sweep.md"
     if not table.empty and not search:  # a report would show the test split
         write_report(workdir)
         written += ", report.html"
     print(f"written to {workdir}: {written}")
+    if busy:
+        print(f"{len(busy)} members are trained elsewhere; call this again for the whole table")
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise RunError(
@@ -142,36 +163,38 @@ def _check_search(search: str | None, trials: int, vary: Sequence[str]) -> None:
         raise InputError(f"--trials={trials} has no effect without --search=random; add that")
 
 
-def run_members(members: Sequence[Member], workdir: Path) -> dict[str, str]:
-    """Trains the unfinished members; returns, by name, the reasons why some failed."""
+def run_members(
+    members: Sequence[Member], workdir: Path, executor: str = "inline", parallel: int = 0
+) -> tuple[dict[str, str], list[str]]:
+    """Trains the unfinished members.
+
+    Returns:
+        By name, the reasons why some failed; and the names of those that other processes train.
+    """
+    left = [x for x in members if not holds_result(workdir / x.name, x.config)]
     failed: dict[str, str] = {}
-    start, ran = time.monotonic(), 0
-    for done, member in enumerate(members):
-        folder = workdir / member.name
-        if holds_result(folder, member.config):
-            continue
-        left = _time_left(start, ran, len(members) - done)
-        _say(f"sweep: {done} of {len(members)} members done{left}; now {member.name}")
-        try:
-            run_member(member, folder)
-        except Stopped as stopped:
+    busy: list[str] = []
+    start, ended = time.monotonic(), 0
+
+    def starting(name: str) -> None:
+        done = len(members) - len(left) + ended
+        time_left = _time_left(start, ended, len(left) - ended)
+        _say(f"sweep: {done} of {len(members)} members done{time_left}; now {name}")
+
+    try:
+        for member, error in EXECUTORS[executor](left, workdir, parallel, starting):
+            ended += 1
+            if isinstance(error, Busy):
+                busy.append(member.name)
+                _say(f"sweep: {member.name} is being trained by another process; skipped")
+            elif error is not None:
+                text = f"{type(error).__name__}: {error}"
+                failed[member.name] = text.removeprefix("RunError: ")
             write_results(workdir, members)
-            raise Stopped(f"{member.name}: {stopped}", stopped.status) from stopped
-        except Exception as error:
-            failed[member.name] = f"{type(error).__name__}: {error}"
-            add(folder / "log.txt", traceback.format_exc())
-        ran += 1
-        jax.clear_caches()
+    except Stopped:
         write_results(workdir, members)
-    return failed
-
-
-def run_member(member: Member, folder: Path) -> None:
-    """Trains a member; what it prints goes to log.txt in its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    check_before_data(member.config)
-    with log_file(folder / "log.txt") as log, _printing_to(log):
-        train.main(member.config, folder)
+        raise
+    return failed, busy
 
 
 def write_results(workdir: Path, members: Sequence[Member]) -> pd.DataFrame:
@@ -234,12 +257,6 @@ def search_markdown(table: pd.DataFrame) -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-@contextlib.contextmanager
-def _printing_to(log: Any) -> Iterator[None]:
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        yield
 
 
 def _time_left(start: float, ran: int, left: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from gini_jax.errors import InputError
+from gini_jax.errors import Busy
 from gini_jax.storage import is_remote, write
 
 HEARTBEAT_SECONDS = 30
@@ -36,7 +36,7 @@ def lock(workdir: Path) -> Iterator[None]:
     If no run began, because its input was rejected, nothing is left behind.
 
     Raises:
-        InputError: another process holds it; the error names its host and process number.
+        Busy: another process holds it; the error names its host and process number.
     """
     with _lease(workdir) if is_remote(workdir) else _file_lock(workdir):
         yield
@@ -115,8 +115,8 @@ def _is_dead(owner: dict[str, Any]) -> bool:
     return same_host and not psutil.pid_exists(owner["process"])
 
 
-def _refused(workdir: Path, holder: str, what: str) -> InputError:
-    return InputError(
+def _refused(workdir: Path, holder: str, what: str) -> Busy:
+    return Busy(
         f"workdir {str(workdir)!r} is being written by {holder}; {what}, or choose another "
         "--workdir"
     )

@@ -38,6 +38,11 @@ def saved_config(workdir: Path) -> ConfigDict:
             f"{path} was written by gini_jax 0.1, whose runs this version cannot resume; choose "
             "another --workdir, or finish that run with the version that wrote it"
         )
+    return config_of(saved)
+
+
+def config_of(saved: dict[str, Any]) -> ConfigDict:
+    """The config that was written as JSON; settings that it lacks have their defaults."""
     config = default_config()
     set_model(config, saved["model"]["name"])
     with config.unlocked():

@@ -1,0 +1,256 @@
+"""How the members of a sweep run: one after the other, or side by side in processes of their own.
+
+A new executor is one function and one line in `EXECUTORS`. It is given the members that are not
+finished, and yields each of them as it ends, with the error that ended it, if any. A member that
+another process is training ends with `Busy`.
+"""
+
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gini_jax.errors import Busy, InputError, RunError, Stopped
+from gini_jax.storage import add, log_file
+from gini_jax.training.members import Member
+from gini_jax.training.workdir import config_json, config_of
+
+Ended = Iterator[tuple[Member, Exception | None]]
+_BUSY = 75  # exit status of a process whose member another one is training
+
+
+def inline(
+    members: Sequence[Member], workdir: Path, parallel: int, starting: Callable[[str], None]
+) -> Ended:
+    """One member after the other, in this process.
+
+    Raises:
+        Stopped: after a signal, with the member saved.
+    """
+    import jax
+
+    if parallel:
+        raise InputError(
+            f"--parallel={parallel} has no effect with one process; add --executor=local"
+        )
+    for member in members:
+        starting(member.name)
+        ended: Exception | None = None
+        try:
+            run_member(member, workdir / member.name)
+        except Stopped as stopped:
+            raise Stopped(f"{member.name}: {stopped}", stopped.status) from stopped
+        except Exception as error:
+            ended = error
+        jax.clear_caches()
+        yield member, ended
+
+
+def local(
+    members: Sequence[Member], workdir: Path, parallel: int, starting: Callable[[str], None]
+) -> Ended:
+    """Several members at a time, each in a process with a device, or some cores, of its own.
+
+    A process that dies takes no other with it. A signal is passed on: every member saves itself.
+
+    Raises:
+        InputError: there are less chips than members at a time.
+        Stopped: after a signal, with all members saved.
+    """
+    kind, devices = accelerators()
+    slots = environments(kind, devices, parallel or default_parallel(devices))
+    cores = shares_of_cores(len(slots)) if kind == "cpu" else [[]] * len(slots)
+    waiting, signals = list(members), []
+    running: dict[int, tuple[Member, subprocess.Popen[str]]] = {}
+
+    def note(number: int, _: Any) -> None:
+        signals.append(number)
+        for _, process in running.values():
+            process.terminate()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while running or (waiting and not signals):
+            for slot in [i for i in range(len(slots)) if i not in running]:
+                if waiting and not signals:
+                    member = waiting.pop(0)
+                    starting(member.name)
+                    running[slot] = member, _start(member, workdir, slots[slot], cores[slot])
+            for slot, (member, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[slot]
+                    if not signals or process.returncode == 0:
+                        yield member, _error_of(process)
+            time.sleep(0.2)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if signals:
+        raise Stopped("all members saved; the same command resumes them", 128 + signals[0])
+
+
+EXECUTORS: dict[str, Callable[..., Ended]] = {"inline": inline, "local": local}
+
+
+def accelerators() -> tuple[str, list[str]]:
+    """The kind of this machine's devices, `gpu`, `tpu` or `cpu`, and their numbers; without jax.
+
+    `CUDA_VISIBLE_DEVICES`, `TPU_VISIBLE_CHIPS` and `JAX_PLATFORMS=cpu` count.
+    """
+    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
+        return "cpu", []
+    for kind, variable, files in (
+        ("gpu", "CUDA_VISIBLE_DEVICES", "/dev/nvidia[0-9]*"),
+        ("tpu", "TPU_VISIBLE_CHIPS", "/dev/accel[0-9]*"),
+    ):
+        given = os.environ.get(variable)
+        there = [path.lstrip("/devniaclr") for path in glob.glob(files)]
+        if found := sorted(there, key=int) if given is None else [x for x in given.split(",") if x]:
+            return kind, found
+    return "cpu", []
+
+
+def default_parallel(devices: Sequence[str]) -> int:
+    """Members at a time: one for each accelerator, or for every two cores."""
+    return len(devices) or max(len(_cores()) // 2, 1)
+
+
+def environments(kind: str, devices: Sequence[str], parallel: int) -> list[dict[str, str]]:
+    """The environment variables of each of `parallel` processes.
+
+    Each gets one device; several on one GPU share its memory evenly.
+
+    Raises:
+        InputError: there are less chips of a TPU than processes.
+
+    Examples:
+        >>> environments("gpu", ["0", "3"], 2)
+        [{'CUDA_VISIBLE_DEVICES': '0'}, {'CUDA_VISIBLE_DEVICES': '3'}]
+        >>> environments("gpu", ["0"], 2)[1]
+        {'CUDA_VISIBLE_DEVICES': '0', 'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'}
+    """
+    if kind == "cpu":
+        return [{} for _ in range(parallel)]
+    if kind == "tpu":
+        if parallel > len(devices):
+            raise InputError(
+                f"--parallel={parallel} exceeds the {len(devices)} chips, which cannot be shared; "
+                f"set --parallel={len(devices)}"
+            )
+        one = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+        return [{"TPU_VISIBLE_CHIPS": chip, **one} for chip in devices[:parallel]]
+    each = -(-parallel // len(devices))
+    memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / each:.2f}"} if each > 1 else {}
+    return [{"CUDA_VISIBLE_DEVICES": devices[i % len(devices)], **memory} for i in range(parallel)]
+
+
+def shares_of_cores(parallel: int) -> list[list[int]]:
+    """The cores that this process may use, divided evenly; shared where there are too few."""
+    cores = _cores()
+    return [cores[i::parallel] or cores for i in range(parallel)]
+
+
+def _cores() -> list[int]:
+    allowed = getattr(os, "sched_getaffinity", None)  # of Linux
+    return sorted(allowed(0)) if allowed else list(range(os.cpu_count() or 1))
+
+
+def _start(
+    member: Member, workdir: Path, environment: dict[str, str], cores: Sequence[int]
+) -> subprocess.Popen[str]:
+    """A process that reads the member's config from its input; cores are set before jax starts."""
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gini_jax.training.executors", member.name, str(workdir)],
+        env=os.environ | environment | {"PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
+    )
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, cores)
+    assert process.stdin is not None
+    with process.stdin as text:
+        text.write(config_json(member.config))
+    return process
+
+
+def _error_of(process: subprocess.Popen[str]) -> Exception | None:
+    """What ended a process: None if its member is finished."""
+    assert process.stderr is not None
+    with process.stderr as text:
+        lines = text.read().strip().splitlines()
+    if process.returncode == 0:
+        return None
+    if process.returncode == _BUSY:
+        return Busy(lines[-1])
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return RunError(f"its process was ended by {name}")
+    return RunError(lines[-1] if lines else f"its process ended with status {process.returncode}")
+
+
+def run_member(member: Member, folder: Path) -> None:
+    """Trains a member; what it prints goes to log.txt in its folder.
+
+    Raises:
+        Stopped: after a signal.
+        Exception: what ended it, which is in log.txt too.
+    """
+    import contextlib
+
+    from gini_jax.modes import train
+    from gini_jax.training.experiment import check_before_data
+
+    folder.mkdir(parents=True, exist_ok=True)
+    check_before_data(member.config)
+    try:
+        with (
+            log_file(folder / "log.txt") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            train.main(member.config, folder)
+    except (Stopped, Busy):
+        raise
+    except Exception:
+        add(folder / "log.txt", traceback.format_exc())
+        raise
+
+
+def _main(name: str, workdir: str) -> int:
+    """Trains one member; the process's exit status."""
+    from absl import logging
+
+    from gini_jax import devices
+
+    logging.set_verbosity(logging.WARNING)
+    devices.prepare_cpu()
+    config = config_of(json.loads(sys.stdin.read()))
+    try:
+        run_member(Member(name, config, {}), Path(workdir) / name)
+    except Stopped as stopped:
+        return stopped.status
+    except Busy as busy:
+        print(str(busy).replace("\n", " "), file=sys.stderr)
+        return _BUSY
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Executors: members of a sweep one after the other, or side by side in processes of their own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gini_jax.errors import Busy, InputError, RunError
+from gini_jax.modes import sweep
+from gini_jax.training import executors
+from gini_jax.training.executors import accelerators, environments, local, shares_of_cores
+from gini_jax.training.lock import lock
+from gini_jax.training.members import Member
+from tests import tiny
+
+
+def test_each_process_gets_a_device_of_its_own():
+    gpus = environments("gpu", ["0", "1", "5"], 3)
+    assert [x["CUDA_VISIBLE_DEVICES"] for x in gpus] == ["0", "1", "5"]
+    assert all("XLA_PYTHON_CLIENT_MEM_FRACTION" not in x for x in gpus)
+    shared = environments("gpu", ["0", "1"], 5)
+    assert [x["CUDA_VISIBLE_DEVICES"] for x in shared] == ["0", "1", "0", "1", "0"]
+    assert {x["XLA_PYTHON_CLIENT_MEM_FRACTION"] for x in shared} == {"0.30"}  # three on GPU 0
+    chips = environments("tpu", ["0", "1", "2", "3"], 2)
+    assert [x["TPU_VISIBLE_CHIPS"] for x in chips] == ["0", "1"]
+    with pytest.raises(InputError, match=r"exceeds the 4 chips.*--parallel=4"):
+        environments("tpu", ["0", "1", "2", "3"], 5)
+    assert environments("cpu", [], 2) == [{}, {}]
+
+
+def test_cores_are_divided_without_rest(monkeypatch):
+    monkeypatch.setattr(executors, "_cores", lambda: [0, 1, 2, 3, 6, 7])
+    shares = shares_of_cores(4)
+    assert sorted(core for share in shares for core in share) == [0, 1, 2, 3, 6, 7]
+    assert min(map(len, shares)) == 1
+    assert shares_of_cores(8)[7] == [0, 1, 2, 3, 6, 7]
+
+
+def test_accelerators_are_those_that_the_user_left(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,7")
+    assert accelerators() == ("gpu", ["2", "7"])
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert accelerators() == ("cpu", [])
+
+
+def test_members_side_by_side_give_what_they_give_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "write_report", lambda workdir: None)
+    config = tiny.get_config("ce")
+    config.num_epochs = 1
+    sweep.main(config, tmp_path / "inline")
+    table = sweep.main(config, tmp_path / "local", seeds="0-1", executor="local", parallel=2)
+    assert list(table["member"]) == ["ce-seed0", "ce-seed1"]
+    one, other = (
+        json.loads((tmp_path / way / "ce-seed0" / "metrics.jsonl").read_text())
+        for way in ("inline", "local")
+    )
+    for key in ("train_seconds", "images_per_second"):
+        del one[key], other[key]
+    assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_process_that_dies_takes_no_other_with_it(tmp_path, monkeypatch):
+    programs = {
+        "killed": "import os; os.kill(os.getpid(), 9)",
+        "failed": "import sys; sys.exit('RunError: the loss is not finite')",
+        "busy": "import sys; print('is being written by 7', file=sys.stderr); sys.exit(75)",
+        "good": "pass",
+    }
+
+    def start(member, workdir, environment, cores):
+        return subprocess.Popen(
+            [sys.executable, "-c", programs[member.name]], stderr=subprocess.PIPE, text=True
+        )
+
+    monkeypatch.setattr(executors, "_start", start)
+    members = [Member(name, tiny.get_config(), {}) for name in programs]
+    started = []
+    ended = {member.name: error for member, error in local(members, tmp_path, 2, started.append)}
+    assert started == list(programs)
+    assert ended["good"] is None
+    assert isinstance(ended["busy"], Busy)
+    assert isinstance(ended["killed"], RunError)
+    assert "SIGKILL" in str(ended["killed"])
+    assert "the loss is not finite" in str(ended["failed"])
+
+
+def test_a_member_that_another_process_trains_is_skipped(tmp_path, capsys):
+    config = tiny.get_config("ce")
+    config.num_epochs = 1
+    folder = tmp_path / "ce-seed0"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")  # so that the lock's file stays
+    with lock(folder):
+        (folder / "config.json").unlink()
+        table = sweep.main(config, tmp_path)
+    assert table.empty
+    said = capsys.readouterr()
+    assert "ce-seed0 is being trained by another process; skipped" in said.err
+    assert "1 members are trained elsewhere" in said.out
+
+
+def test_executors_and_numbers_of_processes_are_checked_first(tmp_path):
+    config = tiny.get_config("ce")
+    with pytest.raises(InputError, match="unknown executor 'locl'; did you mean 'local'"):
+        sweep.main(config, tmp_path, executor="locl")
+    with pytest.raises(
+        InputError, match=r"--parallel=2 has no effect with one process; add --executor=local"
+    ):
+        sweep.main(config, tmp_path, parallel=2)
+    with pytest.raises(InputError, match=r"--parallel=-1 is negative"):
+        sweep.main(config, tmp_path, parallel=-1, executor="local")
