@@ -2,8 +2,8 @@
 
     python benchmarks/executors.py --out=results/executors.json
 
-Four members of the digits, 20 epochs each; start-up and compilation are part of a member's time. Both
-ways take turns, each in a folder of its own, so that neither finds the other's compiled programs.
+Four members of the digits, 20 epochs each; start-up and compilation are part of a member's time.
+Both ways take turns, each in a folder of its own, so that neither finds the other's programs.
 """
 
 import json
@@ -21,10 +21,15 @@ _ROUNDS = flags.DEFINE_integer("rounds", 3, "Sweeps of each way.")
 _PARALLEL = flags.DEFINE_integer("parallel", 2, "Members at a time.")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the figures.")
 ROOT = Path(__file__).resolve().parent.parent
-SWEEP = (
-    "--mode=sweep --config=digits:ce --seeds=0-3 --config.num_epochs=20 --config.loggers=jsonl "
-    "--config.evals=accuracy --config.report=False"
-).split()
+SWEEP = [
+    "--mode=sweep",
+    "--config=digits:ce",
+    "--seeds=0-3",
+    "--config.num_epochs=20",
+    "--config.loggers=jsonl",
+    "--config.evals=accuracy",
+    "--config.report=False",
+]
 
 
 def seconds_of(*arguments: str) -> float:

@@ -91,8 +91,8 @@ def benches() -> str:
     seeds, held = (part["seed"].nunique() for part in parts.values())
     note = (
         f"`{first['config_name']}`, mean ± standard deviation over {seeds} seeds, {held} for "
-        "held-out classes, the digits 5 to 9; the presets' weights, untuned. Outliers: the test images with shuffled "
-        "pixels. Differences are not tested here; `bench.md` of a sweep tests them."
+        "held-out classes, the digits 5 to 9; the presets' weights, untuned. Outliers: the test "
+        "images with shuffled pixels. Differences are not tested here, but in a sweep's `bench.md`."
     )
     return "\n".join([as_table(["", *(f"`{g}`" for g in groups)], rows), "", note])
 
@@ -102,7 +102,9 @@ def finetune_search() -> str:
     table = pd.read_csv(RESULTS / "sweeps" / "finetune_search.csv")
     settings = [column for column in table if column.startswith("config.")]
     rows = []
-    for _, row in table.sort_values(["objective", "val_accuracy"], ascending=[True, False]).iterrows():
+    for _, row in table.sort_values(
+        ["objective", "val_accuracy"], ascending=[True, False]
+    ).iterrows():
         own = [f"{c.rpartition('.')[2]} {row[c]:g}" for c in settings if pd.notna(row[c])]
         rows.append([f"`{row['objective']}`", f"{row['val_accuracy']:.4f}", ", ".join(own)])
     return as_table(["arm", "validation accuracy", "settings"], rows)

@@ -15,9 +15,9 @@ import gini_jax
 from configs import digits
 from docs.frozen_tables import TITLES, cells, compared, rows_of
 from gini_jax import losses
-from gini_jax.analysis.figures import COLOURS
 from gini_jax.analysis.sensitivity import sensitivity
 from gini_jax.data import load_dataset
+from gini_jax.drawing import COLOURS
 from gini_jax.losses import class_profile, class_sums, gini_loss, kl_loss
 from gini_jax.losses.pairs import cosine
 from gini_jax.modes.train import main as train

@@ -255,7 +255,7 @@ def executors() -> str:
     report = json.loads((RESULTS / "executors.json").read_text())
     rounds = len(report["seconds"]["local"])
     return (
-        f"{report['members']} members of the digits, 20 epochs each, on {report['cores']} CPU cores: "
+        f"{report['members']} members of the digits, 20 epochs each, on {report['cores']} cores: "
         f"one after the other took {report['inline_over_local']:.2f} times as long as "
         f"{report['parallel']} at a time ({report['lowest']:.2f} to {report['highest']:.2f}, "
         f"{rounds} alternating rounds, `benchmarks/executors.py`)."

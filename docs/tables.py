@@ -230,8 +230,9 @@ def stand() -> str:
         sentences.append(
             f"- On {where} ({ours['n']:.0f} seeds) the features' mean Gini impurity is "
             f"{gini.loc['gini_kl', 'mean']:.3f}, with cross-entropy alone "
-            f"{gini.loc['ce', 'mean']:.3f}; the scatter between the classes over that within is "
-            f"{scatter.loc['gini_kl', 'mean']:.2f}, alone {scatter.loc['ce', 'mean']:.2f}. "
+            f"{gini.loc['ce', 'mean']:.3f}; between- over within-class scatter is "
+            f"{scatter.loc['gini_kl', 'mean']:.2f}, with cross-entropy "
+            f"{scatter.loc['ce', 'mean']:.2f}. "
             f"Test accuracy changed by {100 * ours['difference']:+.2f} points, 95 % interval "
             f"{100 * ours['t_low']:+.2f} to {100 * ours['t_high']:+.2f}."
         )

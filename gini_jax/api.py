@@ -20,6 +20,7 @@ from gini_jax.analysis.statistics import compare as compare_by_seed
 from gini_jax.config import OPTIONS
 from gini_jax.config_files import config_of, resolved, set_value
 from gini_jax.devices import prepare_cpu
+from gini_jax.drawing import drawn
 from gini_jax.errors import InputError
 from gini_jax.modes import train as train_mode
 from gini_jax.storage import write
@@ -104,7 +105,7 @@ class Result:
         head = f"<p><b>{title}</b>, in {html.escape(str(self.workdir))}</p>"
         shown = table.to_frame("").to_html(float_format=lambda x: f"{x:.4f}", border=0)
         groups = {self.run.group: [self.run]}
-        return head + shown + figures.drawn(figures.curves, groups, pixels=True)
+        return head + shown + drawn(figures.curves, groups, pixels=True)
 
 
 def train(
@@ -185,8 +186,8 @@ class Comparison:
         shown = pd.DataFrame({"seeds": pd.Series(count), **tables})
         return (
             shown.to_html(float_format=lambda x: f"{x:.4f}", na_rep="", border=0)
-            + figures.drawn(figures.curves, self.groups, pixels=True)
-            + figures.drawn(figures.impurity, self.groups, pixels=True)
+            + drawn(figures.curves, self.groups, pixels=True)
+            + drawn(figures.impurity, self.groups, pixels=True)
         )
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import difflib
 import importlib
 import io
 import os
@@ -245,10 +246,24 @@ def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], 
         while isinstance(reason, Exception) and len(reason.args) == 1:
             reason = reason.args[0]
         kind = "unknown setting " if isinstance(error, AttributeError) else ""
-        raise InputError(f"{kind}{reason}\nAll flags and settings: --help") from error
+        near = _nearest(str(reason)) if kind else ""
+        raise InputError(f"{kind}{reason}{near}\nAll flags and settings: --help") from error
     if len(rest) > 1:
         raise InputError(f"unknown argument {rest[1]!r}; settings are --config.KEY=VALUE")
     return config, terms, later
+
+
+def _nearest(name: str) -> str:
+    """The settings whose last part is closest to a name's, as a hint.
+
+    Examples:
+        >>> _nearest("'learning_rate'")
+        '; did you mean schedule.learning_rate?'
+    """
+    last = re.sub(r"[^\w.].*$", "", name.strip("'\"")).rpartition(".")[2]
+    by_end = {path.rpartition(".")[2]: path for path in SETTINGS}
+    found = difflib.get_close_matches(last, by_end, n=1)
+    return f"; did you mean {by_end[found[0]]}?" if found else ""
 
 
 def _typed(given: dict[str, Any], path: str, text: str) -> Any:

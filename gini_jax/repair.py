@@ -14,6 +14,7 @@ from gini_jax.errors import InputError
 from gini_jax.training.experiment import check_before_data
 
 _SUGGESTED = re.compile(r"--config\.([\w.]+)=([\w.+-]*\w)")
+_WORKDIR = re.compile(r"such as --workdir=(\S+)(?=, set these)")
 _PLACEHOLDER = re.compile("[A-Z_]+")
 
 
@@ -38,6 +39,8 @@ def repaired(argv: Sequence[str], config: ConfigDict, error: InputError) -> str:
         error: what it ended in.
     """
     config, fixes, text = config.copy_and_resolve_references(), {}, str(error)
+    if workdir := _WORKDIR.search(text):
+        return _command(argv, {}, workdir[1])
     for _ in range(8):
         found = suggestion(text)
         if found is None or found[0] in fixes:
@@ -64,8 +67,8 @@ def _literal(value: str) -> Any:
         return value
 
 
-def _command(argv: Sequence[str], fixes: dict[str, str]) -> str:
-    """A command line with other values of some settings.
+def _command(argv: Sequence[str], fixes: dict[str, str], workdir: str = "") -> str:
+    """A command line with other values of some settings, or another workdir.
 
     Examples:
         >>> _command(["launch.py", "--config=digits", "--config.seed", "1"], {"seed": "2"})
@@ -73,7 +76,9 @@ def _command(argv: Sequence[str], fixes: dict[str, str]) -> str:
     """
     from gini_jax.training.members import without
 
-    kept = without(argv[1:], [f"config.{path}" for path in fixes])
+    flags = [f"config.{path}" for path in fixes] + (["workdir"] if workdir else [])
+    kept = without(argv[1:], flags)
     added = [f"--config.{path}={value}" for path, value in fixes.items()]
+    added += [f"--workdir={workdir}"] if workdir else []
     program = ["python", argv[0]] if argv[0].endswith(".py") else [Path(argv[0]).name]
     return shlex.join([*program, *kept, *added])

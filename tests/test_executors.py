@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from gini_jax.errors import Busy, InputError, RunError
-from gini_jax.modes import sweep
-from gini_jax.training import executors
-from gini_jax.training.executors import accelerators, environments, local, shares_of_cores
+from gini_jax.modes import executors, sweep
+from gini_jax.modes.executors import accelerators, environments, local, shares_of_cores
 from gini_jax.training.lock import lock
 from gini_jax.training.members import Member
 from tests import tiny

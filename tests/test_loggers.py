@@ -10,7 +10,7 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
-from gini_jax.analysis.figures import as_png
+from gini_jax.drawing import as_png
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
 from gini_jax.training.loggers import LOGGERS, create_loggers

@@ -18,6 +18,7 @@ from gini_jax.analysis import figures, pictures, report
 from gini_jax.analysis.tsne import tsne
 from gini_jax.checks import check_config
 from gini_jax.data.images import decode
+from gini_jax.drawing import drawn
 from gini_jax.errors import InputError, RunError
 from gini_jax.evals.accuracy import metrics
 from gini_jax.modes import export as export_mode
@@ -111,9 +112,9 @@ def test_pictures_take_dollars_large_numbers_and_sets_of_different_classes():
     three = run_of(3, np.zeros((12, 5), np.float32), ["$", "a$b", "$c$"])
     groups = {"ce-data=$x$": [two], "ce-data=y$": [three]}
     for draw in (figures.distribution, figures.impurity, figures.profiles, figures.curves):
-        assert figures.drawn(draw, groups)
-    assert "<img" in figures.drawn(figures.embedding, groups, pixels=True)
-    svg = figures.drawn(figures.confusion, two.arrays["confusion"], two.class_names)
+        assert drawn(draw, groups)
+    assert "<img" in drawn(figures.embedding, groups, pixels=True)
+    svg = drawn(figures.confusion, two.arrays["confusion"], two.class_names)
     assert "Ba$$in" in svg and r"cost_$\alpha$" in svg
 
 

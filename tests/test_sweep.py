@@ -12,9 +12,9 @@ import pytest
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import read_runs
 from gini_jax.errors import InputError
+from gini_jax.modes.executors import run_member
 from gini_jax.modes.sweep import main as sweep
 from gini_jax.modes.train import main as train
-from gini_jax.training.executors import run_member
 from gini_jax.training.members import member_command, members_of, seeds_of
 from gini_jax.training.workdir import check_workdir, config_json, holds_result
 from tests import tiny

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gini_jax.analysis.figures import COLOURS, as_png, mean_and_range
-from gini_jax.analysis.pictures import try_to_draw
 from gini_jax.analysis.runs import Run
+from gini_jax.drawing import COLOURS, as_png, mean_and_range, try_to_draw
 
 Groups = dict[str, list[Run]]
 

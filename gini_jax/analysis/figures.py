@@ -1,58 +1,16 @@
 """The pictures of a report, as strings for a page; readable on light and dark backgrounds."""
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from gini_jax.analysis.pictures import PLAIN, other_terms, plain_numbers, try_to_draw
+from gini_jax.analysis.pictures import other_terms
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.tsne import tsne
-
-# Greys and colours that stand out from white and from near-black alike.
-STYLE: Any = PLAIN | {
-    "text.color": "#7d8590",
-    "axes.labelcolor": "#7d8590",
-    "axes.edgecolor": "#7d8590",
-    "axes.titlecolor": "#7d8590",
-    "xtick.color": "#7d8590",
-    "ytick.color": "#7d8590",
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-    "grid.color": "#7d8590",
-    "grid.alpha": 0.25,
-    "font.size": 9,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "gini_jax",
-}
-COLOURS = ["#4c8dd6", "#e0803a", "#3fa66b", "#b068c8", "#d9534f", "#8a8f3c", "#3aa6a6"]
-
-
-def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) -> str:
-    """A figure as inline SVG, or, where it has many points, as a PNG inside an img element."""
-    if pixels:
-        encoded = base64.b64encode(as_png(draw, *arguments, style=STYLE)).decode()
-        return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{encoded}">'
-    with mpl.rc_context(STYLE):
-        text = io.StringIO()
-        draw(*arguments).savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def as_png(draw: Callable[..., Figure], *arguments: Any, style: Any = PLAIN) -> bytes:
-    """A figure as a PNG, by default on white."""
-    data = io.BytesIO()
-    with mpl.rc_context(style):
-        draw(*arguments).savefig(data, format="png", dpi=110)
-    return data.getvalue()
+from gini_jax.drawing import COLOURS, as_png, mean_and_range, plain_numbers, try_to_draw
 
 
 def of_one_run(run: Run) -> dict[str, bytes]:
@@ -112,21 +70,6 @@ def _band(
         return
     values = np.array([[line[epoch] for epoch in epochs] for line in lines])
     mean_and_range(axis, epochs, values, colour, label, style)
-
-
-def mean_and_range(
-    axis: Any,
-    x: Sequence[float] | np.ndarray,
-    values: Float[np.ndarray, "runs S"],
-    colour: str,
-    label: str | None = None,
-    style: str = "-",
-) -> None:
-    """A line of means over runs, with a band from the lowest to the highest."""
-    axis.plot(x, values.mean(axis=0), style, color=colour, label=label, lw=1.4)
-    if len(values) > 1:
-        low, high = values.min(axis=0), values.max(axis=0)
-        axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
 def _mark(axis: Any, groups: dict[str, list[Run]]) -> None:

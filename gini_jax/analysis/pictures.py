@@ -2,46 +2,15 @@
 
 import io
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from gini_jax.errors import RunError, first_line
+from gini_jax.drawing import plain_numbers
 from gini_jax.storage import write
-
-# A "$" in the name of a class, a run or a setting is a dollar, and starts no mathematics.
-PLAIN: Any = {"text.parse_math": False}
-
-
-def plain_numbers(axis: Any) -> None:
-    """Numbers without mathematics on a logarithmic axis."""
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def try_to_draw(name: str, draw: Callable[..., object], *arguments: Any) -> bool:
-    """Draws a picture; one that cannot be drawn is named in a warning, and left out.
-
-    Examples:
-        >>> try_to_draw("nothing.png", lambda: None)
-        True
-    """
-    try:
-        with mpl.rc_context(PLAIN):
-            draw(*arguments)
-        return True
-    except RunError:  # nothing can be written there
-        raise
-    except Exception as error:  # a picture does not end a run
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        print(f"warning: {name} is left out, it could not be drawn ({reason})", file=sys.stderr)
-        return False
 
 
 def draw_curves(workdir: Path, png: Path) -> None:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from gini_jax.analysis import figures
 from gini_jax.analysis.bench_pictures import drawings
-from gini_jax.analysis.figures import drawn
 from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
@@ -23,6 +22,7 @@ from gini_jax.analysis.statistics import (
     over_common_seeds,
 )
 from gini_jax.benches import benches_of
+from gini_jax.drawing import drawn
 from gini_jax.errors import first_line
 from gini_jax.storage import write
 
@@ -109,13 +109,19 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
             "Training",
             of_all(
                 lambda run: (
-                    f"{run.result['epochs']} epochs in batches of {run.config['batch_size']}"
+                    f"{run.result['epochs']} epochs in batches of "
+                    f"{run.result.get('batch_size') or run.config['batch_size']}"
                     + f", terms from epoch {run.config['loss']['start_epoch']}"
                     * bool(run.config["loss"]["terms"])
                 )
             ),
         ),
-        ("Objectives", "; ".join(f"{name} ({len(runs)} runs)" for name, runs in groups.items())),
+        (
+            "Objectives",
+            "; ".join(
+                f"{name} ({len(runs)} run{'s' * (len(runs) > 1)})" for name, runs in groups.items()
+            ),
+        ),
         ("Seeds", ", ".join(map(str, seeds))),
         (
             "Hardware",

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from gini_jax.checks import unread
 from gini_jax.config import FREE
 from gini_jax.errors import InputError
 from gini_jax.settings import flattened
+from gini_jax.training.workdir import config_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,7 @@ def named_apart(runs: Sequence[Run]) -> list[Run]:
     differing = differing_settings(runs)
     named: dict[tuple[str, int], Run] = {}
     for run in runs:
-        config = flattened(run.config)
+        config = _read_settings(run)
         own = [f"{path}={config[path]}" for path in differing if path in config]
         if len(differing) > 3:
             own = [f"run={run.folder.name}"]
@@ -158,13 +160,19 @@ def named_apart(runs: Sequence[Run]) -> list[Run]:
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Settings in which runs differ, besides objective and seed, and their values."""
-    configs = [flattened(run.config) for run in runs]
+    configs = [_read_settings(run) for run in runs]
     found = {}
     for path in sorted({path for config in configs for path in config}):
         values = dict.fromkeys(str(config[path]) for config in configs if path in config)
         if len(values) > 1 and path not in ("seed", "objective", "name", *FREE):
             found[path] = list(values)
     return found
+
+
+def _read_settings(run: Run) -> dict[str, Any]:
+    """The settings that a run reads: others do not make it another run."""
+    ignored = unread(config_of(run.config))
+    return {path: x for path, x in flattened(run.config).items() if path not in ignored}
 
 
 def _runs_of(workdir: Path) -> list[Run]:

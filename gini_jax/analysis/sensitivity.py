@@ -6,11 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gini_jax.analysis.figures import COLOURS
-from gini_jax.analysis.pictures import plain_numbers
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.statistics import METRICS
 from gini_jax.config import FREE
+from gini_jax.drawing import COLOURS, plain_numbers
 from gini_jax.settings import flattened
 
 # What does not tell runs apart, or does so besides their settings.

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gini_jax.analysis.figures import COLOURS, mean_and_range
 from gini_jax.benches.subject import Subject
+from gini_jax.drawing import COLOURS, mean_and_range
 
 MOST = 2000
 KEYS = {"corruption_accuracy": ("Mean accuracy on corrupted images", True)}

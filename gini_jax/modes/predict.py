@@ -107,8 +107,8 @@ def main(
 
 
 def _draw_votes(trained: Trained, pixels: np.ndarray, png: Path) -> None:
-    from gini_jax.analysis.figures import as_png  # imports matplotlib
     from gini_jax.benches.explain import draw, explained
+    from gini_jax.drawing import as_png  # imports matplotlib
 
     found = explained(trained, pixels)._asdict()
     arrays = {f"explain/{key}": value for key, value in found.items()}

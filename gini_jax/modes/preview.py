@@ -10,9 +10,10 @@ import matplotlib as mpl
 import numpy as np
 from ml_collections import ConfigDict
 
-from gini_jax.analysis.pictures import PLAIN, draw_preview
+from gini_jax.analysis.pictures import draw_preview
 from gini_jax.config import default_config
 from gini_jax.data import Dataset, Split, load_dataset
+from gini_jax.drawing import PLAIN
 from gini_jax.losses.objective import ObjectiveState
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.state import TrainState

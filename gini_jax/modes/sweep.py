@@ -15,8 +15,8 @@ from gini_jax.analysis.report import write_report
 from gini_jax.analysis.statistics import by_baseline, comparisons
 from gini_jax.data import dataset_shapes
 from gini_jax.errors import Busy, InputError, RunError, Stopped, unknown_name
+from gini_jax.modes.executors import EXECUTORS
 from gini_jax.storage import csv_text, refuse_patterns, write
-from gini_jax.training.executors import EXECUTORS
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import Member, member_command, members_of, seeds_of
 from gini_jax.training.workdir import check_workdir, holds_result, make_workdir
@@ -101,6 +101,8 @@ def main(
     members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary, trials)
     if dry_run:
         for member in members:
+            _check_member(member)
+        for member in members:
             print(member_command(member, workdir, command))
         return pd.DataFrame()
     # Processes that run members need the devices; this one must not take them.
@@ -122,10 +124,7 @@ def main(
     make_workdir(workdir)
     for member in members:  # all of them, before the first one trains
         refuse_patterns(workdir / member.name)
-        try:
-            check_before_data(member.config)
-        except InputError as error:
-            raise InputError(f"{member.name}, a member of this sweep: {error}") from error
+        _check_member(member)
         if (workdir / member.name).exists():
             check_workdir(workdir / member.name, member.config)
     start = time.monotonic()
@@ -148,6 +147,14 @@ def main(
             f"{reasons}"
         )
     return table
+
+
+def _check_member(member: Member) -> None:
+    """Refuses a config that no data set makes right, by the member's name."""
+    try:
+        check_before_data(member.config)
+    except InputError as error:
+        raise InputError(f"{member.name}, a member of this sweep: {error}") from error
 
 
 def _check_search(search: str | None, trials: int, vary: Sequence[str]) -> None:

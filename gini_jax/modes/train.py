@@ -110,7 +110,8 @@ class CurvesNow:
     def __call__(self) -> None:
         """Draws, if it is time."""
         if time.monotonic() - self._drawn_at > 30:
-            from gini_jax.analysis.pictures import draw_curves, try_to_draw  # imports matplotlib
+            from gini_jax.analysis.pictures import draw_curves  # imports matplotlib
+            from gini_jax.drawing import try_to_draw
 
             try_to_draw("curves.png", draw_curves, self._workdir, self._workdir / "curves.png")
             self._drawn_at = time.monotonic()
@@ -121,9 +122,10 @@ def write_results(
 ) -> None:
     """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
     from gini_jax.analysis.figures import of_one_run
-    from gini_jax.analysis.pictures import draw_curves, draw_impurity, try_to_draw
+    from gini_jax.analysis.pictures import draw_curves, draw_impurity
     from gini_jax.analysis.report import write_report
     from gini_jax.analysis.runs import read_run
+    from gini_jax.drawing import try_to_draw
 
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]

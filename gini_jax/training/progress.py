@@ -156,7 +156,11 @@ def start_text(
         f"{num_parameters(state.params):,} parameters, {num_devices(devices)} x "
         f"{jax.devices()[0].device_kind}, {config.num_epochs} epochs of "
         f"{experiment.steps_per_epoch} steps of {config.batch_size} images, "
-        + ("held on each device" if feed_name == "device" else "streamed from the host")
+        + (
+            "the data held on each device"
+            if feed_name == "device"
+            else "the data streamed from the host"
+        )
     )
     lines = [text]
     if experiment.objective.weights:

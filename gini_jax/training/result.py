@@ -122,6 +122,7 @@ def training_record(
         "seed": config.seed,
         "epochs": progress.epochs,
         "steps": progress.epochs * experiment.steps_per_epoch,
+        "batch_size": config.batch_size,
         "best_epoch": progress.best_epoch,
         "val_accuracy": progress.val_accuracy if progress.val_accuracy >= 0 else None,
         "train_seconds": progress.train_seconds,

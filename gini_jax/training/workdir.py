@@ -191,7 +191,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         raise InputError(
             f"workdir {str(workdir)!r} holds a run with another config:\n"
             + "\n".join(differing.values())
-            + "\nChoose another --workdir, set these values back, or delete the folder."
+            + f"\nChoose another one, such as --workdir={workdir}-{config.objective}, set these "
+            "values back, or delete the folder."
         )
 
 

@@ -5,6 +5,7 @@ finished, and yields each of them as it ends, with the error that ended it, if a
 another process is training ends with `Busy`.
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -17,8 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+from absl import logging
+
+from gini_jax import devices
 from gini_jax.errors import Busy, InputError, RunError, Stopped
+from gini_jax.modes import train
 from gini_jax.storage import add, log_file
+from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import Member
 from gini_jax.training.workdir import config_json, config_of
 
@@ -34,8 +41,6 @@ def inline(
     Raises:
         Stopped: after a signal, with the member saved.
     """
-    import jax
-
     if parallel:
         raise InputError(
             f"--parallel={parallel} has no effect with one process; add --executor=local"
@@ -64,8 +69,8 @@ def local(
         InputError: there are less chips than members at a time.
         Stopped: after a signal, with all members saved.
     """
-    kind, devices = accelerators()
-    slots = environments(kind, devices, parallel or default_parallel(devices))
+    kind, found = accelerators()
+    slots = environments(kind, found, parallel or default_parallel(found))
     cores = shares_of_cores(len(slots)) if kind == "cpu" else [[]] * len(slots)
     waiting, signals = list(members), []
     running: dict[int, tuple[Member, subprocess.Popen[str]]] = {}
@@ -171,7 +176,7 @@ def _start(
     root = str(Path(__file__).resolve().parent.parent.parent)
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "gini_jax.training.executors", member.name, str(workdir)],
+        [sys.executable, "-m", "gini_jax.modes.executors", member.name, str(workdir)],
         env=os.environ | environment | {"PYTHONPATH": paths},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -209,11 +214,6 @@ def run_member(member: Member, folder: Path) -> None:
         Stopped: after a signal.
         Exception: what ended it, which is in log.txt too.
     """
-    import contextlib
-
-    from gini_jax.modes import train
-    from gini_jax.training.experiment import check_before_data
-
     folder.mkdir(parents=True, exist_ok=True)
     check_before_data(member.config)
     try:
@@ -232,10 +232,6 @@ def run_member(member: Member, folder: Path) -> None:
 
 def _main(name: str, workdir: str) -> int:
     """Trains one member; the process's exit status."""
-    from absl import logging
-
-    from gini_jax import devices
-
     logging.set_verbosity(logging.WARNING)
     devices.prepare_cpu()
     config = config_of(json.loads(sys.stdin.read()))
