@@ -162,13 +162,16 @@ def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
     report = read_runs(tmp_path)  # of the members in sweep.csv alone
     shutil.copytree(tmp_path / f"{good}-seed3", tmp_path / "ce-model.width=9-seed3")
     assert list(read_runs(tmp_path)) == list(report) == [good]
-    spaced = ("--objectives", "ce", "--vary", "model.width=8,0", "--config.seed", "3")
+    spaced = ("--objectives", "ce", "--vary", "model.width=8,16", "--config.seed", "3")
     shown, _ = start(tmp_path, *spaced, "--config.num_epochs=1", "--dry_run").finish()
     commands = shown.strip().splitlines()
-    assert all("--vary" not in x and "model.width=8,0" not in x for x in commands)
+    assert all("--vary" not in x and "model.width=8,16" not in x for x in commands)
     assert len(commands) == 2
     assert "--config=tests/tiny.py:ce" in commands[0]
     assert "--config.model.width=8" in commands[0]
+    wrong = ("--objectives=ce", "--vary=model.width=8,0", "--config.num_epochs=1", "--dry_run")
+    _, err = start(tmp_path, *wrong).finish(status=1)
+    assert "ce-model.width=0-seed0, a member of this sweep: model.width=0" in err
     assert json.loads((tmp_path / f"{good}-seed3" / "result.json").read_text())
 
 

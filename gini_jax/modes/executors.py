@@ -204,7 +204,8 @@ def _error_of(process: subprocess.Popen[str]) -> Exception | None:
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         return RunError(f"its process was ended by {name}")
-    return RunError(lines[-1] if lines else f"its process ended with status {process.returncode}")
+    said = lines[-1] if lines else f"its process ended with status {process.returncode}"
+    return RunError(said.removeprefix("RunError: "))
 
 
 def run_member(member: Member, folder: Path) -> None:

@@ -195,8 +195,7 @@ def run_members(
                 busy.append(member.name)
                 _say(f"sweep: {member.name} is being trained by another process; skipped")
             elif error is not None:
-                text = f"{type(error).__name__}: {error}"
-                failed[member.name] = text.removeprefix("RunError: ")
+                failed[member.name] = f"{type(error).__name__}: {error}"
             write_results(workdir, members)
     except Stopped:
         write_results(workdir, members)
