@@ -163,7 +163,7 @@ def test_batches_are_compared_in_one_table(tmp_path, capsys):
     with pytest.raises(InputError, match="such as 64,128,256"):
         plan.main(config, tmp_path, batches="2,many")
     capsys.readouterr()
-    with pytest.raises(InputError, match="batch_size=0 must lie in"):
+    with pytest.raises(InputError, match="--batches=2,0: give batch sizes per device"):
         plan.main(config, tmp_path, batches="2,0")
     assert "compiling" not in capsys.readouterr().out  # not even the batch that could be compiled
     rows = [

@@ -148,7 +148,7 @@ def compare_batches(
         InputError: the batches are not numbers, or the config is wrong.
     """
     sizes = [int(size) for size in batches.split(",") if size.strip().isdigit()]
-    if not sizes or len(sizes) != len(batches.split(",")):
+    if len(sizes) != len(batches.split(",")) or min(sizes, default=0) < 1:
         raise InputError(f"--batches={batches}: give batch sizes per device, such as 64,128,256")
     config = config.copy_and_resolve_references()
     shapes, rows = dataset_shapes(config.dataset), []
