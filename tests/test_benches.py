@@ -11,13 +11,13 @@ import scipy.ndimage
 from PIL import Image
 
 from gini_jax.analysis import figures
+from gini_jax.analysis.bench_pictures import varies
 from gini_jax.benches import benches_of, corruptions, explain, fewshot, outliers, prune, robust
 from gini_jax.benches.retrieval import retrieval
 from gini_jax.benches.subject import Subject
 from gini_jax.cli import run as launch
 from gini_jax.config import default_config
 from gini_jax.data import load_dataset
-from gini_jax.data.protocols import noisy
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
 from gini_jax.evals import SplitOutputs
@@ -27,6 +27,7 @@ from gini_jax.trained import Trained
 from tests import tiny
 
 RNG = np.random.default_rng(0)
+ATTACKS = robust.ATTACKS
 
 
 @pytest.fixture(autouse=True)
@@ -263,63 +264,27 @@ def test_pruning_finds_the_features_that_carry_the_classes():
     assert found["prune/purest"][list(found["prune/sizes"]).index(4)] == 1
 
 
-# ---------------------------------------------------------------------------- held-out classes
+# ---------------------------------------------------------------------------- pictures
 
 
-def test_held_out_classes_leave_all_splits_and_form_one():
-    config = default_config().dataset
-    whole = load_dataset(config)
-    config.held_out_classes = 3
-    dataset = load_dataset(config)
-    assert dataset.class_names == tuple("0123456")
-    for name in ("train", "val", "test"):
-        labels = whole.splits[name].labels
-        np.testing.assert_array_equal(dataset.splits[name].labels, labels[labels < 7])
-        images = np.asarray(whole.splits[name].images)[labels < 7]
-        np.testing.assert_array_equal(np.asarray(dataset.splits[name].images), images)
-    test = whole.splits["test"]
-    held = dataset.splits["held_out"]
-    np.testing.assert_array_equal(held.labels, test.labels[test.labels >= 7])
-    np.testing.assert_array_equal(
-        np.asarray(held.images), np.asarray(test.images)[test.labels >= 7]
-    )
+def test_every_group_is_drawn_whatever_their_number():
+    curves = {f"robust/{name}": np.ones(len(robust.BOUNDS[n])) for name, (n, _) in ATTACKS.items()}
+    figure = robust.draw({f"group {i}": [curves] for i in range(9)})
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == [f"group {i}" for i in range(9)]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"held_out_classes": 9}, r"leaves less than 2 of the 10 classes.*held_out_classes=5"),
-        ({"superclasses": True}, r"digits has no superclasses.*dataset.superclasses=False"),
-    ],
-)
-def test_classes_that_cannot_be_held_out_are_refused(settings, message):
-    config = default_config().dataset
-    config.update(settings)
-    with pytest.raises(InputError, match=message):
-        load_dataset(config)
-
-
-@pytest.mark.parametrize("kind", ["symmetric", "pairwise"])
-def test_label_noise_changes_as_many_labels_as_it_says(kind):
-    labels = RNG.integers(0, 5, 1000).astype(np.int32)
-    changed = noisy(labels, 5, 0.2, kind, seed=3)
-    wrong = changed != labels
-    assert wrong.sum() == 200
-    steps = (changed[wrong] - labels[wrong]) % 5
-    assert set(steps) == ({1} if kind == "pairwise" else {1, 2, 3, 4})
-    np.testing.assert_array_equal(changed, noisy(labels, 5, 0.2, kind, seed=3))
-    assert (changed != noisy(labels, 5, 0.2, kind, seed=4)).any()
-
-
-def test_label_noise_leaves_validation_and_test_labels_alone():
-    config = default_config().dataset
-    clean = load_dataset(config)
-    config.label_noise = 0.4
-    dataset = load_dataset(config)
-    share = (dataset.splits["train"].labels != clean.splits["train"].labels).mean()
-    assert share == pytest.approx(0.4, abs=1e-3)
-    for name in ("val", "test"):
-        np.testing.assert_array_equal(dataset.splits[name].labels, clean.splits[name].labels)
+def test_a_learning_curve_needs_runs_that_differ_in_the_setting():
+    """Data sets of different sizes are no learning curve."""
+    runs = [
+        SimpleNamespace(
+            config={"dataset": {"train_size": size}}, about={"examples": {"train": train}}
+        )
+        for size, train in ((0, 96), (0, 1197), (50, 50))
+    ]
+    assert not varies({"a": runs[:2]}, "dataset.train_size")
+    assert varies({"a": runs[1:]}, "dataset.train_size")
+    assert not varies({"a": runs}, "dataset.label_noise")  # runs from before there was the setting
 
 
 # ---------------------------------------------------------------------------- the mode

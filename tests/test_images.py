@@ -1,6 +1,8 @@
 """Whatever a file's mode, its pixels are those that a person sees."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -63,3 +65,8 @@ def test_a_very_long_image_is_cut_to_its_centre():
     square = fit(image, 28)
     assert square.shape == (32, 32, 3)
     assert square.mean() > 200
+
+
+def test_processes_that_decode_start_without_jax():
+    code = "import sys, gini_jax.data.images; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -322,11 +322,6 @@ def test_numbers_of_every_type_become_8_bits():
         decode(np.array([["a"]]))
 
 
-def test_processes_that_decode_start_without_jax():
-    code = "import sys, gini_jax.data.images; sys.exit('jax' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_files_that_cannot_be_read_are_counted_and_the_others_are_predicted(
     run, tmp_path, capsys, monkeypatch
 ):

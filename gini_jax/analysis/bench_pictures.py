@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import cycle
 from types import ModuleType
 from typing import Any
 
@@ -38,7 +39,7 @@ def drawings(
         title, _, text = (module.__doc__ or "").partition("\n")[0].partition(": ")
         text = f"{text[:1].upper()}{text[1:]}"
         if hasattr(module, "SETTING"):
-            if values_of(groups, module.SETTING):
+            if varies(groups, module.SETTING):
                 yield f"bench_{name}.png", title, text, by_setting, (groups, module)
             continue
         arrays = {
@@ -70,7 +71,7 @@ def numbers(groups: Groups, bench: str, keys: Mapping[str, tuple[str, bool]]) ->
     there = [key for key in keys if any(key in numbers for numbers in had)]
     figure = Figure(figsize=(3.4 * len(there) + 1, 0.32 * len(groups) + 1.6), layout="constrained")
     for axis, key in zip(figure.subplots(1, len(there), squeeze=False)[0], there, strict=True):
-        for i, (colour, runs) in enumerate(zip(_colours(), groups.values(), strict=False)):
+        for i, (colour, runs) in enumerate(zip(cycle(COLOURS), groups.values(), strict=False)):
             values = [run.bench[bench][key] for run in runs if key in run.bench.get(bench, {})]
             if values:
                 axis.scatter(values, [i] * len(values), color=colour, s=14, alpha=0.7, lw=0)
@@ -83,20 +84,16 @@ def numbers(groups: Groups, bench: str, keys: Mapping[str, tuple[str, bool]]) ->
     return figure
 
 
-def _colours() -> Iterator[str]:
-    while True:
-        yield from COLOURS
-
-
-def values_of(groups: Groups, setting: str) -> list[float]:
-    """The values of a setting that runs differ in; [] if they do not."""
-    found = {_value(run, setting) for runs in groups.values() for run in runs}
-    return sorted(found) if len(found) > 1 else []
+def varies(groups: Groups, setting: str) -> bool:
+    """Whether runs differ in a setting."""
+    section, key = setting.split(".")
+    found = {run.config[section].get(key, 0) for runs in groups.values() for run in runs}
+    return len(found) > 1
 
 
 def _value(run: Run, setting: str) -> float:
     section, key = setting.split(".")
-    if setting == "dataset.train_size":  # 0 is all
+    if setting == "dataset.train_size":  # where 0 is all
         return float(run.about["examples"]["train"])
     return float(run.config[section].get(key, 0))
 
@@ -111,7 +108,7 @@ def by_setting(groups: Groups, module: Any) -> Figure:
             own.setdefault(_value(run, module.SETTING), []).append(run.result["test_accuracy"])
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    for colour, (name, by_value) in zip(_colours(), base.items(), strict=False):
+    for colour, (name, by_value) in zip(cycle(COLOURS), base.items(), strict=False):
         x = sorted(by_value)
         seeds = min(len(by_value[value]) for value in x)
         values = np.array([by_value[value][:seeds] for value in x]).T

@@ -3,10 +3,11 @@
 A new bench takes one new file and one line in `NAMES`. A file that measures a network has
 
 - `KEYS`: its numbers, each with a title and whether larger is better;
-- `unfit(subject)`: why it cannot measure a run, "" if it can;
+- `unfit(subject)`, if it does not fit every run: why it cannot measure one, "" if it can;
 - `measure(subject)`: these numbers, and arrays `BENCH/KEY` for its picture;
-- `draw(arrays, name)`, if it has curves: a figure of the arrays of each run, by group. Without it
-  the numbers are drawn.
+- `draw(arrays)`, if it has curves: a figure of the arrays of each run, by group. Without it the
+  numbers are drawn. With `EACH_RUN = True`, `draw(arrays, class_names)` is called for each group
+  with the arrays of its first run.
 
 A file that compares the runs of a sweep has `SETTING`, the setting that the sweep varied, instead.
 """

@@ -6,6 +6,7 @@ published code). All but JPEG are made on the device. At most 2,000 test images.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import dm_pix as pix
@@ -68,12 +69,6 @@ KINDS: dict[str, tuple[Callable[[IMAGES, float], Any], tuple[float, ...]]] = {
 }
 
 
-def unfit(subject: Subject) -> str:
-    """It measures every run."""
-    del subject
-    return ""
-
-
 def measure(subject: Subject) -> dict[str, Any]:
     """Accuracies by kind, `corruptions/KIND [5]`, without any, and their mean."""
     images, labels = subject.test_images(MOST)
@@ -92,7 +87,7 @@ def draw(arrays: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
     """Accuracy by strength, one panel for each kind; strength 0 is the image as it is."""
     figure = Figure(figsize=(13, 3.2), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
-        for colour, (group, runs) in zip(COLOURS, arrays.items(), strict=False):
+        for colour, (group, runs) in zip(cycle(COLOURS), arrays.items(), strict=False):
             keys = ("corruptions/none", f"corruptions/{name}")
             values = np.array([np.concatenate([run[key] for key in keys]) for run in runs])
             mean_and_range(axis, np.arange(6), values, colour, group)

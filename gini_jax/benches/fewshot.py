@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gini_jax.benches.subject import Subject
+from gini_jax.data.protocols import HELD_OUT
 
 WAYS, QUERIES, EPISODES = 5, 15, 600
 KEYS = {
@@ -21,8 +22,8 @@ KEYS = {
 
 
 def unfit(subject: Subject) -> str:
-    """It needs five held-out classes with seven images each."""
-    held = subject.dataset.splits.get("held_out")
+    """It needs five held-out classes with six images each."""
+    held = subject.dataset.splits.get(HELD_OUT)
     if held is None or (np.bincount(held.labels) > 5).sum() < WAYS:
         return (
             f"it needs {WAYS} classes that training did not see, with 6 test images or more; train "

@@ -24,12 +24,6 @@ KEYS = {
 }
 
 
-def unfit(subject: Subject) -> str:
-    """It measures every run."""
-    del subject
-    return ""
-
-
 def measure(subject: Subject) -> dict[str, Any]:
     """The numbers of `KEYS`, and what the outliers were."""
     others, name = _outliers(subject)

@@ -8,6 +8,7 @@ images.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,12 +28,6 @@ KEYS = {
     "prune_random": ("Share of features that is enough, in random order", False),
 }
 DRAWS = 3
-
-
-def unfit(subject: Subject) -> str:
-    """It measures every run."""
-    del subject
-    return ""
 
 
 def measure(subject: Subject) -> dict[str, Any]:
@@ -65,7 +60,7 @@ def draw(arrays: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
     orders = ("purest", "important", "random")
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axis, order in zip(figure.subplots(1, 3, sharey=True), orders, strict=True):
-        for colour, (group, runs) in zip(COLOURS, arrays.items(), strict=False):
+        for colour, (group, runs) in zip(cycle(COLOURS), arrays.items(), strict=False):
             values = [run[f"prune/{order}"] for run in runs if f"prune/{order}" in run]
             if values:
                 mean_and_range(axis, runs[0]["prune/sizes"], np.array(values), colour, group)

@@ -23,12 +23,6 @@ KEYS = {
 }
 
 
-def unfit(subject: Subject) -> str:
-    """It measures every run; held-out classes where there are some."""
-    del subject
-    return ""
-
-
 def measure(subject: Subject) -> dict[str, float]:
     """The numbers of `KEYS` that apply."""
     test = at_most(subject.test)

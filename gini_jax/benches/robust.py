@@ -10,6 +10,7 @@ where the network is sure (Carlini and Wagner, arXiv 1608.04644, equation 6). Pi
 
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -35,12 +36,6 @@ KEYS = {
     "robust_pgd_l2": ("Accuracy under PGD, 0.5 in the Euclidean norm", True),
 }
 AT = {"linf": 4 / 255, "l2": 0.5}
-
-
-def unfit(subject: Subject) -> str:
-    """It measures every run."""
-    del subject
-    return ""
 
 
 def measure(subject: Subject) -> dict[str, Any]:
@@ -152,7 +147,7 @@ def draw(arrays: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
     """Accuracy by bound, one panel for each norm."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axis, norm in zip(figure.subplots(1, 2), BOUNDS, strict=True):
-        for colour, (group, runs) in zip(COLOURS, arrays.items(), strict=False):
+        for colour, (group, runs) in zip(cycle(COLOURS), arrays.items(), strict=False):
             for name, (own, steps) in ATTACKS.items():
                 if own == norm:
                     values = np.array([run[f"robust/{name}"] for run in runs])

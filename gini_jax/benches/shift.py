@@ -6,6 +6,7 @@ Santurkar et al., "BREEDS" (arXiv 2008.04859). Train with `dataset.superclasses=
 """
 
 from gini_jax.benches.subject import Subject
+from gini_jax.data.protocols import HELD_OUT
 
 KEYS = {
     "shift_accuracy": ("Accuracy on classes of the superclasses that training did not see", True),
@@ -15,7 +16,7 @@ KEYS = {
 
 def unfit(subject: Subject) -> str:
     """It needs held-out classes of known superclasses."""
-    if subject.config.dataset.superclasses and "held_out" in subject.dataset.splits:
+    if subject.config.dataset.superclasses and HELD_OUT in subject.dataset.splits:
         return ""
     return (
         "it needs superclasses with classes that training did not see; train with "

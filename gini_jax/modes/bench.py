@@ -109,7 +109,8 @@ def _measured(
         other = name == "outliers" and outliers and numbers.get(name, {}).get(name) != outliers
         if name not in numbers or other:
             subject = subject or subject_of(run.folder, outliers, data_dir)
-            if reason := module.unfit(subject):
+            unfit = getattr(module, "unfit", None)
+            if unfit and (reason := unfit(subject)):
                 reasons[name] = reason
             else:
                 found = module.measure(subject)

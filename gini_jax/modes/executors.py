@@ -9,6 +9,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def accelerators() -> tuple[str, list[str]]:
         ("tpu", "TPU_VISIBLE_CHIPS", "/dev/accel[0-9]*"),
     ):
         given = os.environ.get(variable)
-        there = [path.lstrip("/devniaclr") for path in glob.glob(files)]
+        there = [re.sub(r"\D", "", path) for path in glob.glob(files)]
         if found := sorted(there, key=int) if given is None else [x for x in given.split(",") if x]:
             return kind, found
     return "cpu", []
