@@ -22,7 +22,6 @@ from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
 from gini_jax.evals import SplitOutputs
 from gini_jax.modes import bench, sweep
-from gini_jax.modes.train import main as train
 from gini_jax.trained import Trained
 from tests import tiny
 
@@ -375,41 +374,3 @@ def test_votes_add_up_to_the_logit_and_predict_draws_them(swept, tmp_path):
         ]
     )
     assert Image.open(folder / "explanations.png").width > 300
-
-
-def test_superclasses_are_learned_from_some_classes_and_tested_on_others(tmp_path, monkeypatch):
-    """Digits in two superclasses: 0 to 4, and 5 to 9."""
-    from gini_jax.data.digits import Digits
-
-    class Grouped(Digits):
-        superclass_names = ("low", "high")
-
-        def __init__(self, config):
-            super().__init__(config)
-            self.splits = {
-                name: [x._replace(superclass=x.label // 5) for x in examples]
-                for name, examples in self.splits.items()
-            }
-
-        def fingerprint(self, split):
-            return ["grouped", *super().fingerprint(split)]
-
-    monkeypatch.setattr("gini_jax.data.digits.Digits", Grouped)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    config = tiny.get_config("ce")
-    config.num_epochs = 2
-    config.dataset.update(superclasses=True, held_out_classes=3)
-    with pytest.raises(InputError, match=r"multiple of the 2 superclasses.*held_out_classes=2"):
-        train(config, tmp_path / "refused")
-    config.dataset.held_out_classes = 4  # 3, 4, 8 and 9
-    result = train(config, tmp_path / "run")
-    dataset = load_dataset(config.dataset)
-    assert dataset.class_names == ("low", "high")
-    held = dataset.splits["held_out"]
-    counts = {name: len(split.labels) for name, split in dataset.splits.items()}
-    assert counts["test"] + counts["held_out"] == 400
-    assert set(held.labels) == {0, 1}
-    table = bench.main(None, tmp_path / "run", benches="shift")
-    (row,) = table.to_dict("records")
-    assert row["shift_gap"] == pytest.approx(result["test_accuracy"] - row["shift_accuracy"])
-    assert train(config, tmp_path / "run")["test_accuracy"] == result["test_accuracy"]  # resumed
