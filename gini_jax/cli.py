@@ -107,11 +107,13 @@ def run(argv: list[str]) -> Any:
     storage_path("dataset.data_dir", config.dataset.data_dir)
     if not config.model.init.startswith("pip:"):
         run_path("model.init", config.model.init)
-    values = {name: FLAGS[name].value for name, (_, _, text) in module.FLAGS.items() if text}
+    own = [name for name, (_, _, text) in module.FLAGS.items() if text]
+    values = {name.replace(".", "_"): FLAGS[name].value for name in own}
     if "command" in module.FLAGS:
         from gini_jax.training.members import without
 
-        values["command"] = list(without(argv[1:], ("mode", "workdir", *values, "nodry_run")))
+        switches = [f"no{name}" for name in own if module.FLAGS[name][1] is bool]
+        values["command"] = list(without(argv[1:], ("mode", "workdir", *own, *switches)))
     if "others" in module.FLAGS:
         values["others"] = [run_path("--workdir", folder) for folder in folders[1:]]
     with reading(workdir):

@@ -21,7 +21,7 @@ def of_cosines(loss):
 
     def of_features(features, labels, num_classes=None, axis=-1, **options):
         moved = jnp.moveaxis(jnp.asarray(features), axis, -1)
-        x = moved.reshape(len(moved), -1, C).mean(axis=1).astype(jnp.float32)
+        x = moved.mean(axis=tuple(range(1, moved.ndim - 1))).astype(jnp.float32)
         return loss(jnp.tanh(x @ MIX), labels, **options)
 
     return of_features

@@ -23,8 +23,8 @@ from gini_jax.analysis.statistics import (
     paired,
     without_rounding,
 )
+from gini_jax.analysis.sweep_tables import sweep_markdown
 from gini_jax.errors import InputError
-from gini_jax.modes.sweep import sweep_markdown
 from gini_jax.training.members import members_of
 from tests import tiny
 

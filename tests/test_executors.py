@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from gini_jax.errors import Busy, InputError, RunError
-from gini_jax.modes import executors, sweep
-from gini_jax.modes.executors import accelerators, environments, local, shares_of_cores
+from gini_jax.modes import sweep
+from gini_jax.modes.executors import local
+from gini_jax.modes.executors.local import accelerators, environments, shares_of_cores
 from gini_jax.training.lock import lock
 from gini_jax.training.members import Member
 from tests import tiny
@@ -29,7 +30,7 @@ def test_each_process_gets_a_device_of_its_own():
 
 
 def test_cores_are_divided_without_rest(monkeypatch):
-    monkeypatch.setattr(executors, "_cores", lambda: [0, 1, 2, 3, 6, 7])
+    monkeypatch.setattr(local, "_cores", lambda: [0, 1, 2, 3, 6, 7])
     shares = shares_of_cores(4)
     assert sorted(core for share in shares for core in share) == [0, 1, 2, 3, 6, 7]
     assert min(map(len, shares)) == 1
@@ -73,11 +74,13 @@ def test_a_process_that_dies_takes_no_other_with_it(tmp_path, monkeypatch):
             [sys.executable, "-c", programs[member.name]], stderr=subprocess.PIPE, text=True
         )
 
-    monkeypatch.setattr(executors, "_start", start)
+    monkeypatch.setattr(local, "_start", start)
     members = [Member(name, tiny.get_config(), {}) for name in programs]
     started = []
-    ended = {member.name: error for member, error in local(members, tmp_path, 2, started.append)}
-    assert started == list(programs)
+    ended = {
+        member.name: error for member, error in local.run(members, tmp_path, started.append, 2)
+    }
+    assert started == [f"now {name}" for name in programs]
     assert ended["good"] is None
     assert isinstance(ended["busy"], Busy)
     assert isinstance(ended["killed"], RunError)
@@ -105,7 +108,7 @@ def test_executors_and_numbers_of_processes_are_checked_first(tmp_path):
     with pytest.raises(InputError, match="unknown executor 'locl'; did you mean 'local'"):
         sweep.main(config, tmp_path, executor="locl")
     with pytest.raises(
-        InputError, match=r"--parallel=2 has no effect with one process; add --executor=local"
+        InputError, match=r"--parallel=2 has no effect with --executor=inline; add --executor=local"
     ):
         sweep.main(config, tmp_path, parallel=2)
     with pytest.raises(InputError, match=r"--parallel=-1 is negative"):

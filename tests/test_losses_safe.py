@@ -51,6 +51,20 @@ def test_value_and_gradient_are_finite(loss, case, dtype, labels):
         assert np.isfinite(np.asarray(gradient, np.float32)).all()
 
 
+def test_a_target_that_is_known_under_jit_is_used_and_checked():
+    """As a constant of a training step: the data set's own shares."""
+    features = jnp.asarray(BASE, jnp.float32)
+    share = jnp.asarray([0.4, 0.3, 0.2, 0.1])
+
+    def step(target):
+        return jax.jit(lambda x: losses.kl_loss(x, jnp.asarray(ONEHOT), target=target))(features)
+
+    outside = losses.kl_loss(features, jnp.asarray(ONEHOT), target=share)
+    np.testing.assert_allclose(step(share), outside, rtol=1e-6)
+    with pytest.raises(ValueError, match="sum 1"):
+        step(2 * share)
+
+
 def test_the_gradient_of_huge_activations_is_that_of_the_scaled_ones():
     """gini(s A) = gini(A), so the gradient at s A is that at A, divided by s."""
     a = jnp.asarray(np.abs(BASE), jnp.float32)

@@ -57,6 +57,14 @@ def test_value_and_gradient_are_finite():
                 np.testing.assert_array_equal(gradient, 0)
 
 
+def test_a_batch_without_examples_adds_nothing():
+    empty = jnp.zeros((0, C)), jnp.zeros(0, int)
+    for name, (value, gradient) in jax.jit(all_losses)(*empty).items():
+        assert np.isfinite(value), name
+        assert value == 0 or name == "proxy anchor"
+        assert gradient.shape == (0, C)
+
+
 def test_rows_of_weight_0_may_hold_nan_and_change_nothing(batch):
     """Those on logits get the NaN in the logits: the projection here is not part of the loss."""
     features, labels = batch

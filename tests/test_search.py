@@ -8,9 +8,9 @@ import pytest
 import scipy.stats
 from PIL import Image
 
+from gini_jax.analysis.sweep_tables import search_markdown
 from gini_jax.errors import InputError
 from gini_jax.modes.sweep import main as sweep
-from gini_jax.modes.sweep import search_markdown
 from gini_jax.training.members import members_of
 from gini_jax.training.search import draws, range_of
 from tests import tiny

@@ -12,7 +12,7 @@ import pytest
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import read_runs
 from gini_jax.errors import InputError
-from gini_jax.modes.executors import run_member
+from gini_jax.modes.executors.member import run_member
 from gini_jax.modes.sweep import main as sweep
 from gini_jax.modes.train import main as train
 from gini_jax.training.members import member_command, members_of, seeds_of
@@ -241,12 +241,12 @@ def test_members_of_fewer_epochs_are_not_finished(tmp_path):
     config = tiny.get_config("ce")
     config.schedule.name, config.num_epochs = "constant", 1
     (member,) = members_of(config, ["ce"], [0], [])
-    run_member(member, tmp_path)
+    run_member(member.config, tmp_path)
     assert holds_result(tmp_path, member.config)
     config.num_epochs = 2
     (longer,) = members_of(config, ["ce"], [0], [])
     assert not holds_result(tmp_path, longer.config)
-    run_member(longer, tmp_path)
+    run_member(longer.config, tmp_path)
     assert holds_result(tmp_path, longer.config)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] == 2
     config.early_stopping_epochs = 1
@@ -260,11 +260,11 @@ def test_a_member_that_stopped_early_goes_on_with_more_patience(tmp_path):
         {"schedule.learning_rate": 1e-9, "early_stopping_epochs": 2, "num_epochs": 6}
     )
     (member,) = members_of(config, ["ce"], [0], [])
-    run_member(member, tmp_path)
+    run_member(member.config, tmp_path)
     stopped_at = json.loads((tmp_path / "result.json").read_text())["epochs"]
     assert stopped_at < 6 and holds_result(tmp_path, member.config)
     config.early_stopping_epochs = 3
     (patient,) = members_of(config, ["ce"], [0], [])
     assert not holds_result(tmp_path, patient.config)
-    run_member(patient, tmp_path)
+    run_member(patient.config, tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] > stopped_at

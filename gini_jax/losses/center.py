@@ -33,7 +33,8 @@ def center_loss(
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
 
     Returns:
-        Scalar, not negative: 0 if all examples of a class are equal.
+        Scalar, not negative: 0 if all examples of a class are equal. As a square, it leaves the
+        range of float32 where features are above about 1e18.
 
     Raises:
         ValueError: the shapes do not fit, or integer labels come without `num_classes`.

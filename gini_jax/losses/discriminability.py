@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gini_jax.losses.class_sums import EPS, AxisName, ClassSums, as_class_sums, class_sums, sum_type
@@ -272,7 +273,11 @@ def entropy_loss(
         axis=axis,
         signed=True,
     )
-    log_p = jax.nn.log_softmax(class_means(sums), axis=0)
+    # Without the clip, which changes no finite number, a compiler may fuse the product in the means
+    # with the subtraction of their maximum; at 1e24 its rounding error is more than exp takes.
+    limits = jnp.finfo(sums.activation.dtype)
+    means = jnp.clip(class_means(sums), limits.min, limits.max)
+    log_p = jax.nn.log_softmax(means, axis=0)
     return -(jnp.exp(log_p) * log_p).sum(axis=0).mean() / jnp.log(10.0).astype(log_p.dtype)
 
 
@@ -332,14 +337,15 @@ def _target_of(target: Target, mass: jax.Array) -> jax.Array:
 
 
 def _checked_target(target: Any, num_classes: int) -> jax.Array:
-    target = jnp.asarray(target)
-    if target.shape != (num_classes,):
-        raise ValueError(f"target has shape {target.shape}; it must be [K] = ({num_classes},)")
-    if not isinstance(target, jax.core.Tracer):
-        total = float(target.sum())
-        if not (bool((target >= 0).all()) and abs(total - 1.0) < 1e-3):
+    shape = jnp.shape(target)
+    if shape != (num_classes,):
+        raise ValueError(f"target has shape {shape}; it must be [K] = ({num_classes},)")
+    if not isinstance(target, jax.core.Tracer):  # what is known under jit, too, is checked
+        known = np.asarray(target, np.float64)
+        if not ((known >= 0).all() and abs(known.sum() - 1.0) < 1e-3):
             raise ValueError(
-                f"target sums to {total:g} with minimum {float(target.min()):g}; it must be a "
+                f"target sums to {known.sum():g} with minimum {known.min():g}; it must be a "
                 "distribution: not negative, sum 1 (divide it by its sum)"
             )
+    target = jnp.asarray(target)
     return target.astype(sum_type(target.dtype))

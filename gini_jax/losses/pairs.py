@@ -18,6 +18,7 @@ from gini_jax.losses.class_sums import (
     on_any_mesh,
     ratio,
     spatial_mean,
+    sum_type,
 )
 
 FAR = 1e30  # stands for infinity, whose gradients are not numbers
@@ -86,6 +87,8 @@ def mean_over_anchors(
     weights = check_where(where, labels)
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size={chunk_size!r}; it must be a positive integer, or None")
+    if not len(features):  # nothing counts
+        return jnp.zeros((), sum_type(features.dtype))
 
     def loss(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
         x = spatial_mean(features, weights, axis, signed=True)

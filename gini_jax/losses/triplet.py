@@ -58,7 +58,8 @@ def triplet_loss(
         chunk_size: anchors at a time: memory is `O(chunk_size N)`; all at once by default.
 
     Returns:
-        Scalar, not negative; 0 if no anchor has both a positive and a negative.
+        Scalar, not negative; 0 if no anchor has both a positive and a negative. Squared distances
+        leave the range of float32 where features are above about 1e18.
 
     Raises:
         ValueError: the shapes do not fit, or `triplets` or `distance` is unknown.

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
+from gini_jax.analysis.sweep_tables import RECORD, write_tables
 
 USES: tuple[str, ...] = ()
 FLAGS: dict[str, Any] = {"others": ((), tuple, "")}  # the other folders of --workdir
@@ -28,6 +29,9 @@ def main(config: ConfigDict, workdir: Path, *, others: Sequence[Path] = ()) -> P
         InputError: a workdir holds no finished run, or two runs are alike.
     """
     del config
+    for folder in (workdir, *others):
+        if (folder / RECORD).exists():  # members may have ended since the sweep's last call
+            write_tables(folder)
     path = write_report(workdir, *others)
     print(f"written to {path}; open it in any browser")
     return path

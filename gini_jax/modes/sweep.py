@@ -1,9 +1,8 @@
 """Trains every combination of objectives, seeds and settings, and compares them paired by seed."""
 
-import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
-from gini_jax.analysis.statistics import by_baseline, comparisons
+from gini_jax.analysis.sweep_tables import write_record, write_tables
 from gini_jax.data import dataset_shapes
 from gini_jax.errors import Busy, InputError, RunError, Stopped, unknown_name
-from gini_jax.modes.executors import EXECUTORS
-from gini_jax.storage import csv_text, refuse_patterns, write
+from gini_jax.modes import executors
+from gini_jax.storage import refuse_patterns
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import Member, member_command, members_of, seeds_of
 from gini_jax.training.workdir import check_workdir, holds_result, make_workdir
@@ -40,13 +39,9 @@ FLAGS: dict[str, Any] = {
         "inline",
         str,
         "How members run: inline, one after the other; local, side by side in processes, each with"
-        " a device, or some cores, of its own.",
+        " a device, or some cores, of its own; slurm, as the jobs of a cluster.",
     ),
-    "parallel": (
-        0,
-        int,
-        "local: members at a time; by default one for each accelerator, or for every two cores.",
-    ),
+    **executors.FLAGS,
     "dry_run": (False, bool, "Only print the members' own commands, one per line."),
     "command": ((), tuple, ""),
 }
@@ -62,9 +57,9 @@ def main(
     search: str | None = None,
     trials: int = 0,
     executor: str = "inline",
-    parallel: int = 0,
     dry_run: bool = False,
     command: Sequence[str] = (),
+    **settings: Any,
 ) -> pd.DataFrame:
     """Runs a sweep; finished members are not run again, and interrupted ones are resumed.
 
@@ -77,11 +72,11 @@ def main(
             `SETTING=uniform(LOW,HIGH)`.
         search: `random`, to draw settings instead of taking all combinations.
         trials: how many settings a search draws; the draws follow from the config's seed.
-        executor: how members run, one of `EXECUTORS`.
-        parallel: with `local`, members at a time; 0: as many as there are accelerators, or pairs of
-            cores.
+        executor: how members run: `inline`, `local` or `slurm`.
         dry_run: only print the members' commands.
         command: the arguments of the command line that all members share, for `dry_run`.
+        **settings: of the executor, as its flags with underscores: `parallel=2` with `local`,
+            `slurm_partition="gpu"` with `slurm`.
 
     Returns:
         What sweep.csv holds: one row per finished member.
@@ -94,10 +89,7 @@ def main(
     """
     names = (objectives or config.objective).split(",")
     _check_search(search, trials, vary)
-    if executor not in EXECUTORS:
-        raise unknown_name("executor", executor, EXECUTORS)
-    if parallel < 0:
-        raise InputError(f"--parallel={parallel} is negative; set --parallel=2, or 0 to choose")
+    engine, values = executors.chosen(executor, settings)
     members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary, trials)
     if dry_run:
         for member in members:
@@ -105,12 +97,7 @@ def main(
         for member in members:
             print(member_command(member, workdir, command))
         return pd.DataFrame()
-    # Processes that run members need the devices; this one must not take them.
-    if jax.distributed.is_initialized() if executor != "inline" else jax.process_count() > 1:
-        raise InputError(
-            "--mode=sweep runs in one process; print its members' commands with --dry_run, and "
-            "start each of them on all hosts"
-        )
+    _check_processes(executor)
     if search and not dataset_shapes(config.dataset).splits["val"].labels.shape[0]:
         raise InputError(
             "--search=random chooses by validation accuracy, but there is no validation split; set "
@@ -121,16 +108,18 @@ def main(
             f"workdir {str(workdir)!r} holds a run; give the sweep a folder of its own, such as "
             f"--workdir={workdir}_sweep"
         )
+    if hasattr(engine, "check"):
+        engine.check(workdir, **values)
     make_workdir(workdir)
     for member in members:  # all of them, before the first one trains
         refuse_patterns(workdir / member.name)
         _check_member(member)
         if (workdir / member.name).exists():
             check_workdir(workdir / member.name, member.config)
+    write_record(workdir, members, search is not None)
     start = time.monotonic()
-    failed, busy = run_members(members, workdir, executor, parallel)
-    table = write_results(workdir, members)
-    write(workdir / "sweep.md", search_markdown(table) if search else sweep_markdown(table))
+    failed, busy = run_members(members, workdir, engine.run, values)
+    table = write_tables(workdir)
     good = len(members) - len(failed) - len(busy)
     _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
     written = "sweep.csv, sweep.md"
@@ -147,6 +136,15 @@ def main(
             f"{reasons}"
         )
     return table
+
+
+def _check_processes(executor: str) -> None:
+    """Refuses a sweep in several processes; those that run members must find the devices free."""
+    if jax.distributed.is_initialized() if executor != "inline" else jax.process_count() > 1:
+        raise InputError(
+            "--mode=sweep runs in one process; print its members' commands with --dry_run, and "
+            "start each of them on all hosts"
+        )
 
 
 def _check_member(member: Member) -> None:
@@ -171,98 +169,45 @@ def _check_search(search: str | None, trials: int, vary: Sequence[str]) -> None:
 
 
 def run_members(
-    members: Sequence[Member], workdir: Path, executor: str = "inline", parallel: int = 0
+    members: Sequence[Member],
+    workdir: Path,
+    run: Callable[..., Iterator[tuple[Member, Exception | None]]],
+    values: dict[str, Any],
 ) -> tuple[dict[str, str], list[str]]:
     """Trains the unfinished members.
 
+    Args:
+        members: of the sweep.
+        workdir: of the sweep.
+        run: an executor's; see `gini_jax.modes.executors`.
+        values: of the executor's flags.
+
     Returns:
-        By name, the reasons why some failed; and the names of those that other processes train.
+        By name, the reasons why some failed; and the names of those that end elsewhere.
     """
     left = [x for x in members if not holds_result(workdir / x.name, x.config)]
     failed: dict[str, str] = {}
     busy: list[str] = []
     start, ended = time.monotonic(), 0
 
-    def starting(name: str) -> None:
+    def starting(what: str) -> None:
         done = len(members) - len(left) + ended
         time_left = _time_left(start, ended, len(left) - ended)
-        _say(f"sweep: {done} of {len(members)} members done{time_left}; now {name}")
+        _say(f"sweep: {done} of {len(members)} members done{time_left}; {what}")
 
     try:
-        for member, error in EXECUTORS[executor](left, workdir, parallel, starting):
+        for member, error in run(left, workdir, starting, **values) if left else ():
             ended += 1
             if isinstance(error, Busy):
                 busy.append(member.name)
-                _say(f"sweep: {member.name} is being trained by another process; skipped")
+                _say(f"sweep: {member.name} {error}")
             elif error is not None:
                 failed[member.name] = f"{type(error).__name__}: {error}"
-            write_results(workdir, members)
+            write_tables(workdir)
     except Stopped:
-        write_results(workdir, members)
+        write_tables(workdir)
         raise
     return failed, busy
-
-
-def write_results(workdir: Path, members: Sequence[Member]) -> pd.DataFrame:
-    """Writes sweep.csv from the results so far."""
-    rows = []
-    for member in members:
-        path = workdir / member.name / "result.json"
-        if path.exists():
-            settings = {f"config.{key}": value for key, value in member.changes.items()}
-            group = member.name.rpartition("-seed")[0]
-            result = json.loads(path.read_text())
-            rows.append({"member": member.name, "group": group, **settings, **result})
-    table = pd.DataFrame(rows)
-    write(workdir / "sweep.csv", csv_text(table))
-    return table
-
-
-def sweep_markdown(table: pd.DataFrame) -> str:
-    """The comparison of every metric, as Markdown."""
-    if table.empty:
-        return "No member has finished yet.\n"
-    first = table.iloc[0]
-    baselines = by_baseline(groups := list(dict.fromkeys(table["group"]))) or groups[:1]
-    return (
-        f"# {first['config_name']}: {len(table)} runs\n\n"
-        f"On {first['device']}, jax {first['jax_version']}, {first['epochs']} epochs. Differences "
-        f"from `{'`, `'.join(baselines)}` are paired by seed. Holm's correction is over the "
-        "objectives of each table. With one seed there is no p-value, with equal differences an "
-        "interval of width 0 and no p-value; Wilcoxon's starts at 6 seeds. A small p of TOST says "
-        "that two objectives are equivalent within the margin.\n\n" + comparisons(table)
-    )
-
-
-def search_markdown(table: pd.DataFrame) -> str:
-    """What a search found, as Markdown: per objective its trials, the best first.
-
-    Args:
-        table: what sweep.csv holds.
-    """
-    if table.empty:
-        return "No trial has finished yet.\n"
-    varied = [column for column in table if column.startswith("config.")]
-    parts = [
-        f"# {table.iloc[0]['config_name']}: random search\n",
-        "By validation accuracy, the mean over the seeds of a trial. The test split plays no part "
-        "in this table: choose here, then run the best settings with fresh seeds.\n",
-    ]
-    for objective, rows in table.groupby("objective", sort=False):
-        accuracy = rows.groupby("group", sort=False)["val_accuracy"]
-        trials = rows.drop_duplicates("group").set_index("group")
-        trials = trials.assign(mean=accuracy.mean(), seeds=accuracy.size())
-        parts.append(f"## {objective}: {len(trials)} trials\n")
-        parts.append("| validation accuracy | seeds | settings |\n| --- | --- | --- |")
-        for _, row in trials.sort_values("mean", ascending=False, kind="stable").iterrows():
-            own = [f"--{path}={_shown(row[path])}" for path in varied if pd.notna(row[path])]
-            parts.append(f"| {row['mean']:.4f} | {row['seeds']} | {' '.join(own)} |")
-        parts.append("")
-    return "\n".join(parts)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _time_left(start: float, ran: int, left: int) -> str:

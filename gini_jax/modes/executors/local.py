@@ -1,73 +1,51 @@
-"""How the members of a sweep run: one after the other, or side by side in processes of their own.
+"""Several members of a sweep at a time, each in a process with a device, or cores, of its own."""
 
-A new executor is one function and one line in `EXECUTORS`. It is given the members that are not
-finished, and yields each of them as it ends, with the error that ended it, if any. A member that
-another process is training ends with `Busy`.
-"""
-
-import contextlib
 import glob
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-from absl import logging
-
-from gini_jax import devices
 from gini_jax.errors import Busy, InputError, RunError, Stopped
-from gini_jax.modes import train
-from gini_jax.storage import add, log_file
-from gini_jax.training.experiment import check_before_data
+from gini_jax.modes.executors.member import BUSY, import_path
 from gini_jax.training.members import Member
-from gini_jax.training.workdir import config_json, config_of
+from gini_jax.training.workdir import config_json
 
-Ended = Iterator[tuple[Member, Exception | None]]
-_BUSY = 75  # exit status of a process whose member another one is training
+FLAGS: dict[str, Any] = {
+    "parallel": (
+        0,
+        int,
+        "local: members at a time; by default one for each accelerator, or for every two cores.",
+    ),
+}
 
 
-def inline(
-    members: Sequence[Member], workdir: Path, parallel: int, starting: Callable[[str], None]
-) -> Ended:
-    """One member after the other, in this process.
+def check(workdir: Path, parallel: int) -> None:
+    """Refuses numbers that are negative, or exceed the chips that cannot be shared.
 
     Raises:
-        Stopped: after a signal, with the member saved.
+        InputError: it is so.
     """
-    if parallel:
-        raise InputError(
-            f"--parallel={parallel} has no effect with one process; add --executor=local"
-        )
-    for member in members:
-        starting(member.name)
-        ended: Exception | None = None
-        try:
-            run_member(member, workdir / member.name)
-        except Stopped as stopped:
-            raise Stopped(f"{member.name}: {stopped}", stopped.status) from stopped
-        except Exception as error:
-            ended = error
-        jax.clear_caches()
-        yield member, ended
+    del workdir
+    if parallel < 0:
+        raise InputError(f"--parallel={parallel} is negative; set --parallel=2, or 0 to choose")
+    kind, found = accelerators()
+    environments(kind, found, parallel or default_parallel(found))
 
 
-def local(
-    members: Sequence[Member], workdir: Path, parallel: int, starting: Callable[[str], None]
-) -> Ended:
-    """Several members at a time, each in a process with a device, or some cores, of its own.
+def run(
+    members: Sequence[Member], workdir: Path, starting: Callable[[str], None], parallel: int
+) -> Iterator[tuple[Member, Exception | None]]:
+    """Trains `parallel` members at a time.
 
     A process that dies takes no other with it. A signal is passed on: every member saves itself.
 
     Raises:
-        InputError: there are less chips than members at a time.
         Stopped: after a signal, with all members saved.
     """
     kind, found = accelerators()
@@ -87,7 +65,7 @@ def local(
             for slot in [i for i in range(len(slots)) if i not in running]:
                 if waiting and not signals:
                     member = waiting.pop(0)
-                    starting(member.name)
+                    starting(f"now {member.name}")
                     running[slot] = member, _start(member, workdir, slots[slot], cores[slot])
             for slot, (member, process) in list(running.items()):
                 if process.poll() is not None:
@@ -102,9 +80,6 @@ def local(
             signal.signal(number, handler)
     if signals:
         raise Stopped("all members saved; the same command resumes them", 128 + signals[0])
-
-
-EXECUTORS: dict[str, Callable[..., Ended]] = {"inline": inline, "local": local}
 
 
 def accelerators() -> tuple[str, list[str]]:
@@ -174,11 +149,9 @@ def _start(
     member: Member, workdir: Path, environment: dict[str, str], cores: Sequence[int]
 ) -> subprocess.Popen[str]:
     """A process that reads the member's config from its input; cores are set before jax starts."""
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "gini_jax.modes.executors", member.name, str(workdir)],
-        env=os.environ | environment | {"PYTHONPATH": paths},
+        [sys.executable, "-m", "gini_jax.modes.executors.member", str(workdir / member.name)],
+        env=os.environ | environment | {"PYTHONPATH": import_path()},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -200,55 +173,10 @@ def _error_of(process: subprocess.Popen[str]) -> Exception | None:
         lines = text.read().strip().splitlines()
     if process.returncode == 0:
         return None
-    if process.returncode == _BUSY:
+    if process.returncode == BUSY:
         return Busy(lines[-1])
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         return RunError(f"its process was ended by {name}")
     said = lines[-1] if lines else f"its process ended with status {process.returncode}"
     return RunError(said.removeprefix("RunError: "))
-
-
-def run_member(member: Member, folder: Path) -> None:
-    """Trains a member; what it prints goes to log.txt in its folder.
-
-    Raises:
-        Stopped: after a signal.
-        Exception: what ended it, which is in log.txt too.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    check_before_data(member.config)
-    try:
-        with (
-            log_file(folder / "log.txt") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
-            train.main(member.config, folder)
-    except (Stopped, Busy):
-        raise
-    except Exception:
-        add(folder / "log.txt", traceback.format_exc())
-        raise
-
-
-def _main(name: str, workdir: str) -> int:
-    """Trains one member; the process's exit status."""
-    logging.set_verbosity(logging.WARNING)
-    devices.prepare_cpu()
-    config = config_of(json.loads(sys.stdin.read()))
-    try:
-        run_member(Member(name, config, {}), Path(workdir) / name)
-    except Stopped as stopped:
-        return stopped.status
-    except Busy as busy:
-        print(str(busy).replace("\n", " "), file=sys.stderr)
-        return _BUSY
-    except Exception as error:
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))

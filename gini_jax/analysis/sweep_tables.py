@@ -1,0 +1,96 @@
+"""The tables of a sweep, from the results that its members have so far."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gini_jax.analysis.statistics import by_baseline, comparisons
+from gini_jax.storage import csv_text, json_text, write
+from gini_jax.training.members import Member
+
+RECORD = "sweep.json"
+
+
+def write_record(workdir: Path, members: Sequence[Member], search: bool) -> None:
+    """Writes what a sweep consists of: each member's name, and the settings that it changes."""
+    changes = {member.name: member.changes for member in members}
+    write(workdir / RECORD, json_text({"search": search, "members": changes}))
+
+
+def write_tables(workdir: Path) -> pd.DataFrame:
+    """Writes sweep.csv and sweep.md.
+
+    Args:
+        workdir: of a sweep; the members are those of its last command.
+
+    Returns:
+        What sweep.csv holds: a row for each finished member.
+    """
+    record = json.loads((workdir / RECORD).read_text())
+    rows = []
+    for name, changes in record["members"].items():
+        path = workdir / name / "result.json"
+        if path.exists():
+            settings = {
+                f"config.{key}": tuple(value) if isinstance(value, list) else value
+                for key, value in changes.items()
+            }
+            group = name.rpartition("-seed")[0]
+            rows.append(
+                {"member": name, "group": group, **settings, **json.loads(path.read_text())}
+            )
+    table = pd.DataFrame(rows)
+    write(workdir / "sweep.csv", csv_text(table))
+    text = search_markdown(table) if record["search"] else sweep_markdown(table)
+    write(workdir / "sweep.md", text)
+    return table
+
+
+def sweep_markdown(table: pd.DataFrame) -> str:
+    """The comparison of every metric, as Markdown."""
+    if table.empty:
+        return "No member has finished yet.\n"
+    first = table.iloc[0]
+    baselines = by_baseline(groups := list(dict.fromkeys(table["group"]))) or groups[:1]
+    return (
+        f"# {first['config_name']}: {len(table)} runs\n\n"
+        f"On {first['device']}, jax {first['jax_version']}, {first['epochs']} epochs. Differences "
+        f"from `{'`, `'.join(baselines)}` are paired by seed. Holm's correction is over the "
+        "objectives of each table. With one seed there is no p-value, with equal differences an "
+        "interval of width 0 and no p-value; Wilcoxon's starts at 6 seeds. A small p of TOST says "
+        "that two objectives are equivalent within the margin.\n\n" + comparisons(table)
+    )
+
+
+def search_markdown(table: pd.DataFrame) -> str:
+    """What a search found, as Markdown: per objective its trials, the best first.
+
+    Args:
+        table: what sweep.csv holds.
+    """
+    if table.empty:
+        return "No trial has finished yet.\n"
+    varied = [column for column in table if column.startswith("config.")]
+    parts = [
+        f"# {table.iloc[0]['config_name']}: random search\n",
+        "By validation accuracy, the mean over the seeds of a trial. The test split plays no part "
+        "in this table: choose here, then run the best settings with fresh seeds.\n",
+    ]
+    for objective, rows in table.groupby("objective", sort=False):
+        accuracy = rows.groupby("group", sort=False)["val_accuracy"]
+        trials = rows.drop_duplicates("group").set_index("group")
+        trials = trials.assign(mean=accuracy.mean(), seeds=accuracy.size())
+        parts.append(f"## {objective}: {len(trials)} trials\n")
+        parts.append("| validation accuracy | seeds | settings |\n| --- | --- | --- |")
+        for _, row in trials.sort_values("mean", ascending=False, kind="stable").iterrows():
+            own = [f"--{path}={_shown(row[path])}" for path in varied if pd.notna(row[path])]
+            parts.append(f"| {row['mean']:.4f} | {row['seeds']} | {' '.join(own)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,55 @@
+"""How the members of a sweep run: one after the other, side by side, or as jobs of a cluster.
+
+A new executor is one file and one line. The file has
+
+- `FLAGS`: its own flags, each a default, a type and a meaning, as a mode's;
+- `run(members, workdir, starting, **values of its flags)`: it is given the members that are not
+  finished, and yields each of them as it ends, with the error that ended it, if any. It yields
+  `Busy` for a member that is still to end elsewhere; the text says where. It calls `starting` with
+  a phrase, such as `now ce-seed0`, whenever it starts something.
+
+If it has `check(workdir, **values)`, this is called first, before anything is written.
+
+In a keyword, a flag's dot is an underscore: `--slurm.time` is `slurm_time`.
+"""
+
+from typing import Any
+
+from gini_jax.errors import InputError, unknown_name
+from gini_jax.modes.executors import inline, local, slurm
+
+EXECUTORS: dict[str, Any] = {"inline": inline, "local": local, "slurm": slurm}
+FLAGS = {name: row for executor in EXECUTORS.values() for name, row in executor.FLAGS.items()}
+
+
+def chosen(executor: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """An executor, and the values of its flags.
+
+    Args:
+        executor: its name.
+        settings: values of executors' flags, by keyword; what is left out has its default.
+
+    Raises:
+        InputError: a name is unknown, or a setting of another executor was given.
+
+    Examples:
+        >>> chosen("local", {"parallel": 2})[1]
+        {'parallel': 2}
+    """
+    if executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
+    rows = {name.replace(".", "_"): (name, row) for name, row in FLAGS.items()}
+    own = {name.replace(".", "_"): row[0] for name, row in EXECUTORS[executor].FLAGS.items()}
+    for keyword, value in settings.items():
+        if keyword not in rows:
+            raise unknown_name("setting of a sweep", keyword, rows)
+        if keyword in own:
+            own[keyword] = value
+        elif value != rows[keyword][1][0]:
+            flag = rows[keyword][0]
+            of = next(name for name, module in EXECUTORS.items() if flag in module.FLAGS)
+            raise InputError(
+                f"--{flag}={value} has no effect with --executor={executor}; add --executor={of}, "
+                "or leave it out"
+            )
+    return EXECUTORS[executor], own

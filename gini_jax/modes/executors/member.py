@@ -1,0 +1,74 @@
+"""One member of a sweep, in this process, or in a process of its own: `python -m` this file."""
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from gini_jax import devices
+from gini_jax.errors import Busy, Stopped
+from gini_jax.modes import train
+from gini_jax.storage import add, log_file
+from gini_jax.training.experiment import check_before_data
+from gini_jax.training.workdir import config_of
+
+BUSY = 75  # exit status of a process whose member another one is training
+
+
+def run_member(config: ConfigDict, folder: Path) -> None:
+    """Trains a member; what it prints goes to log.txt in its folder.
+
+    Raises:
+        Busy: another process is training it.
+        Stopped: after a signal.
+        Exception: what ended it, which is in log.txt too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_before_data(config)
+    try:
+        with (
+            log_file(folder / "log.txt") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            train.main(config, folder)
+    except Busy as error:
+        raise Busy("is being trained by another process; skipped") from error
+    except Stopped:
+        raise
+    except Exception:
+        add(folder / "log.txt", traceback.format_exc())
+        raise
+
+
+def import_path() -> str:
+    """`PYTHONPATH` for a process that has to find this package, installed or not."""
+    root = str(Path(__file__).resolve().parents[3])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+
+
+def _main(folder: str) -> int:
+    """Trains the member whose config stands in the input; the process's exit status."""
+    logging.set_verbosity(logging.WARNING)
+    devices.prepare_cpu()
+    config = config_of(json.loads(sys.stdin.read()))
+    try:
+        run_member(config, Path(folder))
+    except Stopped as stopped:
+        return stopped.status
+    except Busy as busy:
+        print(busy, file=sys.stderr)
+        return BUSY
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))
