@@ -6,6 +6,8 @@ Three kinds: inputs of the losses, settings and flags on the command line, and d
 case that fails is printed with what reproduces it. The tests run a short form of each.
 """
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -24,7 +26,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -380,7 +382,7 @@ def fuzz_files(files: int, seed: int = 0) -> Counter[str]:
     rng = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
     errors = (InputError, RunError)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         folder = Path(name)
         marker = folder / "executed"
         bomb = pickle.dumps(Bomb(marker), protocol=2)
@@ -430,7 +432,8 @@ def main(argv: list[str]) -> None:
     """Runs the three kinds, and writes what was seen."""
     del argv
     given_flags = flags.FLAGS
-    report = {"machine": platform.processor() or platform.machine(), "jax": jax.__version__}
+    logging.set_verbosity(logging.ERROR)
+    report = {"cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__}
     kinds = {
         "loss_inputs": fuzz_losses,
         "command_lines": fuzz_command_lines,

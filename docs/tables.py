@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from docs.bench_tables import BENCH_TABLES
+from docs.fault_tables import FAULT_TABLES
 from docs.frozen_tables import FROZEN_TABLES
 from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES, as_table
 from gini_jax.analysis.statistics import (
@@ -276,6 +277,7 @@ SHOWN = (
 )
 TABLES: dict[str, Callable[[], str]] = {
     **SPEED_TABLES,
+    **FAULT_TABLES,
     **FROZEN_TABLES,
     **BENCH_TABLES,
     "batches": batches,
@@ -300,7 +302,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     """Fills the tables of every page."""
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = page.read_text()
 
         def fill(match: re.Match[str]) -> str:

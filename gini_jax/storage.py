@@ -154,13 +154,16 @@ def add(path: Path, text: str) -> None:
 
 
 def printable(name: str) -> str:
-    r"""A file's name as text that can be written and shown, also where it is not UTF-8.
+    r"""A name as text that can be written and shown, whatever a file's or class's name holds.
+
+    Bytes that are not UTF-8, and characters that control a terminal, are written as numbers.
 
     Examples:
-        >>> printable("a.png"), printable("\udcff")
-        ('a.png', '\\xff')
+        >>> printable("a.png"), printable("\udcff"), printable("\x1b[2J")
+        ('a.png', '\\xff', '\\x1b[2J')
     """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _encoded(text: str) -> bytes:

@@ -3,12 +3,14 @@
 import io
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gini_jax.data.images import decode, fit
+from gini_jax.data.images import as_stored, decode, fit
+from gini_jax.errors import InputError
 
 
 def _encoded(image, kind="PNG", **options):
@@ -70,3 +72,14 @@ def test_a_very_long_image_is_cut_to_its_centre():
 def test_processes_that_decode_start_without_jax():
     code = "import sys, gini_jax.data.images; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_decompression_bomb_is_named_before_it_is_decoded(tmp_path):
+    """A header that promises 20,000 x 20,000 pixels, in a file of some hundred bytes."""
+    path = tmp_path / "bomb.png"
+    Image.new("L", (1, 1)).save(path)
+    whole = path.read_bytes()
+    header = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + whole[24:29]
+    path.write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:])
+    with pytest.raises(InputError, match=r"bomb\.png cannot be read as an image .*decompression"):
+        as_stored(path, 0, 32)

@@ -91,13 +91,13 @@ def main(
                     rows.append(_row(files[i], p, trained.class_names))
             bar.update(len(files))
     for text in damaged[:20]:
-        print(f"left out: {text}", file=sys.stderr)
+        print(f"left out: {printable(text)}", file=sys.stderr)
     if not rows:
         raise InputError(f"--images={images}: none of the {len(paths)} files is a readable image")
     table = pd.DataFrame(rows)
     write(workdir / "predictions.csv", csv_text(table))
     for row in rows[:20]:
-        print(f"{row['image']}: {row['class']} ({row['probability']:.3f})")
+        print(f"{row['image']}: {printable(row['class'])} ({row['probability']:.3f})")
     left_out = f"; {len(damaged)} files left out" if damaged else ""
     print(f"{len(rows)} predictions written to {workdir / 'predictions.csv'}{left_out}")
     if explain:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from gini_jax import devices
 from gini_jax.errors import Busy, InputError, RunError, Stopped, first_line
-from gini_jax.modes.executors.member import import_path, run_member
+from gini_jax.modes.executors.member import end_process, import_path, run_member
 from gini_jax.storage import is_remote, write
 from gini_jax.training.members import Member
 from gini_jax.training.workdir import config_json, config_of, holds_result
@@ -244,12 +243,12 @@ def train_member(folder: str, config: str, retries: int) -> None:
         if told:
             reason = "reached its time limit" if limit else "was stopped by a signal"
             _note_error(path, f"{reason} after it was queued again {restarts} times (--retries)")
-        sys.exit(stopped.status)
+        end_process(stopped.status)
     except Exception as error:
         if restarts < retries and not isinstance(error, InputError):
             _requeue()
         _note_error(path, f"{type(error).__name__}: {error}", busy=isinstance(error, Busy))
-        sys.exit(1)
+        end_process(1)
 
 
 def _job() -> str:
@@ -270,7 +269,7 @@ def _still_wanted() -> bool:
 
 def _requeue() -> NoReturn:
     subprocess.run(["scontrol", "requeue", _job()], check=True)
-    sys.exit(128 + signal.SIGTERM)
+    end_process(128 + signal.SIGTERM)
 
 
 def _note_error(member: Path, text: str, busy: bool = False) -> None:

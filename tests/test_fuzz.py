@@ -1,0 +1,60 @@
+"""Short forms of benchmarks/fuzz.py and benchmarks/soak.py, whose whole figures are in results/."""
+
+import json
+
+import numpy as np
+
+from benchmarks import fuzz, soak
+from tests.conftest import ROOT
+
+
+def test_losses_are_finite_or_refuse_their_input():
+    counts = fuzz.fuzz_losses(300, seed=1)
+    assert sum(counts.values()) >= 300
+    assert counts["finite"] > counts["error"]
+
+
+def test_a_value_that_is_not_finite_is_noticed(monkeypatch):
+    """The check itself can fail."""
+    monkeypatch.setattr(fuzz, "loss_of", lambda *_: lambda x, y, **more: x.sum() / 0)
+    case = {"name": "gini", "examples": 2, "channels": 4, "classes": 3, "space": (), "seed": 0}
+    case |= {"dtype": "float32", "labels": "integers", "masked": False}
+    try:
+        fuzz.try_loss(case)
+    except AssertionError as error:
+        assert "the value is" in str(error)
+    else:
+        raise AssertionError("an infinite value passed")
+
+
+def test_command_lines_start_or_end_in_one_error():
+    counts = fuzz.fuzz_command_lines(16, seed=1)
+    assert sum(counts.values()) == 16
+
+
+def test_damaged_files_end_in_an_error_that_names_them_or_are_read():
+    counts = fuzz.fuzz_files(24, seed=1)
+    assert sum(counts.values()) == 24
+    assert counts["image: error"] and counts["weights: error"]
+
+
+def test_files_are_damaged_in_every_way():
+    rng = np.random.default_rng(0)
+    whole = bytes(range(200))
+    changed = [fuzz.damage(whole, rng, b"bomb") for _ in range(100)]
+    assert len({len(x) for x in changed}) > 10
+    assert any(x.startswith(b"bomb") for x in changed)
+
+
+def test_processes_that_are_killed_come_to_the_same_end(tmp_path):
+    """Two of them, four epochs."""
+    report = soak.soak(tmp_path, number=2, epochs=4, seed=0)
+    assert report["kills"] >= 1
+
+
+def test_the_whole_figures_are_of_the_sizes_that_the_docs_name():
+    report = json.loads((ROOT / "results" / "fuzz.json").read_text())
+    tried = [report[kind]["tried"] for kind in ("loss_inputs", "command_lines", "files")]
+    assert tried == [10_000, 2_000, 500]
+    report = json.loads((ROOT / "results" / "soak.json").read_text())
+    assert (report["processes"], report["epochs"]) == (4, 200)
