@@ -1,4 +1,4 @@
-"""What benchmarks/fuzz.py and benchmarks/soak.py found, as text: results/fuzz.json and soak.json."""
+"""What benchmarks/fuzz.py and benchmarks/soak.py found, as text."""
 
 import json
 
@@ -20,8 +20,8 @@ def fuzz() -> str:
         outcomes = [f"{count:,} {name}" for name, count in found["outcomes"].items()]
         rows.append([what, f"{found['tried']:,}", "; ".join(outcomes)])
     note = (
-        f"jax {report['jax']}, {report['cores']} CPU cores. Nothing else was seen: no number that is "
-        "not finite, no traceback, nothing executed."
+        f"jax {report['jax']}, {report['cores']} CPU cores. Nothing else was seen: no number that "
+        "is not finite, no traceback, nothing executed."
     )
     return "\n".join([as_table(["what", "tried", "outcomes"], rows), "", note])
 
@@ -32,11 +32,11 @@ def soak() -> str:
     memory = [each["ratio"] for each in report["memory"]]
     files = [f"{each['early']:g} to {each['late']:g}" for each in report["open_files"]]
     return (
-        f"{report['processes']} processes on {report['cores']} CPU cores, {report['epochs']} epochs, "
-        f"fed from the host: after {report['kills']} kills (SIGKILL of a random process, all start "
-        "again) the result, every line of the log and the names of all files equal those of an "
-        "undisturbed run. From the second to the last quarter of that run, memory per process "
-        f"changed by a factor of {min(memory):.2f} to {max(memory):.2f}; open files went from "
+        f"{report['processes']} processes on {report['cores']} CPU cores, {report['epochs']} "
+        f"epochs, fed from the host: after {report['kills']} kills (SIGKILL of a random process, "
+        "all start again) the result, every line of the log and the names of all files equal those "
+        "of an undisturbed run. From the second to the last quarter of that run, memory per "
+        f"process changed by a factor of {min(memory):.2f} to {max(memory):.2f}; open files went from "
         f"{', '.join(files)} (`benchmarks/soak.py`)."
     )
 
