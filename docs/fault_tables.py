@@ -36,8 +36,8 @@ def soak() -> str:
         f"epochs, fed from the host: after {report['kills']} kills (SIGKILL of a random process, "
         "all start again) the result, every line of the log and the names of all files equal those "
         "of an undisturbed run. From the second to the last quarter of that run, memory per "
-        f"process changed by a factor of {min(memory):.2f} to {max(memory):.2f}; open files went from "
-        f"{', '.join(files)} (`benchmarks/soak.py`)."
+        f"process changed by a factor of {min(memory):.2f} to {max(memory):.2f}; open files went "
+        f"from {', '.join(files)} (`benchmarks/soak.py`)."
     )
 
 
