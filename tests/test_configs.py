@@ -22,6 +22,7 @@ from tests.runs import set_up
 # table, less their heads for 1,000 classes.
 SIZES = {"digits": (10, 8, 0.3), "cifar100": (100, 32, None), "caltech101": (102, 224, None)}
 SIZES["finetune"] = (20, 128, 2.25)
+SIZES["fashion"] = (10, 28, 0.3)
 BODIES = {"resnet17": None, "resnet18": 11.17, "resnet50": 23.5, "cvt13": 19.6}
 BODIES |= {"mobilenet_v2": 2.35, "efficientnet_lite0": 3.5}
 

@@ -20,6 +20,7 @@ __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_data
 # By the part of a set's name before its first colon, if any; all other names are those of TFDS.
 SOURCES = {
     "digits": "gini_jax.data.digits:Digits",
+    "fashion_mnist": "gini_jax.data.fashion_mnist:open_fashion_mnist",
     "folder": "gini_jax.data.folder:Folder",
     "hf": "gini_jax.data.hf:HuggingFace",
 }
