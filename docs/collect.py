@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gini_jax.analysis.runs import Run
+from gini_jax.analysis.runs import Run, epochs_of
 from gini_jax.analysis.sensitivity import varied_table
 from gini_jax.losses.terms import PRESETS
 from gini_jax.training.workdir import config_json, saved_config
@@ -111,7 +111,7 @@ def shares_of(folder: Path, group: str, seed: int) -> list[tuple[Any, ...]]:
 
     Earlier runs divided by zero where cross-entropy has no gradient; their shares are left out.
     """
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    lines = epochs_of(folder)
     return [
         (group, seed, line["epoch"], term, f"{line[key]:.6g}", f"{line[f'train_{term}']:.6g}")
         for line in lines

@@ -56,6 +56,9 @@ SETTINGS: dict[str, Setting] = {
         "where metrics go; jsonl, which pictures are drawn from, is always written",
         choices="gini_jax.training.loggers:LOGGERS",
     ),
+    "log_every_steps": Setting(
+        0, "also log every so many steps, besides every epoch; 0: epochs alone", bounds=NOT_NEGATIVE
+    ),
     "report": Setting(True, "write report.html at the end of a run"),
     "debug_nans": Setting(False, "if the loss becomes NaN, name the first module with a NaN"),
     "profile": Setting(False, "trace ten steps of the first epoch into the workdir"),
@@ -223,6 +226,7 @@ FREE = (
     "dataset.feed",
     "evals",
     "loggers",
+    "log_every_steps",
     "report",
     "eval_batch_size",
     "eval_every_epochs",

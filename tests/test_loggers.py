@@ -163,3 +163,24 @@ def test_a_service_that_cannot_start_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setitem(LOGGERS, "wandb", refused)
     with pytest.raises(InputError, match=r"wandb cannot start \(not logged in\)"):
         create_loggers(tmp_path, config_of("wandb"))
+
+
+def test_steps_are_logged_between_the_epochs_lines(tmp_path):
+    """Three steps a call; an epoch has 18. The last step of an epoch is in the epoch's line."""
+    plain, often = tmp_path / "plain", tmp_path / "often"
+    for workdir, every in ((plain, 0), (often, 4)):
+        config = config_of("jsonl", "tensorboard", log_every_steps=every, steps_per_call=3)
+        train(config, workdir, devices=jax.devices()[:1])
+    epochs, lines = lines_of(plain), lines_of(often)
+    assert [line["step"] for line in epochs] == [18, 36]
+    assert [x["step"] for x in lines] == [4, 8, 12, 16, 18, 20, 24, 28, 32, 36]
+    assert [line for line in lines if "epoch" in line] == epochs
+    steps = [line for line in lines if "epoch" not in line]
+    assert set(steps[0]) == {
+        "step",
+        *(key.replace("train_", "step_") for key in epochs[0] if key.startswith("train_")),
+    }
+    first = [line["step_loss"] for line in steps if line["step"] < 18]
+    assert min(first) < epochs[0]["train_loss"] < max(first)
+    sizes = [sum(x.stat().st_size for x in w.glob("*events*")) for w in (plain, often)]
+    assert sizes[1] > sizes[0] > 0

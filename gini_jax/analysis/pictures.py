@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from gini_jax.analysis.runs import epochs_of
 from gini_jax.drawing import plain_numbers
 from gini_jax.storage import write
 
@@ -21,7 +22,7 @@ def draw_curves(workdir: Path, png: Path) -> None:
         png: the picture to write.
     """
     config = json.loads((workdir / "config.json").read_text())
-    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = epochs_of(workdir)
     epochs = [line["epoch"] for line in lines]
     panels = {
         "Cross-entropy": ["train_ce", "val_loss"],

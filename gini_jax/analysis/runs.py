@@ -29,7 +29,7 @@ class Run:
         group: what it is compared as: its objective, and what a sweep varied.
         result: result.json.
         config: config.json.
-        lines: metrics.jsonl.
+        lines: the epochs in metrics.jsonl.
         about: dataset.json.
     """
 
@@ -83,6 +83,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def epochs_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are of an epoch, not of a single step.
+
+    A last line that is not complete, of a run that is writing it, is left out.
+    """
+    texts = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(text) for text in texts if text.endswith("}")]
+    return [line for line in lines if "epoch" in line]
+
+
 def read_run(folder: Path, group: str = "") -> Run:
     """A finished run.
 
@@ -99,7 +109,7 @@ def read_run(folder: Path, group: str = "") -> Run:
         json.loads((folder / f"{name}.json").read_text())
         for name in ("result", "config", "dataset")
     )
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = epochs_of(folder)
     return Run(folder, group or result["objective"], result, config, lines, about)
 
 

@@ -20,7 +20,7 @@ from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
 class Logger(Protocol):
-    """Takes one line per epoch, and pictures of the tested checkpoint."""
+    """Takes a line per epoch, or some steps, and pictures of the tested checkpoint."""
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes a line of metrics; `line["step"]` is the step."""
@@ -42,6 +42,11 @@ def numbers_of(line: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in line.items() if isinstance(value, (int, float))}
 
 
+def is_of_training(line: dict[str, Any]) -> bool:
+    """Whether a line is of an epoch or a step, not of the tested checkpoint."""
+    return not any(key.startswith("test_") for key in line)
+
+
 def remembered(path: Path, create: Callable[[], str]) -> str:
     """A service's name of a run, kept in the workdir so that a resumed run finds it again."""
     if not path.exists():
@@ -50,7 +55,7 @@ def remembered(path: Path, create: Callable[[], str]) -> str:
 
 
 class Jsonl:
-    """metrics.jsonl: one line of JSON per epoch."""
+    """metrics.jsonl: one line of JSON per epoch, or some steps."""
 
     def __init__(self, workdir: Path, config: ConfigDict):
         del config
@@ -87,7 +92,7 @@ class TensorBoard:
         from tensorboardX.summary import scalar
 
         contents: list[dict[str, Any]] = []
-        if self._writer is None and "epoch" in line:
+        if self._writer is None and is_of_training(line):
             # What an interrupted run wrote from here on is written again.
             contents.append({"file_version": "brain.Event:2"})
             contents.append({"session_log": SessionLog(status=SessionLog.START)})
@@ -209,7 +214,7 @@ class MLflow:
 
     def write(self, line: dict[str, Any]) -> None:
         """Logs every number."""
-        if line["step"] in self._written and "epoch" in line:
+        if line["step"] in self._written and is_of_training(line):
             return  # by the run before it was interrupted
         for key, value in numbers_of(line).items():
             self._client.log_metric(self._id, key, value, step=line["step"])

@@ -58,7 +58,7 @@ def fit(
     state, progress = resumed_or_new(experiment, checkpoints)
     if writes:
         announce_resume(int(state.step), progress, workdir, config)
-        keep_lines_until(workdir / "metrics.jsonl", progress.epochs * experiment.steps_per_epoch)
+        keep_lines_until(workdir / "metrics.jsonl", int(state.step))
     if progress.is_last(config):
         checkpoints.close()
         return progress
@@ -211,7 +211,17 @@ def take_in(metrics: Any, progress: Progress, hooks: Hooks) -> None:
         progress.add_step(one, config.batch_size)
         if not math.isfinite(one["loss"]) or not math.isfinite(one["gradient_norm"]):
             raise _not_finite(one, progress, hooks.stepper, hooks.saver.checkpoints)
+        log_step(one, progress, hooks)
     hooks.bar.update(one, progress, len(values["loss"]))
+
+
+def log_step(metrics: dict[str, float], progress: Progress, hooks: Hooks) -> None:
+    """Logs a step, if it is one of every `log_every_steps`; the last of an epoch is the epoch's."""
+    experiment = hooks.stepper.experiment
+    every, step = experiment.config.log_every_steps, progress.images // experiment.config.batch_size
+    if every and step % every == 0 and step % experiment.steps_per_epoch:
+        for logger in hooks.loggers:
+            logger.write({"step": step, **{f"step_{name}": x for name, x in metrics.items()}})
 
 
 def stop(step: int, status: int, hooks: Hooks) -> NoReturn:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from gini_jax import devices
+from gini_jax.analysis.runs import epochs_of
 from gini_jax.errors import Busy, InputError, RunError, Stopped, first_line
 from gini_jax.modes.executors.member import end_process, import_path, run_member
 from gini_jax.storage import is_remote, write
@@ -301,10 +302,10 @@ def _progress(member: Path, epochs: int) -> str:
         'epoch 1 of 30'
     """
     metrics = member / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    lines = epochs_of(member) if metrics.exists() else []
     if not lines:
         return f"epoch 1 of {epochs}"
-    last = json.loads(lines[-1])
+    last = lines[-1]
     done = min(last["epoch"] + 1, epochs)
     return f"epoch {done} of {epochs}, {last['images_per_second']:,.0f} images/s"
 
