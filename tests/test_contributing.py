@@ -99,6 +99,11 @@ def test_all_five_work_together(project):
     assert "tiny:moving_center" in out
     assert "4 steps of 8 images" in out
     assert "nearest_accuracy" in (project / "run" / "result.json").read_text()
+    table = "import gini_jax.analysis.statistics as s; print(s.METRICS['nearest_accuracy'])"
+    said = subprocess.run(
+        [sys.executable, "-c", table], cwd=project, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "('Nearest neighbour', True)"  # so sweep.md has it
     assert "train_moving_center" in (project / "run" / "metrics.jsonl").read_text()
     shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
     assert "moving_center: 0.01" in shown

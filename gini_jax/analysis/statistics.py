@@ -10,26 +10,11 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from gini_jax.errors import InputError
+from gini_jax.evals import TITLES
 
 MARGINS = (0.5, 1)  # points of accuracy within which two objectives count as equivalent
 _SAME = 1e-9
-# Metrics of result.json that tables show, with their titles; True: larger is better.
-METRICS: dict[str, tuple[str, bool]] = {
-    "test_accuracy": ("Test accuracy", True),
-    "test_class_accuracy": ("Mean accuracy over the classes", True),
-    "test_top5": ("Top-5 accuracy", True),
-    "test_superclass_accuracy": ("Accuracy over superclasses", True),
-    "test_loss": ("Test loss (cross-entropy)", False),
-    "test_ece": ("Expected calibration error", False),
-    "feature_gini": ("Gini impurity of the features", False),
-    "feature_kl": ("KL from the split's class distribution", False),
-    "feature_kl_uniform": ("KL from the balanced distribution", False),
-    "probe_accuracy": ("Linear probe", True),
-    "knn_accuracy": ("20 nearest neighbours", True),
-    "nmi": ("NMI of k-means clusters", True),
-    "scatter_ratio": ("Between- over within-class scatter", True),
-    "selection_share": ("Share of features that is enough, purest first", False),
-}
+METRICS = TITLES
 
 
 def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[str]]:

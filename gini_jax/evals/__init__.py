@@ -1,7 +1,8 @@
 """Evaluations of a trained network: from its outputs for the splits to numbers and arrays.
 
-A new evaluation takes one new file, with `KEYS` and `evaluate`, and one line in `NAMES`. Each file
-lists the keys of result.json that it fills; the other keys are in `gini_jax.training.result`.
+A new evaluation takes one new file, with `KEYS`, `TITLES` and `evaluate`, and one line in `NAMES`.
+Each file lists the keys of result.json that it fills, and those that tables show; the other keys
+are in `gini_jax.training.result`.
 """
 
 import importlib
@@ -16,6 +17,7 @@ from gini_jax.evals.inputs import MOST_EXAMPLES, Inputs, subsample
 
 __all__ = [
     "EVALS",
+    "TITLES",
     "Extractor",
     "Inputs",
     "SplitOutputs",
@@ -37,8 +39,12 @@ NAMES = (
 ALWAYS = ("accuracy", "features")
 
 # name -> module. Each has `KEYS`, the numbers for result.json and their meanings, and
-# `evaluate(inputs)`, which returns these numbers and arrays for pictures.
+# `evaluate(inputs)`, which returns these numbers and arrays for pictures; and `TITLES`, the numbers
+# that tables show, with their titles; True: larger is better.
 EVALS: dict[str, Any] = {name: importlib.import_module(f"gini_jax.evals.{name}") for name in NAMES}
+TITLES: dict[str, tuple[str, bool]] = {
+    key: row for module in EVALS.values() for key, row in getattr(module, "TITLES", {}).items()
+}
 
 
 def chosen(names: Sequence[str]) -> list[str]:

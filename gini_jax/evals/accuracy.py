@@ -15,6 +15,13 @@ KEYS = {
     "test_loss": "cross-entropy, nats",
     "test_superclass_accuracy": "share predicted in the right group of classes; null if no groups",
 }
+TITLES = {
+    "test_accuracy": ("Test accuracy", True),
+    "test_class_accuracy": ("Mean accuracy over the classes", True),
+    "test_top5": ("Top-5 accuracy", True),
+    "test_superclass_accuracy": ("Accuracy over superclasses", True),
+    "test_loss": ("Test loss (cross-entropy)", False),
+}
 
 
 def evaluate(inputs: Inputs) -> dict[str, Any]:

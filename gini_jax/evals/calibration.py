@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from gini_jax.evals.inputs import Inputs
 
 KEYS = {"test_ece": "expected calibration error, 15 bins"}
+TITLES = {"test_ece": ("Expected calibration error", False)}
 
 
 def evaluate(inputs: Inputs) -> dict[str, float]:

@@ -9,6 +9,10 @@ KEYS = {
     "nmi": "normalised mutual information of k-means clusters and classes, pooled test features",
     "scatter_ratio": "between- over within-class scatter of pooled test features",
 }
+TITLES = {
+    "nmi": ("NMI of k-means clusters", True),
+    "scatter_ratio": ("Between- over within-class scatter", True),
+}
 
 
 def evaluate(inputs: Inputs) -> dict[str, float]:

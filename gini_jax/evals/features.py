@@ -22,6 +22,11 @@ KEYS = {
     "feature_kl_uniform": "KL of the features' class distribution from the balanced one",
     "dead_features": "share of the features that never fire on the test split",
 }
+TITLES = {
+    "feature_gini": ("Gini impurity of the features", False),
+    "feature_kl": ("KL from the split's class distribution", False),
+    "feature_kl_uniform": ("KL from the balanced distribution", False),
+}
 
 
 def evaluate(inputs: Inputs) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from gini_jax.evals.inputs import Inputs, probe_inputs
 
 KEYS = {"knn_accuracy": "test accuracy of the 20 nearest neighbours by cosine, pooled features"}
+TITLES = {"knn_accuracy": ("20 nearest neighbours", True)}
 
 
 def evaluate(inputs: Inputs) -> dict[str, float]:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from gini_jax.evals.inputs import Inputs, probe_inputs
 
 KEYS = {"probe_accuracy": "test accuracy of a logistic regression on pooled features"}
+TITLES = {"probe_accuracy": ("Linear probe", True)}
 
 
 def evaluate(inputs: Inputs) -> dict[str, float]:

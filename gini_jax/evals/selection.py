@@ -12,6 +12,7 @@ from gini_jax.evals.inputs import Inputs, probe_inputs
 from gini_jax.losses import gini_impurity
 
 KEYS = {"selection_share": "smallest share of the features, the purest, with 99 % of the accuracy"}
+TITLES = {"selection_share": ("Share of features that is enough, purest first", False)}
 
 
 def evaluate(inputs: Inputs) -> dict[str, Any]:
