@@ -126,9 +126,12 @@ class Cluster:
     def until(self, reached, what="", timeout=120):
         _until(reached, what, timeout)
 
-    def stop(self):
+    def cancel_all(self):
         self.ask("scancel", "--user", getpass.getuser(), fails=True)
-        time.sleep(1)
+        _until(lambda: not self.ask("squeue", "-h"), "scancel")
+
+    def stop(self):
+        self.cancel_all()
         for daemon in reversed(list(self._daemons.values())):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self._daemons.values():

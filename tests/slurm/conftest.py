@@ -1,4 +1,4 @@
-"""One cluster for all tests of a worker."""
+"""One cluster for all tests of a worker; what a test has left running ends with it."""
 
 import pytest
 
@@ -11,3 +11,10 @@ def cluster(tmp_path_factory):
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request):
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").cancel_all()

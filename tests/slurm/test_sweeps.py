@@ -89,8 +89,6 @@ def test_a_cancelled_member_is_told_apart_and_can_be_run_again(cluster, tmp_path
     assert f"ce-seed1 runs as job {jobs[1]}: epoch " in err
     start(tmp_path, *SLURM, *few).finish()
     assert job_of(tmp_path, 0) != jobs[0] and job_of(tmp_path, 1) == jobs[1]
-    for job in (job_of(tmp_path, 0), jobs[1]):
-        cluster.ask("scancel", job)
 
 
 def job_of(workdir, seed):
