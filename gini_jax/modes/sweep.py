@@ -128,6 +128,8 @@ def main(
         written += ", report.html"
     print(f"written to {workdir}: {written}")
     if busy:
+        done = [x.name for x in members if x.name not in {*busy, *failed}]
+        print(f"done: {', '.join(done) or 'none yet'}")
         print(f"{len(busy)} members are trained elsewhere; call this again for the whole table")
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 from absl import logging
 from filelock import FileLock
-from tqdm import tqdm
 
 from gini_jax import devices
 from gini_jax.analysis.runs import epochs_of
@@ -111,44 +110,34 @@ def run(
         Stopped: by Ctrl-C while it waits; the jobs go on.
     """
     folder = workdir.resolve() / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # of two shells, one submits
-        files = {member.name: _read(folder / f"{member.name}.json") for member in members}
-        jobs = {name: str(file["job"]) for name, file in files.items() if file}
-        missing = [member for member in members if member.name not in jobs]
-        if missing:
-            submitted = _submit(missing, folder, retries, settings)
-            for member, job in zip(missing, submitted, strict=True):
-                write(folder / f"{member.name}.json", json.dumps({"job": job}))
-            jobs |= {member.name: job for member, job in zip(missing, submitted, strict=True)}
-            starting(f"submitted {len(missing)} members as job {submitted[0].partition('_')[0]}")
-    left = list(members)
-    pause = 1.0
-    with tqdm(total=len(left), unit=" members", disable=None if wait else True) as bar:
-        while left:
-            said: dict[str, str] = {}
-            now = states([jobs[member.name] for member in left])
-            for member in list(left):
-                job = jobs[member.name]
-                alive, text = _state(member, job, now.get(job, ""), folder)
-                if alive:
-                    said[member.name] = text
-                    continue
-                left.remove(member)
-                bar.update()
-                yield member, _ended(member, job, text, folder)
-            if not wait:
-                break
-            running = sum("runs" in text for text in said.values())
-            bar.set_postfix_str(f"{running} running, {len(said) - running} waiting")
-            try:
-                time.sleep(pause if left else 0)
-            except KeyboardInterrupt as error:
-                ids = " ".join(sorted({jobs[member.name].partition("_")[0] for member in left}))
-                raise Stopped(
-                    f"the jobs go on; the same command shows them, scancel {ids} ends them", 130
-                ) from error
-            pause = min(pause * 1.5, 30)
+    jobs = _submit_missing(members, folder, starting, retries, settings)
+    left, pause, shown = list(members), 1.0, ""
+    while left:
+        said: dict[str, str] = {}
+        now = states([jobs[member.name] for member in left])
+        for member in list(left):
+            job = jobs[member.name]
+            alive, text = _state(member, job, now.get(job, ""), folder)
+            if alive:
+                said[member.name] = text
+                continue
+            left.remove(member)
+            yield member, _ended(member, job, text, folder)
+        if not wait or not left:
+            break
+        running = sum(text.startswith("runs") for text in said.values())
+        text = f"{running} running, {len(left) - running} waiting"
+        if text != shown:
+            starting(text)
+        shown = text
+        try:
+            time.sleep(pause)
+        except KeyboardInterrupt as error:
+            ids = " ".join(sorted({jobs[member.name].partition("_")[0] for member in left}))
+            raise Stopped(
+                f"the jobs go on; the same command shows them, scancel {ids} ends them", 130
+            ) from error
+        pause = min(pause * 1.5, 30)
     for member in left:
         yield member, Busy(said[member.name])
 
@@ -180,6 +169,28 @@ def states(jobs: Sequence[str]) -> dict[str, str]:
         lines = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
         found = {job: word.split()[0] for job, word in (line.split("|") for line in lines)} | found
     return {job: found[job] for job in jobs if job in found}
+
+
+def _submit_missing(
+    members: Sequence[Member],
+    folder: Path,
+    starting: Callable[[str], None],
+    retries: int,
+    settings: dict[str, Any],
+) -> dict[str, str]:
+    """The number of each member's job; those that have none are submitted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # of two shells, one submits
+        files = {member.name: _read(folder / f"{member.name}.json") for member in members}
+        jobs = {name: str(file["job"]) for name, file in files.items() if file}
+        missing = [member for member in members if member.name not in jobs]
+        if missing:
+            submitted = _submit(missing, folder, retries, settings)
+            for member, job in zip(missing, submitted, strict=True):
+                write(folder / f"{member.name}.json", json.dumps({"job": job}))
+                jobs[member.name] = job
+            starting(f"submitted {len(missing)} members as job {submitted[0].partition('_')[0]}")
+    return jobs
 
 
 def _submit(
