@@ -221,7 +221,7 @@ SETTINGS: dict[str, Setting] = {
 OPTIONS = "loss.options."
 
 # Settings that may change within a run: where the data is, and how the run is saved and observed.
-FREE = (
+CHANGEABLE_ON_RESUME = (
     "dataset.data_dir",
     "dataset.feed",
     "evals",

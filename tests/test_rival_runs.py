@@ -38,11 +38,11 @@ class Headed(nn.Module):
     scale: float = 16.0
 
     @nn.compact
-    def __call__(self, images, train=False, places=None, added=None):
+    def __call__(self, images, train=False, example_index=None, added=None):
         features = nn.silu(nn.Dense(32, name="body")(images.reshape(len(images), -1)))
         features = with_added(features, "stage2", added)
         head = Classifier(10, 0.0, self.head, self.scale, name="head")
-        return head(features, train=train, places=places), {"stage2": features}
+        return head(features, train=train, example_index=example_index), {"stage2": features}
 
 
 def config_of(objective, **changes):

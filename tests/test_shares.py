@@ -147,7 +147,7 @@ def test_factors_of_vanishing_gradients_are_finite(ce, term, expected):
 
 def test_shares_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypatch):
     class Plain(nn.Module):
-        def __call__(self, images, train=False, places=None):
+        def __call__(self, images, train=False, example_index=None):
             return images.mean(axis=(1, 2)), {"stage2": images}
 
     monkeypatch.setattr("gini_jax.training.experiment.create_model_of", lambda *a, **k: Plain())

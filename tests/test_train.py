@@ -40,7 +40,7 @@ class PlainNetwork(nn.Module):
     """Without batch norm, so that parts of a batch do not depend on each other."""
 
     @nn.compact
-    def __call__(self, images, train=False, places=None):
+    def __call__(self, images, train=False, example_index=None):
         features = nn.silu(nn.Dense(32)(images.reshape(len(images), -1)))
         return nn.Dense(10)(features), {"stage2": features}
 
@@ -51,11 +51,11 @@ class LayerDrops(nn.Module):
     broadcast: bool
 
     @nn.compact
-    def __call__(self, images, train=False, places=None, added=None):
+    def __call__(self, images, train=False, example_index=None, added=None):
         x = nn.silu(nn.Dense(32)(images.reshape(len(images), -1)))
-        x = x + Dropout(0.5, broadcast=self.broadcast)(nn.Dense(32)(x), places, train=train)
+        x = x + Dropout(0.5, broadcast=self.broadcast)(nn.Dense(32)(x), example_index, train=train)
         x = with_added(x, "pooled", added)
-        return Classifier(10, 0.4)(x, train=train, places=places), {"pooled": x}
+        return Classifier(10, 0.4)(x, train=train, example_index=example_index), {"pooled": x}
 
 
 @pytest.fixture(scope="module")

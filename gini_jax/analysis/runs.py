@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from gini_jax.checks import unread
-from gini_jax.config import FREE
+from gini_jax.config import CHANGEABLE_ON_RESUME
 from gini_jax.errors import InputError
 from gini_jax.settings import flattened
 from gini_jax.training.workdir import config_of
@@ -174,7 +174,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     found = {}
     for path in sorted({path for config in configs for path in config}):
         values = dict.fromkeys(str(config[path]) for config in configs if path in config)
-        if len(values) > 1 and path not in ("seed", "objective", "name", *FREE):
+        if len(values) > 1 and path not in ("seed", "objective", "name", *CHANGEABLE_ON_RESUME):
             found[path] = list(values)
     return found
 

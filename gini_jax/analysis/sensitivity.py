@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.statistics import METRICS
-from gini_jax.config import FREE
+from gini_jax.config import CHANGEABLE_ON_RESUME
 from gini_jax.drawing import COLOURS, plain_numbers
 from gini_jax.settings import flattened
 
 # What does not tell runs apart, or does so besides their settings.
-_NOT_VARIED = {"seed", "objective", "name", *FREE}
+_NOT_VARIED = {"seed", "objective", "name", *CHANGEABLE_ON_RESUME}
 
 
 def varied_table(groups: dict[str, list[Run]]) -> pd.DataFrame:

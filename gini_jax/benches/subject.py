@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from gini_jax.data import Dataset, Split, load_dataset
 from gini_jax.data.augment import centre_crop, statistics
 from gini_jax.data.protocols import HELD_OUT
-from gini_jax.data.source import Rows
+from gini_jax.data.source import LazySubset
 from gini_jax.devices import cpu_options
 from gini_jax.evals import Extractor, SplitOutputs, subsample
 from gini_jax.trained import Trained, load
@@ -82,7 +82,7 @@ class Subject:
         split = self.dataset.splits["train"]
         labelled = np.flatnonzero(split.labels >= 0)
         rows = labelled[subsample(len(labelled))]
-        return self.outputs(Split(Rows(split.images, rows), split.labels[rows]))
+        return self.outputs(Split(LazySubset(split.images, rows), split.labels[rows]))
 
     @cached_property
     def test(self) -> SplitOutputs:

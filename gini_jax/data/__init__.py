@@ -12,7 +12,7 @@ from gini_jax.data import cache
 from gini_jax.data.images import stored_size
 from gini_jax.data.protocols import divided, held_classes, noisy, with_classes
 from gini_jax.data.sampling import balanced_subset, some_labels
-from gini_jax.data.source import Dataset, Rows, Source, Split
+from gini_jax.data.source import Dataset, LazySubset, Source, Split
 from gini_jax.errors import InputError
 
 __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
@@ -112,14 +112,14 @@ def _chosen(config: ConfigDict, dataset: Dataset, own_val: bool) -> dict[str, Sp
     if not own_val and config.val_size:
         order = np.random.default_rng(config.val_seed).permutation(len(labels))
         val, train = np.sort(order[: config.val_size]), np.sort(order[config.val_size :])
-        splits["val"] = Split(Rows(images, val), labels[val])
-        splits["train"] = Split(Rows(images, train), labels[train])
+        splits["val"] = Split(LazySubset(images, val), labels[val])
+        splits["train"] = Split(LazySubset(images, train), labels[train])
     elif not own_val:
         splits["val"] = Split(images[:0], labels[:0])
     if config.train_size:
         images, labels = splits["train"]
         rows = balanced_subset(labels, config.train_size, config.val_seed)
-        splits["train"] = Split(Rows(images, rows), labels[rows])
+        splits["train"] = Split(LazySubset(images, rows), labels[rows])
     images, labels = splits["train"]
     if config.label_noise:
         kind, seed = config.label_noise_kind, config.val_seed

@@ -99,7 +99,7 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, f"is filling {entry}"):
+        with exclusive_lock(folder, f"is filling {entry}"):
             found, wrong = _read(entry)  # another process may have decoded it meanwhile
             if not found:
                 if wrong:
@@ -141,13 +141,13 @@ def on_this_machine(folder: Path, part: str = "") -> Path:
             raise InputError(text) from error
     print(f"copying {there} to {copy}")
     copy.parent.mkdir(parents=True, exist_ok=True)
-    with alone(copy.parent, f"is copying {there}"), reading(folder):
+    with exclusive_lock(copy.parent, f"is copying {there}"), reading(folder):
         download(there, copy / part)
     return copy
 
 
 @contextlib.contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
+def exclusive_lock(folder: Path, what: str) -> Iterator[None]:
     """A lock that one process of a machine holds at a time; the others say what they wait for."""
     lock = FileLock(folder / f".gini_jax-{zlib.crc32(what.encode()):08x}.lock")
     try:

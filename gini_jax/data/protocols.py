@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer
 from ml_collections import ConfigDict
 
-from gini_jax.data.source import Dataset, Rows, Split
+from gini_jax.data.source import Dataset, LazySubset, Split
 from gini_jax.errors import InputError
 
 HELD_OUT = "held_out"  # the split of the test images whose classes training does not see
@@ -103,7 +103,7 @@ def with_classes(config: ConfigDict, dataset: Dataset) -> Dataset:
 
 def _rows(split: Split, kept: np.ndarray) -> Split:
     rows = np.flatnonzero(kept)
-    return Split(Rows(split.images, rows), split.labels[rows])
+    return Split(LazySubset(split.images, rows), split.labels[rows])
 
 
 def symmetric(labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> np.ndarray:

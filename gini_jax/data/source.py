@@ -71,11 +71,11 @@ class Split(NamedTuple):
     labels: Any
 
 
-class Rows:
+class LazySubset:
     """Some rows of an array that is mapped from a file; each is read when it is indexed.
 
     Examples:
-        >>> rows = Rows(np.array([[0], [10], [20]]), np.array([2, 0]))
+        >>> rows = LazySubset(np.array([[0], [10], [20]]), np.array([2, 0]))
         >>> rows.shape, rows[np.array([0])].tolist(), np.asarray(rows).tolist()
         ((2, 1), [[20]], [[20], [0]])
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.data.cache import alone, on_this_machine
+from gini_jax.data.cache import exclusive_lock, on_this_machine
 from gini_jax.data.source import Example, refuse_size
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.storage import storage_path
@@ -147,7 +147,7 @@ def _download(name: str, prepare: str) -> Any:
     try:
         builder = tfds.builder(name, file_format="array_record")
         print(f"TFDS is downloading {name}; without network access, prepare it with\n{prepare}")
-        with alone(Path(tempfile.gettempdir()), f"is preparing {name}"):
+        with exclusive_lock(Path(tempfile.gettempdir()), f"is preparing {name}"):
             builder.download_and_prepare()
         return builder
     except Exception as error:

@@ -49,7 +49,7 @@ class Examples(NamedTuple):
     features: jax.Array
     classes: jax.Array
     weights: jax.Array
-    places: jax.Array
+    example_index: jax.Array
 
 
 def mean_over_anchors(
@@ -98,7 +98,9 @@ def mean_over_anchors(
         own = Examples(x, classes, w, jnp.arange(x.shape[0]))
         everyone = own
         if axis_name is not None:
-            own = own._replace(places=own.places + lax.axis_index(axis_name) * x.shape[0])
+            own = own._replace(
+                example_index=own.example_index + lax.axis_index(axis_name) * x.shape[0]
+            )
             everyone = _gathered(own, axis_name)
 
         def of_anchors(anchors: Examples) -> jax.Array:
@@ -165,7 +167,7 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _rows(compare: Compare, anchors: Examples, everyone: Examples) -> Rows:
     same = anchors.classes[:, None] == everyone.classes[None, :]
-    other = anchors.places[:, None] != everyone.places[None, :]
+    other = anchors.example_index[:, None] != everyone.example_index[None, :]
     there = everyone.weights[None, :] > 0
     values = compare(anchors.features, everyone.features)
     return Rows(values, same & other & there, ~same & there)
@@ -185,8 +187,8 @@ def _gathered(own: Examples, axis_name: AxisName) -> Examples:
     beside = [x.astype(dtype)[:, None] for x in own[1:]]
     table = jnp.concatenate([own.features, *beside], axis=1)
     table = lax.all_gather(table, axis_name, tiled=True)
-    classes, places = (lax.stop_gradient(table[:, i]).astype(jnp.int32) for i in (-3, -1))
-    return Examples(table[:, :-3], classes, lax.stop_gradient(table[:, -2]), places)
+    classes, example_index = (lax.stop_gradient(table[:, i]).astype(jnp.int32) for i in (-3, -1))
+    return Examples(table[:, :-3], classes, lax.stop_gradient(table[:, -2]), example_index)
 
 
 def _in_chunks(

@@ -79,7 +79,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "N T C"],
-        places: Int[Array, " N"] | None,
+        example_index: Int[Array, " N"] | None,
         height: int,
         width: int,
         train: bool,
@@ -88,7 +88,9 @@ class Block(nn.Module):
         channels = x.shape[-1]
         dense = partial(nn.Dense, kernel_init=_init, dtype=self.dtype)
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
-        drop_path = partial(Dropout(self.drop_path, broadcast=True), places=places, train=train)
+        drop_path = partial(
+            Dropout(self.drop_path, broadcast=True), example_index=example_index, train=train
+        )
 
         y = norm(name="norm1")(x)
         cls, y = (y[:, :1], y[:, 1:]) if self.with_cls else (None, y)
@@ -149,15 +151,15 @@ class CvT(nn.Module):
         self,
         images: Float[Array, "N H W 3"],
         train: bool = False,
-        places: Int[Array, " N"] | None = None,
+        example_index: Int[Array, " N"] | None = None,
         added: Mapping[str, Float[Array, "N ..."]] | None = None,
     ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float, `H, W >= 32`.
 
         The features are `stage1` to `stage3`, `[N, tokens, C]` without the class token, and
-        `pooled`, `[N, C]`, the normalised class token that the classifier sees. `places` are the
-        images' places in the global batch, which determine the masks of stochastic depth and
-        dropout; `added` arrays are added to the activations of their layers.
+        `pooled`, `[N, C]`, the normalised class token that the classifier sees. `example_index`
+        holds the images' places in the global batch, which determine the masks of stochastic depth
+        and dropout; `added` arrays are added to the activations of their layers.
         """
         x = images.astype(self.dtype)
         features = {}
@@ -185,7 +187,7 @@ class CvT(nn.Module):
                         axis_name=self.axis_name,
                         dtype=self.dtype,
                         name=f"stage{stage}_block{i + 1}",
-                    )(x, places, height, width, train)
+                    )(x, example_index, height, width, train)
                 if last:
                     cls, x = x[:, 0], x[:, 1:]
             x = with_added(x, f"stage{stage}", added)
@@ -197,7 +199,7 @@ class CvT(nn.Module):
             classifier = Classifier(
                 self.num_classes, self.dropout, self.head, self.scale, name="head"
             )
-            logits = classifier(features["pooled"], train=train, places=places)
+            logits = classifier(features["pooled"], train=train, example_index=example_index)
         return logits, features
 
 

@@ -129,20 +129,21 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N ..."], places: Int[Array, " N"] | None, *, train: bool
+        self, x: Float[Array, "N ..."], example_index: Int[Array, " N"] | None, *, train: bool
     ) -> Float[Array, "N ..."]:
         """`[N, ...]` with zeros at probability `rate`, the rest scaled up by `1 / (1 - rate)`.
 
         Args:
             x: activations.
-            places: `[N]` integers, each example's place in the global batch; 0, 1, ... if None.
+            example_index: `[N]` integers, each example's place in the global batch; 0, 1, ... if
+                None.
             train: whether to drop.
         """
         if not train or not self.rate:
             return x
-        if places is None:
-            places = jnp.arange(x.shape[0])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), places)
+        if example_index is None:
+            example_index = jnp.arange(x.shape[0])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), example_index)
         shape = (1,) * (x.ndim - 1) if self.broadcast else x.shape[1:]
         kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
         return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
@@ -206,10 +207,14 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pooled: Float[Array, "N C"], *, train: bool, places: Int[Array, " N"] | None = None
+        self,
+        pooled: Float[Array, "N C"],
+        *,
+        train: bool,
+        example_index: Int[Array, " N"] | None = None,
     ) -> Float[Array, "N K"]:
-        """Logits `[N, K]` of pooled features `[N, C]`; `places` as in `Dropout`."""
-        pooled = Dropout(self.dropout)(pooled, places, train=train)
+        """Logits `[N, K]` of pooled features `[N, C]`; `example_index` as in `Dropout`."""
+        pooled = Dropout(self.dropout)(pooled, example_index, train=train)
         if self.head == "cosine":
             return CosineDense(self.num_classes, self.scale, name="dense")(pooled)
         if self.head == "probe":

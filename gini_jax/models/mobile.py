@@ -92,7 +92,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N H W C"], places: Int[Array, " N"] | None, *, train: bool
+        self, x: Float[Array, "N H W C"], example_index: Int[Array, " N"] | None, *, train: bool
     ) -> Float[Array, "N h w K"]:
         """`[N, H, W, C]` to `[N, H / stride, W / stride, stage.channels]`, rounded up."""
         act, wide = ACTIVATIONS[self.activation], self.stage.expansion * x.shape[-1]
@@ -106,7 +106,7 @@ class InvertedResidual(nn.Module):
         y = self.conv(self.stage.channels, name="project")(y, train=train)
         if x.shape != y.shape:
             return y
-        return x + Dropout(self.drop_path, broadcast=True)(y, places, train=train)
+        return x + Dropout(self.drop_path, broadcast=True)(y, example_index, train=train)
 
 
 class MobileNet(nn.Module):
@@ -154,14 +154,14 @@ class MobileNet(nn.Module):
         self,
         images: Float[Array, "N H W 3"],
         train: bool = False,
-        places: Int[Array, " N"] | None = None,
+        example_index: Int[Array, " N"] | None = None,
         added: Mapping[str, Float[Array, "N ..."]] | None = None,
     ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
         The features are `stem`, `stage1` to `stage7`, `last`, `[N, H', W', C]`, and `pooled`,
         `[N, C]`, the spatial mean of `last` that the classifier sees. Stages end without an
-        activation; `last` ends in one. `places` and `added` are as in `ResNet`.
+        activation; `last` ends in one. `example_index` and `added` are as in `ResNet`.
         """
         act = ACTIVATIONS[self.activation]
         norm: Mapping[str, Any] = nn.FrozenDict(
@@ -185,7 +185,7 @@ class MobileNet(nn.Module):
                         activation=self.activation,
                         conv=conv,
                         name=f"block{index + 1}",
-                    )(x, places, train=train)
+                    )(x, example_index, train=train)
                     index += 1
             x = with_added(x, f"stage{number}", added)
             features[f"stage{number}"] = x
@@ -198,7 +198,7 @@ class MobileNet(nn.Module):
             classifier = Classifier(
                 self.num_classes, self.dropout, self.head, self.scale, name="head"
             )
-            logits = classifier(features["pooled"], train=train, places=places)
+            logits = classifier(features["pooled"], train=train, example_index=example_index)
         return logits, features
 
 

@@ -145,15 +145,15 @@ class ResNet(nn.Module):
         self,
         images: Float[Array, "N H W 3"],
         train: bool = False,
-        places: Int[Array, " N"] | None = None,
+        example_index: Int[Array, " N"] | None = None,
         added: Mapping[str, Float[Array, "N ..."]] | None = None,
     ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
         The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last activation,
-        and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees. `places` are
-        the images' places in the global batch, which determine the dropout masks; `added` arrays
-        are added to the activations of their layers.
+        and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees.
+        `example_index` holds the images' places in the global batch, which determine the dropout
+        masks; `added` arrays are added to the activations of their layers.
         """
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
@@ -186,7 +186,7 @@ class ResNet(nn.Module):
             classifier = Classifier(
                 self.num_classes, self.dropout, self.head, self.scale, name="head"
             )
-            logits = classifier(features["pooled"], train=train, places=places)
+            logits = classifier(features["pooled"], train=train, example_index=example_index)
         return logits, features
 
 

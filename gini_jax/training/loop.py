@@ -148,18 +148,18 @@ def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks)
         hooks.profile.before_call(step)
         state, metrics = hooks.stepper(state, step, count)
         # The metrics of a call are fetched while the next one runs.
-        take_in(pending, progress, hooks)
+        drain_metrics(pending, progress, hooks)
         pending, step = metrics, step + count
         if step == end:
             break  # the end of an epoch is saved together with its validation
         status = hooks.interrupts.status(step)
         if status or hooks.saver.is_due():
-            take_in(pending, progress, hooks)
+            drain_metrics(pending, progress, hooks)
             pending, start = None, progress.add_time(start)
             hooks.saver.save(step, state, progress)
         if status:
             stop(step, status, hooks)
-    take_in(pending, progress, hooks)
+    drain_metrics(pending, progress, hooks)
     progress.add_time(start)
     return state
 
@@ -196,7 +196,7 @@ def calls_of_epoch(step: int, end: int, config: ConfigDict) -> Iterator[tuple[in
         step += count
 
 
-def take_in(metrics: Any, progress: Progress, hooks: Hooks) -> None:
+def drain_metrics(metrics: Any, progress: Progress, hooks: Hooks) -> None:
     """Fetches the metrics of a call and adds them to the epoch's.
 
     Raises:

@@ -57,7 +57,7 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
             state.variables,
             standardize(batch.images, config.dataset),
             train=True,
-            places=batch.places,
+            example_index=batch.example_index,
             mutable=["batch_stats"],
             rngs={"dropout": batch.key},
         )

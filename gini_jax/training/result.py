@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gini_jax.checks import notes_on
-from gini_jax.data.source import Dataset, Rows, Split
+from gini_jax.data.source import Dataset, LazySubset, Split
 from gini_jax.devices import num_devices
 from gini_jax.errors import RunError
 from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample
@@ -47,7 +47,7 @@ def measure(
     labelled = np.flatnonzero(train.labels >= 0)
     rows = labelled[subsample(len(labelled))] if len(names) > 2 else labelled[:1]
     inputs = Inputs(
-        extract(variables, Split(Rows(train.images, rows), train.labels[rows])),
+        extract(variables, Split(LazySubset(train.images, rows), train.labels[rows])),
         extract(variables, test),
         dataset.num_classes,
         dataset.superclass_of,

@@ -30,13 +30,13 @@ class Batch(NamedTuple):
     Attributes:
         images: augmented.
         labels: rows that sum to 1; zeros for an image without a label.
-        places: each example's place in the global batch.
+        example_index: each example's place in the global batch.
         key: the step's key for dropout, the same for all parts.
     """
 
     images: Float[Array, "n H W 3"]
     labels: Float[Array, "n K"]
-    places: Int32[Array, " n"]
+    example_index: Int32[Array, " n"]
     key: jax.Array
 
 
@@ -269,7 +269,7 @@ def apply_model(
         {"params": params, "batch_stats": batch_stats},
         standardize(batch.images, experiment.config.dataset),
         train=True,
-        places=batch.places,
+        example_index=batch.example_index,
         mutable=["batch_stats"],
         rngs={"dropout": batch.key},
         **options,
@@ -296,13 +296,13 @@ def augmented_batch(
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     image_key, mix_key, dropout_key = jax.random.split(step_key, 3)
     rows = jax.nn.one_hot(batch.labels, experiment.num_classes)
-    places, devices = jnp.arange(len(rows)), 1
+    example_index, devices = jnp.arange(len(rows)), 1
     if axis_name is not None:
         devices = lax.axis_size(axis_name)
-        places += lax.axis_index(axis_name) * len(rows)
+        example_index += lax.axis_index(axis_name) * len(rows)
 
     def view(image_key: jax.Array, mix_key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(image_key, places)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(image_key, example_index)
         images = augment_batch(config, keys, batch.images, size)
         images, labels = mix_batch(config, mix_key, images, rows, axis_name)
         labels = optax.smooth_labels(labels, experiment.config.loss.label_smoothing)
@@ -315,8 +315,8 @@ def augmented_batch(
         if "views" in needs_of(experiment.objective.weights):
             others = view(*(jax.random.fold_in(key, 1) for key in (image_key, mix_key)))
             images, labels = map(jnp.concatenate, zip((images, labels), others, strict=True))
-            places = jnp.concatenate([places, places + len(rows) * devices])
-    return Batch(images, labels, places, dropout_key)
+            example_index = jnp.concatenate([example_index, example_index + len(rows) * devices])
+    return Batch(images, labels, example_index, dropout_key)
 
 
 def create_step(

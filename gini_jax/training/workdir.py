@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gini_jax.checks import unread
-from gini_jax.config import FREE, default_config, set_model
+from gini_jax.config import CHANGEABLE_ON_RESUME, default_config, set_model
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.settings import flattened
@@ -199,10 +199,10 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
 def differences(saved: ConfigDict, config: ConfigDict) -> dict[str, str]:
     """What tells a run's config from another one, by setting, as text.
 
-    FREE settings do not, nor those that neither of the two reads.
+    CHANGEABLE_ON_RESUME settings do not, nor those that neither of the two reads.
     """
     old, new = (flattened(json.loads(config_json(x))) for x in (saved, config))
-    alike = {*FREE, *(unread(saved) & unread(config))}
+    alike = {*CHANGEABLE_ON_RESUME, *(unread(saved) & unread(config))}
     return {
         key: f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(set(old) | set(new))
