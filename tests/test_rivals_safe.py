@@ -40,6 +40,7 @@ DEGENERATE = {
     "all 0": (np.zeros((6, C)), np.array([0, 1, 2, 0, 1, 2]), np.ones(6)),
     "one example": (SIX, np.array([0, 1, 2, 0, 1, 2]), np.eye(6)[0]),
     "no pair of a class": (SIX, np.array([0, 1, 2, 3, 4, 0]), np.array([1, 1, 1, 1, 1, 0])),
+    "tiny": (SIX * 1e-16, np.array([0, 1, 2, 0, 1, 2]), np.ones(6)),
     "large": (SIX * 1e6, np.array([0, 1, 2, 0, 1, 2]), np.ones(6)),
     "nothing": (SIX, np.array([0, 1, 2, 0, 1, 2]), np.zeros(6)),
 }

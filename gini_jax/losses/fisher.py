@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from gini_jax.losses.class_sums import AxisName
 from gini_jax.losses.moments import FeatureMoments, as_moments
@@ -32,7 +33,8 @@ def fisher_loss(
 
     Returns:
         Scalar, not negative: 0 if all examples of a class are equal. It is 0, with zero gradient,
-        where the batch has fewer than two classes or all class means are equal.
+        where the batch has fewer than two classes or all class means are equal, and where features
+        are above about 1e18, whose squares leave the range of float32.
 
     Raises:
         ValueError: the shapes do not fit, or integer labels come without `num_classes`.
@@ -53,5 +55,7 @@ def fisher_loss(
     )
     within, between = moments.within, moments.between
     apart = between > 1e-10 * moments.square.sum()  # more than rounding
-    ratio = within / jnp.where(apart, between, jnp.ones_like(between))
+    safe = jnp.where(apart, between, jnp.ones_like(between))
+    scale = lax.stop_gradient(safe)  # so that no square of a tiny scatter arises in the gradient
+    ratio = (within / scale) / (safe / scale)
     return jnp.where(apart, ratio, jnp.zeros_like(ratio))
