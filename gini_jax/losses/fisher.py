@@ -56,6 +56,7 @@ def fisher_loss(
     within, between = moments.within, moments.between
     apart = between > 1e-10 * moments.square.sum()  # more than rounding
     safe = jnp.where(apart, between, jnp.ones_like(between))
-    scale = lax.stop_gradient(safe)  # so that no square of a tiny scatter arises in the gradient
-    ratio = (within / scale) / (safe / scale)
+    # Scaled, so that no square of a tiny scatter arises in the gradient.
+    scale = lax.stop_gradient(1 / safe)
+    ratio = (within * scale) / (safe * scale)
     return jnp.where(apart, ratio, jnp.zeros_like(ratio))
