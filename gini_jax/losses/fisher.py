@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.class_sums import AxisName, scaled_ratio
 from gini_jax.losses.moments import FeatureMoments, as_moments
 
 
@@ -34,7 +33,7 @@ def fisher_loss(
     Returns:
         Scalar, not negative: 0 if all examples of a class are equal. It is 0, with zero gradient,
         where the batch has fewer than two classes or all class means are equal, and where features
-        are above about 1e18, whose squares leave the range of float32.
+        are below 1e-15 or above 1e18, whose squares leave the range of float32.
 
     Raises:
         ValueError: the shapes do not fit, or integer labels come without `num_classes`.
@@ -54,9 +53,8 @@ def fisher_loss(
         features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
     )
     within, between = moments.within, moments.between
-    apart = between > 1e-10 * moments.square.sum()  # more than rounding
+    # More than rounding, and than what the squares of numbers of 1e-15 can tell.
+    apart = (between > 1e-10 * moments.square.sum()) & (between > 1e-30)
     safe = jnp.where(apart, between, jnp.ones_like(between))
-    # Scaled, so that no square of a tiny scatter arises in the gradient.
-    scale = lax.stop_gradient(1 / safe)
-    ratio = (within * scale) / (safe * scale)
+    ratio = scaled_ratio(within, safe)
     return jnp.where(apart, ratio, jnp.zeros_like(ratio))

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from gini_jax.losses.class_sums import AxisName, ClassSums, as_class_sums
-from gini_jax.losses.discriminability import profile_of
+from gini_jax.losses.discriminability import class_means
 
 
 def renyi_loss(
@@ -55,10 +56,12 @@ def renyi_loss(
     sums = as_class_sums(
         features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
     )
-    scaled = profile_of(sums).scaled  # [K, C]
-    total = scaled.sum(axis=0)
-    alive = total > 0
-    safe = jnp.where(alive, total, jnp.ones_like(total))
-    collisions = jnp.square(scaled / safe[None, :]).sum(axis=0)  # sum_k p[c,k]^2
+    # An absent class has no gradient, which its inverse mass would take out of float32's range.
+    means = jnp.where(sums.mass[:, None] > 0, class_means(sums), 0.0)  # [K, C]
+    largest = lax.stop_gradient(means.max(axis=0))
+    alive = largest > jnp.finfo(means.dtype).tiny
+    # Rescaled to at most 1, so that neither value nor gradient squares what is tiny or huge.
+    scaled = jnp.where(alive, means * (1 / jnp.where(alive, largest, 1.0)), 1.0)
+    collisions = jnp.square(scaled / scaled.sum(axis=0)).sum(axis=0)  # sum_k p[c,k]^2
     flat = jnp.full_like(collisions, 1.0 / sums.mass.shape[0])
     return -jnp.log(jnp.where(alive, collisions, flat)).mean()
