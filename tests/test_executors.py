@@ -1,18 +1,21 @@
 """Executors: members of a sweep one after the other, or side by side in processes of their own."""
 
 import json
+import re
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
 from gini_jax.errors import Busy, InputError, RunError
-from gini_jax.modes import sweep
-from gini_jax.modes.executors import local
+from gini_jax.modes import executors, sweep
+from gini_jax.modes.executors import inline, local
 from gini_jax.modes.executors.local import accelerators, environments, shares_of_cores
 from gini_jax.training.lock import lock
 from gini_jax.training.members import Member
 from tests import tiny
+from tests.conftest import ROOT
 
 
 def test_each_process_gets_a_device_of_its_own():
@@ -113,3 +116,19 @@ def test_executors_and_numbers_of_processes_are_checked_first(tmp_path):
         sweep.main(config, tmp_path, parallel=2)
     with pytest.raises(InputError, match=r"--parallel=-1 is negative"):
         sweep.main(config, tmp_path, parallel=-1, executor="local")
+
+
+def test_the_recipe_for_an_executor_works(tmp_path, monkeypatch):
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("### Executor\n")[1]
+    module = ModuleType("shuffled")
+    exec(re.search(r"```python\n(.*?)```", text, re.S).group(1), module.__dict__)
+    monkeypatch.setitem(executors.EXECUTORS, "shuffled", module)
+    monkeypatch.setattr(executors, "FLAGS", executors.FLAGS | module.FLAGS)
+    ran = []
+    monkeypatch.setattr(inline, "run_member", lambda config, folder: ran.append(folder.name))
+    members = [Member(f"ce-seed{seed}", tiny.get_config(), {}) for seed in range(6)]
+    engine, values = executors.chosen("shuffled", {"order": 1})
+    ended = [member.name for member, _ in engine.run(members, tmp_path, print, **values)]
+    assert ended == ran and sorted(ran) == [member.name for member in members] != ran
+    with pytest.raises(InputError, match=r"--order=1 has no effect.*--executor=shuffled"):
+        executors.chosen("inline", {"order": 1})

@@ -1,6 +1,6 @@
 """How the members of a sweep run: one after the other, side by side, or as jobs of a cluster.
 
-A new executor is one file and one line. The file has
+A new executor is one file, and its name in `NAMES`. The file has
 
 - `FLAGS`: its own flags, each a default, a type and a meaning, as a mode's;
 - `run(members, workdir, starting, **values of its flags)`: it is given the members that are not
@@ -13,12 +13,17 @@ If it has `check(workdir, **values)`, this is called first, before anything is w
 In a keyword, a flag's dot is an underscore: `--slurm.time` is `slurm_time`.
 """
 
+import importlib
 from typing import Any
 
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.modes.executors import inline, local, slurm
 
-EXECUTORS: dict[str, Any] = {"inline": inline, "local": local, "slurm": slurm}
+NAMES = (
+    "inline",
+    "local",
+    "slurm",
+)
+EXECUTORS: dict[str, Any] = {name: importlib.import_module(f"{__name__}.{name}") for name in NAMES}
 FLAGS = {name: row for executor in EXECUTORS.values() for name, row in executor.FLAGS.items()}
 
 
