@@ -46,7 +46,7 @@ class Program:
         """Its exit status; None while it runs."""
         return self._process.exitcode
 
-    def wait(self, timeout=200):
+    def wait(self, timeout=600):
         """The exit status."""
         self._process.join(timeout)
         if self._process.exitcode is None:
@@ -59,7 +59,7 @@ class Program:
         assert self.wait() == status, self.err[-3000:]
         return self.out, self.err
 
-    def until(self, reached, timeout=100):
+    def until(self, reached, timeout=600):
         """Waits until `reached()` is true, while the program runs."""
         deadline = time.monotonic() + timeout
         while not reached():

@@ -112,7 +112,7 @@ class Cluster:
         daemon.wait()
 
     def ask(self, *command, fails=False):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
         assert fails or done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
@@ -123,7 +123,7 @@ class Cluster:
     def state(self, job):
         return self.ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
 
-    def until(self, reached, what="", timeout=120):
+    def until(self, reached, what="", timeout=900):
         _until(reached, what, timeout)
 
     def cancel_all(self):
@@ -151,7 +151,7 @@ def require_slurm():
         pytest.skip("Slurm's nodes are tried on Linux only")
 
 
-def _until(reached, what="", timeout=60):
+def _until(reached, what="", timeout=300):
     deadline = time.monotonic() + timeout
     while not reached():
         if time.monotonic() > deadline:
