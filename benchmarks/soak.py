@@ -30,6 +30,7 @@ RUN = [
     "--config.model.width=8",
     "--config.model.blocks=(1, 1)",
     "--config.loss.layers=('stage2',)",
+    "--config.loss.start_epoch=2",
     "--config.dataset.feed=stream",
     "--config.dataset.train_size=128",
     "--config.batch_size=64",
