@@ -1,8 +1,8 @@
-"""Short forms of benchmarks/fuzz.py and benchmarks/soak.py."""
+"""A short form of benchmarks/fuzz.py."""
 
 import numpy as np
 
-from benchmarks import fuzz, soak
+from benchmarks import fuzz
 
 
 def test_losses_are_finite_or_refuse_their_input():
@@ -41,9 +41,3 @@ def test_files_are_damaged_in_every_way():
     changed = [fuzz.damage(whole, rng, b"bomb") for _ in range(100)]
     assert len({len(x) for x in changed}) > 10
     assert any(x.startswith(b"bomb") for x in changed)
-
-
-def test_processes_that_are_killed_come_to_the_same_end(tmp_path):
-    """Two of them, four epochs."""
-    report = soak.soak(tmp_path, number=2, epochs=4, seed=0)
-    assert report["kills"] >= 1
