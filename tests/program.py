@@ -46,7 +46,7 @@ class Program:
         """Its exit status; None while it runs."""
         return self._process.exitcode
 
-    def wait(self, timeout=600):
+    def wait(self, timeout=200):
         """The exit status."""
         self._process.join(timeout)
         if self._process.exitcode is None:
@@ -54,12 +54,12 @@ class Program:
             pytest.fail(f"no end within {timeout} s; {self.out[-1000:]}{self.err[-3000:]}")
         return self._process.exitcode
 
-    def finish(self, status=0):
+    def finish(self, status=0, timeout=200):
         """Waits for the end; what was printed to stdout and stderr."""
-        assert self.wait() == status, self.err[-3000:]
+        assert self.wait(timeout) == status, self.err[-3000:]
         return self.out, self.err
 
-    def until(self, reached, timeout=600):
+    def until(self, reached, timeout=100):
         """Waits until `reached()` is true, while the program runs."""
         deadline = time.monotonic() + timeout
         while not reached():

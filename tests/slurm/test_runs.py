@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 
@@ -84,7 +85,8 @@ def test_a_run_lives_through_a_signal_a_requeue_and_a_failed_node(cluster, undis
     """One after the other, and in the end it comes to what an undisturbed one does.
 
     The signal is sent as `--signal` sends it before the time limit: to the steps, not to the
-    script, which then has the job queued again.
+    script, which then has the job queued again. After the failure of a node the step on the other
+    one ends within a minute.
     """
     workdir = tmp_path / "run"
     job = submit(cluster, workdir, *SMALL)
@@ -106,7 +108,9 @@ def test_a_run_lives_through_a_signal_a_requeue_and_a_failed_node(cluster, undis
     cluster.until(lambda: cluster.state(job) == "PENDING", lambda: said(workdir))
     until_new_checkpoints()
     cluster.kill_node("localhost")
+    died = time.monotonic()
     cluster.until(lambda: cluster.state(job) != "RUNNING", lambda: said(workdir))
+    assert time.monotonic() - died < 60
     cluster.start_node("localhost")
     finish(cluster, job, workdir)
     assert ends_of(workdir) == undisturbed

@@ -56,7 +56,7 @@ def test_an_array_of_which_one_is_preempted_and_one_fails_equals_a_sweep_in_one_
     cluster.until(lambda: steps_of(array / "ce-seed0"))
     (node,) = cluster.ask("squeue", "-h", "-j", jobs[0], "-o", "%N").split()
     cluster.ask("srun", "--partition=urgent", "--exclusive", f"--nodelist={node}", "true")
-    _, err = start(array, *SLURM, "--retries=1", "--wait").finish(1)
+    _, err = start(array, *SLURM, "--retries=1", "--wait").finish(1, timeout=600)
     assert "1 of 6 members failed" in err
     assert "ce-seed3" in err.split("members failed")[1] and "the end of" in err
     shown = cluster.ask("scontrol", "-o", "show", "job", jobs[0].partition("_")[0]).splitlines()
