@@ -29,6 +29,14 @@ def write_tables(workdir: Path) -> pd.DataFrame:
     Returns:
         What sweep.csv holds: a row for each finished member.
     """
+    table = write_csv(workdir)
+    search = json.loads((workdir / RECORD).read_text())["search"]
+    write(workdir / "sweep.md", search_markdown(table) if search else sweep_markdown(table))
+    return table
+
+
+def write_csv(workdir: Path) -> pd.DataFrame:
+    """Writes sweep.csv alone, as after each member; returns what it holds."""
     record = json.loads((workdir / RECORD).read_text())
     rows = []
     for name, changes in record["members"].items():
@@ -44,8 +52,6 @@ def write_tables(workdir: Path) -> pd.DataFrame:
             )
     table = pd.DataFrame(rows)
     write(workdir / "sweep.csv", csv_text(table))
-    text = search_markdown(table) if record["search"] else sweep_markdown(table)
-    write(workdir / "sweep.md", text)
     return table
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class FashionMnist:
         self._folder = folder = _folder(config)
         self.splits = {
             split: _Examples(
-                _array(folder / f"{start}-images-idx3-ubyte.gz", 3),
+                folder / f"{start}-images-idx3-ubyte.gz",
                 _array(folder / f"{start}-labels-idx1-ubyte.gz", 1),
             )
             for split, start in FILES.items()
@@ -63,8 +64,14 @@ class FashionMnist:
 
 
 class _Examples(Sequence[Example]):
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
-        self._images, self._labels = images, labels
+    """Examples of a split; images are read at the first access, so not if a cache has them."""
+
+    def __init__(self, path: Path, labels: np.ndarray):
+        self._path, self._labels = path, labels
+
+    @cached_property
+    def _images(self) -> np.ndarray:
+        return _array(self._path, 3)
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -177,16 +177,6 @@ def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
     return total / jnp.where(count > 0, count, jnp.ones_like(count))
 
 
-def scaled_ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """`part / whole` for a positive `whole` of any size, with a finite gradient.
-
-    That of a plain quotient forms the square of `1 / whole`, which a number of 1e-20 takes out of
-    the range of float32. `1 / whole` itself must be in it.
-    """
-    scale = lax.stop_gradient(1 / whole)
-    return (part * scale) / (whole * scale)
-
-
 def sum_type(dtype: Any) -> Any:
     """What sums are accumulated in: float32, or float64 for float64."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, scaled_ratio
+from gini_jax.losses.class_sums import AxisName
 from gini_jax.losses.moments import FeatureMoments, as_moments
 
 
@@ -56,5 +57,7 @@ def fisher_loss(
     # More than rounding, and than what the squares of numbers of 1e-15 can tell.
     apart = (between > 1e-10 * moments.square.sum()) & (between > 1e-30)
     safe = jnp.where(apart, between, jnp.ones_like(between))
-    ratio = scaled_ratio(within, safe)
+    # Scaled: the gradient of a plain quotient holds `between^-2`, which leaves float32's range.
+    scale = lax.stop_gradient(1 / safe)
+    ratio = (within * scale) / (safe * scale)
     return jnp.where(apart, ratio, jnp.zeros_like(ratio))

@@ -11,7 +11,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from gini_jax.analysis.report import write_report
-from gini_jax.analysis.sweep_tables import write_record, write_tables
+from gini_jax.analysis.sweep_tables import write_csv, write_record, write_tables
 from gini_jax.data import dataset_shapes
 from gini_jax.errors import Busy, InputError, RunError, Stopped, unknown_name
 from gini_jax.modes import executors
@@ -205,9 +205,9 @@ def run_members(
                 _say(f"sweep: {member.name} {error}")
             elif error is not None:
                 failed[member.name] = f"{type(error).__name__}: {error}"
-            write_tables(workdir)
+            write_csv(workdir)
     except Stopped:
-        write_tables(workdir)
+        write_csv(workdir)
         raise
     return failed, busy
 

@@ -1,0 +1,113 @@
+"""Random command lines: a run starts, or one error says what is wrong.
+
+See benchmarks/fuzz.py.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tqdm import tqdm
+
+from benchmarks.fuzz_options import options
+from gini_jax import cli
+from gini_jax.config import all_rows, default_config
+from gini_jax.errors import InputError, RunError, Stopped
+from gini_jax.modes import train
+from gini_jax.settings import flattened
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBERS = ["-1", "0", "1", "2", "3", "7", "64", "1000000", "1" + "0" * 30, "1e400", "0.5", "-0.0"]
+TEXTS = ["", "nan", "inf", "-inf", "None", "True", "[]", "()", "{}", "('a',)", "(1, 2)", "x", "ü"]
+WORDS = ["digits", "ce", "gini_kl", "sgd", "cosine", "resnet18", "stage2", "mean", "flip", "a=b"]
+FLAG_VALUES = {
+    "config": ["digits", "digits:ce", "digits:nope", "nope", "", "tests/tiny.py:supcon", ":", "ü"],
+    "mode": ["train", "sweep", "", "trian", "report"],
+    "seeds": ["0", "0-1", "5-1", "a", "", "0,0"],
+    "objectives": ["ce", "ce,gini", "nope", "", ","],
+    "vary": ["batch_size=32,64", "batch_size=x", "nope=1", "loss.terms.kl=0.1,1", "", "seed=1"],
+    "executor": ["local", "inline", "slurm", "nope"],
+    "parallel": ["-1", "2", "x"],
+    "search": ["random", "grid"],
+    "init_from": ["/nowhere", ""],
+    "num_processes": ["2", "x"],
+}
+
+
+def arguments() -> st.SearchStrategy[str]:
+    """One argument of a command line."""
+    rows = all_rows(default_config())
+    usual = flattened(default_config())
+    value = st.sampled_from([*NUMBERS, *TEXTS, *WORDS])
+    setting = st.sampled_from(sorted(rows)).flatmap(
+        lambda path: st.one_of(value, st.just(str(usual[path]))).map(
+            lambda text: f"--config.{path}={text}"
+        )
+    )
+    weight = st.tuples(st.sampled_from(["gini", "kl", "supcon", "nope"]), value).map(
+        lambda pair: f"--config.loss.terms.{pair[0]}={pair[1]}"
+    )
+    flag = st.sampled_from(sorted(FLAG_VALUES)).flatmap(
+        lambda name: st.sampled_from(FLAG_VALUES[name]).map(lambda text: f"--{name}={text}")
+    )
+    stray = st.sampled_from(["x", "--", "-h=1", "--nope", "--config.nope=1", "--config.model", "="])
+    return st.one_of(setting, setting, setting, weight, flag, stray)
+
+
+class Started(Exception):
+    """A run has come to its first step."""
+
+
+def try_command_line(given_arguments: list[str]) -> str:
+    """What becomes of a command line, up to the first step: `starts`, `error`, or a traceback."""
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        os.chdir(ROOT)
+        os.environ |= {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+        line = ["launch.py", f"--workdir={folder}/run", *given_arguments]
+        try:
+            with mock.patch.object(train, "fit", side_effect=Started):
+                cli.run(line)
+        except Started:
+            return "starts"
+        except RunError as error:  # a sweep's members have started
+            return "starts" if "Started" in str(error) else _checked(error)
+        except (InputError, Stopped) as error:
+            return _checked(error)
+        except BaseException:
+            return traceback.format_exc()
+    return "starts"  # a mode that needs no step, such as --mode=report
+
+
+def _checked(error: Exception) -> str:
+    return "error" if str(error).strip() and "Traceback" not in str(error) else repr(error)
+
+
+def fuzz_command_lines(lines: int, seed: int = 0) -> Counter[str]:
+    """Tries command lines, each in a process of its own; how often each outcome was seen."""
+    drawn: list[list[str]] = []
+
+    @options(lines, seed)
+    @given(st.lists(arguments(), max_size=4))
+    def draw(one):
+        drawn.append(one)
+
+    draw()
+    counts: Counter[str] = Counter()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.fuzz_command_lines"])
+    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=1)
+    with pool:
+        outcomes = tqdm(pool.map(try_command_line, drawn), total=len(drawn), unit=" lines")
+        for one, outcome in zip(drawn, outcomes, strict=True):
+            assert outcome in ("starts", "error"), f"{one}: {outcome}"
+            counts[outcome] += 1
+    return counts
