@@ -156,7 +156,7 @@ def states(jobs: Sequence[str]) -> dict[str, str]:
             f"squeue: {first_line(RunError(answer.stderr.strip()))}; the jobs are not affected; "
             "the same command shows them"
         )
-    found = dict(line.strip().split("|") for line in answer.stdout.splitlines())
+    found = dict(line.strip().split("|") for line in answer.stdout.splitlines() if "|" in line)
     if any(job not in found for job in jobs):  # ended a while ago
         asked = [
             "sacct",
