@@ -24,6 +24,11 @@ SWEEP = [
 SLURM = ["--executor=slurm", "--slurm.cpus=1", "--slurm.time=20", "--slurm.partition=all"]
 
 
+@pytest.fixture
+def submitit():
+    return pytest.importorskip("submitit", reason="needs submitit, which submits the jobs")
+
+
 def start(workdir, *arguments):
     return Program(*SWEEP, f"--workdir={workdir}", *arguments)
 
@@ -34,7 +39,7 @@ def submitted(cluster):
 
 
 def test_an_array_of_which_one_is_preempted_and_one_fails_equals_a_sweep_in_one_process(
-    cluster, tmp_path
+    cluster, submitit, tmp_path
 ):
     one, array = tmp_path / "one", tmp_path / "array"
     for workdir in (one, array):  # seed 3 cannot save itself
@@ -79,7 +84,7 @@ def test_an_array_of_which_one_is_preempted_and_one_fails_equals_a_sweep_in_one_
     assert tables[0] == tables[1] and len(tables[0]) == 5
 
 
-def test_a_cancelled_member_is_told_apart_and_can_be_run_again(cluster, tmp_path):
+def test_a_cancelled_member_is_told_apart_and_can_be_run_again(cluster, submitit, tmp_path):
     few = ["--seeds=0-1", "--config.num_epochs=100000"]
     start(tmp_path, *SLURM, *few).finish()
     jobs = {seed: job_of(tmp_path, seed) for seed in (0, 1)}
@@ -111,7 +116,7 @@ def test_a_report_shows_members_that_ended_since_the_last_call(tmp_path, monkeyp
     assert [row["member"] for row in rows] == ["ce-seed0", "ce-seed1"]
 
 
-def test_wrong_options_are_refused_before_anything_is_submitted(cluster, tmp_path):
+def test_wrong_options_are_refused_before_anything_is_submitted(cluster, submitit, tmp_path):
     _, err = start(tmp_path, *SLURM[:-1], "--slurm.partition=gpu").finish(1)
     assert "sbatch refuses the job" in err and "invalid partition specified: gpu" in err
     assert not list((tmp_path / "slurm").glob("*.json"))
