@@ -8,12 +8,14 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupts:
     """A context in which a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
 
-    With several processes, jax handles SIGTERM and makes all of them stop after the same step;
-    SIGINT is passed on to jax as SIGTERM.
+    In a distributed run, also of one process, jax handles SIGTERM from its start on, and makes all
+    processes stop after the same step; SIGINT is passed on to jax as SIGTERM.
 
     Examples:
         >>> with Interrupts() as interrupts:
@@ -27,8 +29,8 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
-        several = jax.process_count() > 1
-        for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
+        own = (signal.SIGINT,) if jax.distributed.is_initialized() else SIGNALS
+        for number in own:
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -40,7 +42,7 @@ class Interrupts:
         self._signal = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            if jax.process_count() > 1:
+            if jax.distributed.is_initialized():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def status(self, step: int) -> int:
@@ -50,7 +52,7 @@ class Interrupts:
             step: number of steps done; the same for all processes.
         """
         number = self._signal
-        if jax.process_count() > 1:
+        if jax.distributed.is_initialized():
             stop = multihost_utils.reached_preemption_sync_point(step)
             number = (number or signal.SIGTERM) if stop else 0
         return 128 + number if number else 0
