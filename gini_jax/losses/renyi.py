@@ -58,10 +58,11 @@ def renyi_loss(
     )
     # An absent class has no gradient, which its inverse mass would take out of float32's range.
     means = jnp.where(sums.mass[:, None] > 0, class_means(sums), 0.0)  # [K, C]
-    largest = lax.stop_gradient(means.max(axis=0))
-    alive = largest > jnp.finfo(means.dtype).tiny
+    largest = lax.stop_gradient(means.max(axis=0, keepdims=True))
+    alive = largest > jnp.finfo(means.dtype).tiny  # [1, C]
     # Rescaled to at most 1, so that neither value nor gradient squares what is tiny or huge.
     scaled = jnp.where(alive, means * (1 / jnp.where(alive, largest, 1.0)), 1.0)
-    collisions = jnp.square(scaled / scaled.sum(axis=0)).sum(axis=0)  # sum_k p[c,k]^2
+    profiles = scaled / scaled.sum(axis=0, keepdims=True)
+    collisions = jnp.square(profiles).sum(axis=0, keepdims=True)  # sum_k p[c,k]^2
     flat = jnp.full_like(collisions, 1.0 / sums.mass.shape[0])
     return -jnp.log(jnp.where(alive, collisions, flat)).mean()
