@@ -17,8 +17,7 @@ from gini_jax.analysis.report import page_of
 from gini_jax.analysis.runs import Run, grouped, named_apart, read_run, table_of
 from gini_jax.analysis.statistics import METRICS
 from gini_jax.analysis.statistics import compare as compare_by_seed
-from gini_jax.config import OPTIONS
-from gini_jax.config_files import config_of, resolved, set_value
+from gini_jax.config_files import changed, config_of
 from gini_jax.devices import prepare_cpu
 from gini_jax.drawing import drawn
 from gini_jax.errors import InputError
@@ -26,8 +25,6 @@ from gini_jax.modes import train as train_mode
 from gini_jax.storage import write
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import config_json, holds_result
-
-_TERMS = "loss.terms."
 
 
 def config(name: str = "digits", /, **settings: Any) -> ConfigDict:
@@ -49,18 +46,7 @@ def config(name: str = "digits", /, **settings: Any) -> ConfigDict:
         >>> found.num_epochs, found.loss.terms.to_dict()
         (5, {'gini': 0.1})
     """
-    made = config_of(name)
-    terms = {
-        key.removeprefix(_TERMS): float(value)
-        for key, value in settings.items()
-        if key.startswith(_TERMS)
-    }
-    given = {key: value for key, value in settings.items() if not key.startswith(_TERMS)}
-    later = (OPTIONS, "model.") if "model.name" in given else (OPTIONS,)
-    for key, value in given.items():
-        if not key.startswith(later):
-            set_value(made, key, value)
-    return resolved(made, given, terms)
+    return changed(config_of(name), settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,21 @@
 """The rules that the values of a config must obey, checked before anything is built."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import OPTIONS, all_rows, option_rows
+from gini_jax.components import find
+from gini_jax.config import OPTIONS, SECTIONS, SETTINGS, all_rows, component_rows, option_rows
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.settings import Setting, flattened, in_bounds
+
+
+def _is_any(config: ConfigDict, *names: str) -> bool:
+    """Whether the data are one of these, or may be: of Hugging Face, or from one's own source."""
+    return config.dataset.name in names or ":" in config.dataset.name
+
 
 # Settings that some configs leave unused, and whether a config uses them.
 _USED_BY = {
@@ -15,21 +23,16 @@ _USED_BY = {
     "loss.hold_shares": lambda config: bool(config.loss.terms),
     "loss.pseudo_confidence": lambda config: bool(config.dataset.labelled),
     "loss.kl_target": lambda config: bool(config.loss.terms.get("kl")),
-    "optimizer.momentum": lambda config: config.optimizer.name == "sgd",
-    "optimizer.nesterov": lambda config: config.optimizer.name == "sgd",
-    "schedule.boundaries": lambda config: config.schedule.name == "step",
-    "schedule.final": lambda config: config.schedule.name == "cosine",
-    "schedule.onecycle_peak": lambda config: config.schedule.name == "onecycle",
     "dataset.val_seed": lambda config: any(
         config.dataset[key]
         for key in ("val_size", "train_size", "test_size", "labelled", "label_noise")
     ),
     "dataset.label_noise_kind": lambda config: bool(config.dataset.label_noise),
     "dataset.data_dir": lambda config: config.dataset.name != "digits",
-    "dataset.test_size": lambda config: config.dataset.name.partition(":")[0] in ("folder", "hf"),
-    "dataset.skip_damaged": lambda config: config.dataset.name == "folder",
-    "dataset.image_column": lambda config: config.dataset.name.startswith("hf:"),
-    "dataset.label_column": lambda config: config.dataset.name.startswith("hf:"),
+    "dataset.test_size": lambda config: _is_any(config, "folder"),
+    "dataset.skip_damaged": lambda config: _is_any(config, "folder"),
+    "dataset.image_column": lambda config: _is_any(config),
+    "dataset.label_column": lambda config: _is_any(config),
     "early_stopping_epochs": lambda config: config.early_stopping_epochs < config.num_epochs,
     "dataset.examples_per_class": lambda config: config.dataset.sampler == "class_balanced",
 }
@@ -55,22 +58,52 @@ def check_keys(config: ConfigDict) -> None:
         Traceback (most recent call last):
         gini_jax.errors.InputError: unknown setting 'loss.start_epohc'; did you mean ...
     """
-    from gini_jax.losses.terms import TERMS
+    from gini_jax.losses.terms import entry_of
 
-    rows = all_rows(config)
     for name in config.loss.terms:
-        if f"loss.terms.{name}" in RENAMED:
-            continue
-        if name not in TERMS:
-            raise unknown_name("term in loss.terms", name, TERMS)
+        if f"loss.terms.{name}" not in RENAMED:
+            entry_of(name)
+    rows = all_rows(config)
     for path in flattened(config):
-        if path in RENAMED:
-            raise InputError(f"unknown setting {path!r}; it is now {RENAMED[path]}")
         if path not in rows:
-            raise unknown_name("setting", path, rows | option_rows())
+            raise unknown_setting(path, config)
     for path in rows:
         if path not in flattened(config):
             raise InputError(f"the config lacks {path!r}; start it from default_config()")
+
+
+def unknown_setting(path: str, config: ConfigDict) -> InputError:
+    """An error for a path that is no setting of a config.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> print(unknown_setting("schedule.factor", default_config()))
+        unknown setting 'schedule.factor': it is one of step, and schedule.name is 'cosine'; ...
+    """
+    if path in RENAMED:
+        return InputError(f"unknown setting {path!r}; it is now {RENAMED[path]}")
+    section, _, key = path.partition(".")
+    if section in SECTIONS and (names := having(section, [key]).get(key)):
+        return InputError(
+            f"unknown setting {path!r}: it is one of {', '.join(names)}, and {section}.name is "
+            f"{config[section].name!r}; leave it out, or set --config.{section}.name={names[0]}, "
+            f'in a file set_component(config, "{section}", "{names[0]}")'
+        )
+    return unknown_name("setting", path, all_rows(config) | option_rows(config.loss.terms))
+
+
+def having(section: str, keys: Iterable[str]) -> dict[str, list[str]]:
+    """By key, the package's components that bring such a setting to a section, if any do.
+
+    Examples:
+        >>> having("schedule", ["final", "finale"])
+        {'final': ['cosine']}
+    """
+    found: dict[str, list[str]] = {}
+    for name in SETTINGS[f"{section}.name"].known():
+        for key in sorted(component_rows(section, name).keys() & set(keys)):
+            found.setdefault(key, []).append(name)
+    return found
 
 
 def check_config(config: ConfigDict, num_devices: int) -> None:
@@ -155,20 +188,18 @@ def notes_on(config: ConfigDict) -> list[str]:
     """Notes on settings without effect; printed at the start and kept in result.json.
 
     Examples:
-        >>> from gini_jax.config import default_config
+        >>> from gini_jax.config import default_config, set_component
         >>> config = default_config("ce")
-        >>> config.schedule.update(name="step", boundaries=(60,))
+        >>> set_component(config, "schedule", "step", boundaries=(60,))
         >>> notes_on(config)
         ['schedule.boundaries: (60,) have no effect in a run of 1 epochs']
     """
-    notes = []
-    if config.schedule.name == "step":
-        beyond = tuple(b for b in config.schedule.boundaries if b >= config.num_epochs)
-        if beyond:
-            notes.append(
-                f"schedule.boundaries: {beyond} have no effect in a run of "
-                f"{config.num_epochs} epochs"
-            )
+    from gini_jax.training.schedules import schedule_of
+
+    notes: list[str] = []
+    schedule = schedule_of(config.schedule)
+    if hasattr(schedule, "notes"):
+        notes += schedule.notes(config.num_epochs)
     if config.model.init and not config.dataset.mean and not Path(config.model.init).is_dir():
         notes.append(
             "model.init is set without dataset.mean and std: images stay in [0, 1]; weights "
@@ -201,7 +232,9 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
         )
     known = row.known()
     for one in value if isinstance(value, (tuple, list)) else (value,):
-        if known and one not in known and one != row.default and (one,) != row.default:
+        if row.own and ":" in str(one):
+            find(path, one, {})
+        elif known and one not in known and one != row.default and (one,) != row.default:
             raise unknown_name(path, one, known)
     if wanted is int and not float(value).is_integer():
         raise InputError(
@@ -215,7 +248,7 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
 
 
 def _check_objective(config: ConfigDict) -> None:
-    from gini_jax.losses.terms import PRESETS, TERMS, About, SumTerm, objective_name
+    from gini_jax.losses.terms import PRESETS, About, SumTerm, entry_of, objective_name
 
     name = objective_name(config.loss.terms)
     if config.objective != name:
@@ -227,7 +260,7 @@ def _check_objective(config: ConfigDict) -> None:
         )
     if config.grad_accumulation > 1:
         for term, weight in config.loss.terms.items():
-            if weight and not isinstance(TERMS[term].create(About()), SumTerm):
+            if weight and not isinstance(entry_of(term).create(About()), SumTerm):
                 raise InputError(
                     f"loss.terms.{term} is not a function of sums over the examples, so micro-"
                     f"batches would change it; set --config.grad_accumulation=1 "
@@ -253,7 +286,7 @@ def _check_needs(config: ConfigDict) -> None:
 
     terms = {name: weight for name, weight in config.loss.terms.items() if weight}
     for path in flattened(config):
-        term = path.removeprefix(OPTIONS).partition(".")[0]
+        term = path.removeprefix(OPTIONS).rpartition(".")[0]
         if path.startswith(OPTIONS) and term not in terms:
             raise InputError(
                 f"{path} has no effect: the objective has no term {term}; leave it out, or set a "
@@ -308,6 +341,9 @@ def _check_labelled(config: ConfigDict) -> None:
 
 def _check_together(config: ConfigDict) -> None:
     """Rules over several settings."""
+    from gini_jax.training.optim import optimizer_of
+    from gini_jax.training.schedules import create_schedule
+
     _check_labelled(config)
     if config.augment.resized_crop and config.augment.crop_padding:
         raise InputError(
@@ -330,11 +366,6 @@ def _check_together(config: ConfigDict) -> None:
         )
     if not config.loss.layers:
         raise InputError("loss.layers is empty; name at least one layer, such as ('stage4',)")
-    if config.schedule.final > config.schedule.learning_rate:
-        raise InputError(
-            f"schedule.final={config.schedule.final} exceeds schedule.learning_rate="
-            f"{config.schedule.learning_rate}; set --config.schedule.final=0.0"
-        )
     for key in ("mean", "std"):
         values = tuple(config.dataset[key])
         numbers = all(isinstance(v, (int, float)) and (v > 0 or key == "mean") for v in values)
@@ -343,15 +374,5 @@ def _check_together(config: ConfigDict) -> None:
                 f"dataset.{key}={values} must be three numbers{', above 0' * (key == 'std')}, such "
                 f"as (0.5, 0.5, 0.5), or imagenet: --config.dataset.{key}=imagenet"
             )
-    if config.optimizer.nesterov and not config.optimizer.momentum:
-        raise InputError(
-            "optimizer.nesterov=True needs momentum; set --config.optimizer.momentum=0.9"
-        )
-    boundaries = config.schedule.boundaries
-    if any(not isinstance(b, int) or b < 1 for b in boundaries) or sorted(set(boundaries)) != list(
-        boundaries
-    ):
-        raise InputError(
-            f"schedule.boundaries={boundaries} must be whole numbers from 1 on, in rising order, "
-            "such as (60, 120)"
-        )
+    optimizer_of(config.optimizer)
+    create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)

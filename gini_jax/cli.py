@@ -1,23 +1,22 @@
 """The command line: reads flags and config, and calls one module of `gini_jax.modes`."""
 
-import ast
+import argparse
 import contextlib
-import difflib
 import importlib
 import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from gini_jax.checks import check_name
-from gini_jax.config import OPTIONS, SETTINGS, all_rows, default_config, option_rows
-from gini_jax.config_files import config_path, resolved, shipped_configs
+from gini_jax.config import all_rows, default_config
+from gini_jax.config_files import changed, config_of, shipped_configs, written
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.settings import ANY, flattened
 from gini_jax.storage import reading, run_path, storage_path
@@ -37,11 +36,7 @@ MODES = {
 }
 
 FLAGS = flags.FLAGS
-_WORDS = re.compile(r"(?<=^--config\.)([\w.]+)=([A-Za-z]\w*(?:,[A-Za-z]\w*)*)$")
-_TERM = re.compile(r"--?config\.loss\.terms\.(\w+)=(.*)")
-_OPTION = re.compile(r"--?config\.(loss\.options\.\w+\.\w+)=(.*)")
-_NETWORK = re.compile(r"--?config\.model\.name=.*")
-_OF_NETWORK = re.compile(r"--?config\.(model\.(?!name=|init=)\w+)=(.*)")
+_CONFIG = re.compile(r"--?config(?:\.([^=]+))?(?:=(.*))?", re.S)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,36 +69,22 @@ def run(argv: list[str]) -> Any:
     if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
         print(usage())
         return None
-    argv = _joined(argv)
-    mode = _mode_of(argv)
+    file, given, rest = _split(argv)
+    mode = _mode_of(rest)
     module = importlib.import_module(f"gini_jax.modes.{mode}")
-    config, terms, later = _parse(argv, module)
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # hides the libraries' info messages
-    from gini_jax import devices  # jax starts here
-
-    devices.prepare_cpu()
-    several = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
-    if FLAGS.distributed or any(value is not None for value in several):
-        devices.connect(*several)
-    given = dict(config_flags.get_override_values(FLAGS["config"]))
-    given |= {path: _typed(given, path, text) for path, text in later.items()}
-    check_name(config.name)
-    default = f"runs/{config.name or 'run'}" + ("_sweep" if mode == "sweep" else "")
+    _parse(rest, module)
+    config = config_of(file or str(shipped_configs()["digits"]))
+    trains = mode in ("train", "sweep")
+    if trains:
+        changed(config, given, written)
+    _start_jax()
+    name = given.get("name", config.name)
+    check_name(name)
+    default = f"runs/{name or 'run'}" + ("_sweep" if mode == "sweep" else "")
     folders = _workdirs(FLAGS.workdir, "others" in module.FLAGS) or [default]
-    workdir = run_path("--workdir", folders[0])
-    with reading(workdir):
-        has_run = (workdir / "config.json").exists()
-    uses = getattr(module, "USES", None)
-    if uses is not None:
-        _check_useful([*given, *(f"loss.terms.{name}" for name in terms)], mode, uses)
-    if mode not in ("train", "sweep") and has_run and not (uses is None and _config_given()):
-        saved = _saved_with(given, terms, workdir)
-        if _config_given():
-            _check_same_network_and_data(config, saved, workdir, {*given, *(uses or ())})
-        config = saved
-    else:
-        config = resolved(config, given, terms)
+    workdir, *others = [run_path("--workdir", folder) for folder in folders]
+    if not trains:
+        config = _config_for(mode, module, workdir, config, file, given)
     storage_path("dataset.data_dir", config.dataset.data_dir)
     if not config.model.init.startswith("pip:"):
         run_path("model.init", config.model.init)
@@ -115,16 +96,47 @@ def run(argv: list[str]) -> Any:
         switches = [f"no{name}" for name in own if module.FLAGS[name][1] is bool]
         values["command"] = list(without(argv[1:], ("mode", "workdir", *own, *switches)))
     if "others" in module.FLAGS:
-        values["others"] = [run_path("--workdir", folder) for folder in folders[1:]]
+        values["others"] = others
     with reading(workdir):
         try:
             return module.main(config, workdir, **values)
         except InputError as error:
             from gini_jax.repair import repaired
 
-            if mode not in ("train", "sweep") or not (command := repaired(argv, config, error)):
+            if not trains or not (command := repaired(argv, config, error)):
                 raise
             raise InputError(f"{error}\nThe whole command with that:\n    {command}") from error
+
+
+def _start_jax() -> None:
+    """Imports jax, and connects to the other processes, if there are any."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # hides the libraries' info messages
+    from gini_jax import devices
+
+    devices.prepare_cpu()
+    several = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    if FLAGS.distributed or any(value is not None for value in several):
+        devices.connect(*several)
+
+
+def _config_for(
+    mode: str, module: Any, workdir: Path, config: ConfigDict, file: str, given: dict[str, str]
+) -> ConfigDict:
+    """The config of a mode that does not train: that of the run in the workdir, if there is one."""
+    from gini_jax.training.workdir import saved_config
+
+    uses = getattr(module, "USES", None)
+    if uses is not None:
+        _check_useful(given, mode, uses)
+    with reading(workdir):
+        has_run = (workdir / "config.json").exists()
+    if not has_run or (uses is None and file):
+        return changed(config, given, written)
+    saved = changed(saved_config(workdir), given, written)
+    if file:
+        _check_same_network_and_data(config, saved, workdir, {*given, *(uses or ())})
+    return saved
 
 
 def usage() -> str:
@@ -171,122 +183,60 @@ def help_text() -> str:
     return "\n".join(lines[1:])
 
 
-def _joined(argv: list[str]) -> list[str]:
-    """Flags of the config and the mode as one argument each, `--config FILE` as `--config=FILE`.
+def _split(argv: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
+    """The config file, if one is given, the settings as texts by path, and all other arguments.
+
+    Raises:
+        InputError: two config files are given, or a setting has no value.
 
     Examples:
-        >>> _joined(["launch.py", "--config", "digits:ce", "-mode=eval"])
-        ['launch.py', '--config=digits:ce', '--mode=eval']
+        >>> _split(["launch.py", "--config", "digits:ce", "--config.seed=1", "--mode=eval"])
+        ('digits:ce', {'seed': '1'}, ['launch.py', '--mode=eval'])
     """
-    joined: list[str] = []
-    for arg in argv:
-        spaced = joined and re.fullmatch(r"--(config|mode|config\.model\.\w+)", joined[-1])
-        if spaced and not arg.startswith("-"):
-            joined[-1] += f"={arg}"
+    files: list[str] = []
+    given: dict[str, str] = {}
+    rest, waiting = argv[:1], list(argv[1:])
+    while waiting:
+        argument = waiting.pop(0)
+        if not (match := _CONFIG.fullmatch(argument)):
+            rest = [*rest, argument]
+            continue
+        path, text = match.groups()
+        if text is None and waiting and not waiting[0].startswith("-"):
+            text = waiting.pop(0)
+        if text is None:
+            raise InputError(f"{argument} lacks a value: {argument}=VALUE")
+        if path is None:
+            files.append(text)
         else:
-            joined.append(re.sub(r"^--?(config|mode)(?==|$)", r"--\1", arg))
-    return joined
+            given[path] = text
+    if len(files) > 1:
+        raise InputError(f"--config={' and --config='.join(files)}: give one config")
+    return files[-1] if files else "", given, list(rest)
 
 
-def _as_tuple(match: re.Match[str]) -> str:
-    """Words separated by commas as a tuple, where the setting takes one.
-
-    Examples:
-        >>> _WORDS.sub(_as_tuple, "--config.loggers=jsonl,wandb")
-        "--config.loggers=('jsonl', 'wandb')"
-        >>> _WORDS.sub(_as_tuple, "--config.model.name=cvt13")
-        '--config.model.name=cvt13'
-    """
-    path, words = match.groups()
-    if path not in SETTINGS or not isinstance(SETTINGS[path].default, tuple):
-        return match[0]
-    return f"{path}={tuple(words.split(','))}"
-
-
-def _mode_of(argv: list[str]) -> str:
-    modes = [arg.partition("=")[2] for arg in argv if re.match(r"--?mode=", arg)]
-    mode = modes[-1] if modes else "train"
+def _mode_of(argv: Sequence[str]) -> str:
+    """The mode, which has flags of its own."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--mode", "-mode", default="train")
+    mode = parser.parse_known_args(argv[1:])[0].mode
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     return mode
 
 
-def _parse(argv: list[str], module: Any) -> tuple[ConfigDict, dict[str, float], dict[str, str]]:
-    """The config, with the overrides of the command line; and what it cannot take yet.
-
-    That is the weights of terms, and the settings of terms and of another network than the config
-    file's.
-    """
-    terms: dict[str, float] = {}
-    later: dict[str, str] = {}
-    another = any(map(_NETWORK.fullmatch, argv))
-    files = [arg for arg in argv[1:] if arg.startswith("--config=")]
-    if len(files) > 1:
-        raise InputError(f"{' and '.join(files)}: give one config")
-    kept = argv[:1]
-    for arg in argv[1:]:
-        if match := _TERM.fullmatch(arg):
-            terms[match[1]] = _number(arg, match[2])
-        elif match := _OPTION.fullmatch(arg) or (_OF_NETWORK.fullmatch(arg) if another else None):
-            later[match[1]] = match[2]
-        elif arg.startswith("--config="):  # before its settings, wherever it was given
-            kept.insert(1, f"--config={config_path(arg.partition('=')[2])}")
-        else:
-            kept.append(_WORDS.sub(_as_tuple, arg))
+def _parse(argv: list[str], module: Any) -> None:
+    """Reads all flags but those of the config."""
+    _define_flags(module)
     try:
-        _define_flags(module, kept)
-        rest = FLAGS(kept)
-        config = FLAGS.config
-        _ = config.name
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        own, cause = None, error.__context__
-        while cause is not None:  # the library wraps an error of the config file in others
-            own, cause = cause if isinstance(cause, InputError) else own, cause.__context__
-        if own:
-            raise own from error
-        reason: object = error
-        while isinstance(reason, Exception) and len(reason.args) == 1:
-            reason = reason.args[0]
-        kind = "unknown setting " if isinstance(error, AttributeError) else ""
-        near = _nearest(str(reason)) if kind else ""
-        raise InputError(f"{kind}{reason}{near}\nAll flags and settings: --help") from error
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(f"{error}\nAll flags and settings: --help") from error
     if len(rest) > 1:
         raise InputError(f"unknown argument {rest[1]!r}; settings are --config.KEY=VALUE")
-    return config, terms, later
 
 
-def _nearest(name: str) -> str:
-    """The settings whose last part is closest to a name's, as a hint.
-
-    Examples:
-        >>> _nearest("'learning_rate'")
-        '; did you mean schedule.learning_rate?'
-    """
-    last = re.sub(r"[^\w.].*$", "", name.strip("'\"")).rpartition(".")[2]
-    by_end = {path.rpartition(".")[2]: path for path in SETTINGS}
-    found = difflib.get_close_matches(last, by_end, n=1)
-    return f"; did you mean {by_end[found[0]]}?" if found else ""
-
-
-def _typed(given: dict[str, Any], path: str, text: str) -> Any:
-    """The value of a setting of the given network, or of a term; its type is checked later."""
-    from gini_jax.models.registry import model_rows
-
-    if path.startswith(OPTIONS):
-        row = option_rows().get(path)
-    else:
-        row = model_rows(given["model.name"]).get(path.removeprefix("model."))
-    kind = type(row.default) if row else str
-    if kind is bool and text.lower() in ("true", "false", "1", "0"):
-        return text.lower() in ("true", "1")
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-    return (value,) if kind is tuple and not isinstance(value, (tuple, list)) else value
-
-
-def _define_flags(module: Any, argv: list[str]) -> None:
+def _define_flags(module: Any) -> None:
     flags.DEFINE_string("mode", "train", "What to do.")
     flags.DEFINE_multi_string(
         "workdir", [], "Folder; by default runs/NAME, of sweeps runs/NAME_sweep."
@@ -306,9 +256,6 @@ def _define_flags(module: Any, argv: list[str]) -> None:
         if not text:
             continue
         (flags.DEFINE_multi_string if kind is list else define[kind])(name, default, text)
-    config_flags.DEFINE_config_file(
-        "config", str(shipped_configs()["digits"]), "FILE or FILE:OBJECTIVE.", sys_argv=argv
-    )
 
 
 def _workdirs(given: Sequence[str], several: bool) -> list[str]:
@@ -335,18 +282,7 @@ def _workdirs(given: Sequence[str], several: bool) -> list[str]:
     return list(given)
 
 
-def _number(arg: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"{arg}: the weight of a term is a number, such as 0.5") from error
-
-
-def _config_given() -> bool:
-    return bool(FLAGS["config"].present)
-
-
-def _check_useful(given: Sequence[str], mode: str, uses: Sequence[str]) -> None:
+def _check_useful(given: Iterable[str], mode: str, uses: Sequence[str]) -> None:
     """Refuses settings that a mode for finished runs does not take."""
     for path in given:
         if path not in uses:
@@ -355,18 +291,6 @@ def _check_useful(given: Sequence[str], mode: str, uses: Sequence[str]) -> None:
                 "This mode takes "
                 + (", ".join(f"--config.{path}" for path in uses) or "no --config settings")
             )
-
-
-def _saved_with(given: dict[str, Any], terms: dict[str, float], workdir: Path) -> ConfigDict:
-    """The config of a finished run, with the changes that the command line makes."""
-    from gini_jax.training.workdir import saved_config
-
-    config = saved_config(workdir)
-    later = (OPTIONS, "model.") if "model.name" in given else (OPTIONS,)
-    config.update_from_flattened_dict(
-        {key: value for key, value in given.items() if not key.startswith(later)}
-    )
-    return resolved(config, given, terms)
 
 
 def _check_same_network_and_data(

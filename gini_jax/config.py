@@ -1,6 +1,8 @@
 """The settings of a run: one row each, from which defaults, checks and the help text come."""
 
+import importlib
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -50,11 +52,13 @@ SETTINGS: dict[str, Setting] = {
         ("all",),
         "evaluations of the tested checkpoint; accuracy and features always run",
         choices="gini_jax.evals:EVALS",
+        own=True,
     ),
     "loggers": Setting(
         ("jsonl", "tensorboard"),
         "where metrics go; jsonl, which pictures are drawn from, is always written",
         choices="gini_jax.training.loggers:LOGGERS",
+        own=True,
     ),
     "log_every_steps": Setting(
         0, "also log every so many steps, besides every epoch; 0: epochs alone", bounds=NOT_NEGATIVE
@@ -137,11 +141,6 @@ SETTINGS: dict[str, Setting] = {
         0.0, "resized crops of at least this share of the area; 0 disables", bounds=SHARE
     ),
     "augment.flip": Setting(False, "mirror horizontally, with probability 1/2"),
-    "augment.policy": Setting(
-        "", "RandAugment or TrivialAugment", choices="gini_jax.data.policies:POLICIES"
-    ),
-    "augment.erasing": Setting(0.0, "probability of erasing a random rectangle", bounds=SHARE),
-    "augment.cutout": Setting(0, "side, in pixels, of a square to erase", bounds=NOT_NEGATIVE),
     "augment.mixup": Setting(
         0.0, "mix images and labels, with a share from Beta(this, this)", bounds=NOT_NEGATIVE
     ),
@@ -150,7 +149,9 @@ SETTINGS: dict[str, Setting] = {
         "paste a box of another image, share from Beta(this, this); with mixup: one of the two",
         bounds=NOT_NEGATIVE,
     ),
-    "model.name": Setting("resnet18", "the network", choices="gini_jax.models.registry:MODELS"),
+    "model.name": Setting(
+        "resnet18", "the network", choices="gini_jax.models.registry:MODELS", own=True
+    ),
     "model.init": Setting(
         "",
         "weights to start from: a .safetensors or .pth file of PyTorch, a run's folder, or "
@@ -186,9 +187,9 @@ SETTINGS: dict[str, Setting] = {
     "loss.running_decay": Setting(
         0.0, "decay of the class sums' moving average; 0 uses only the batch", bounds=BELOW_1
     ),
-    "optimizer.name": Setting("sgd", "the optimiser", choices="gini_jax.training.optim:OPTIMIZERS"),
-    "optimizer.momentum": Setting(0.9, "momentum of sgd", bounds=BELOW_1),
-    "optimizer.nesterov": Setting(False, "Nesterov momentum in sgd"),
+    "optimizer.name": Setting(
+        "sgd", "the optimiser", choices="gini_jax.training.optim:OPTIMIZERS", own=True
+    ),
     "optimizer.weight_decay": Setting(
         5e-4, "weight decay, on every parameter", bounds=NOT_NEGATIVE
     ),
@@ -204,21 +205,27 @@ SETTINGS: dict[str, Setting] = {
         "names; the first that matches counts: (('head/.*', 10.0), ('.*/bias', 1.0, 0.0))",
     ),
     "schedule.name": Setting(
-        "cosine", "learning-rate schedule", choices="gini_jax.training.optim:SCHEDULES"
+        "cosine",
+        "learning-rate schedule",
+        choices="gini_jax.training.schedules:SCHEDULES",
+        own=True,
     ),
     "schedule.learning_rate": Setting(0.1, "highest learning rate", bounds=POSITIVE),
     "schedule.warmup_epochs": Setting(0.0, "epochs of linear warm-up from 0", bounds=NOT_NEGATIVE),
-    "schedule.boundaries": Setting((), "step: epochs after which the learning rate falls"),
-    "schedule.factor": Setting(0.2, "step: learning rate is multiplied by this", bounds="(0, 1]"),
-    "schedule.final": Setting(0.0, "cosine: last learning rate", bounds=NOT_NEGATIVE),
-    "schedule.onecycle_peak": Setting(
-        0.3, "onecycle: share of the steps before the peak", bounds="(0, 1)"
-    ),
 }
 
 
+# Sections in which a name picks a component, and where the rows that it brings come from.
+SECTIONS = {
+    "model": "gini_jax.models.registry:model_rows",
+    "optimizer": "gini_jax.training.optim:optimizer_rows",
+    "schedule": "gini_jax.training.schedules:schedule_rows",
+}
+
 # Where the terms' own settings are; see `option_rows`.
 OPTIONS = "loss.options."
+WEIGHTS = "loss.terms."
+WEIGHT = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
 
 # Settings that may change within a run: where the data is, and how the run is saved and observed.
 CHANGEABLE_ON_RESUME = (
@@ -261,8 +268,12 @@ def default_config(objective: str | None = None) -> ConfigDict:
         if section and section not in config:
             config[section] = ConfigDict()
         (config[section] if section else config)[key] = row.default
+    from gini_jax.data.augment import augment_rows
+
     config.loss.options = ConfigDict()
-    set_model(config, config.model.name)
+    config.augment.update({name: row.default for name, row in augment_rows().items()})
+    for section in SECTIONS:
+        set_component(config, section, config[section].name)
     set_objective(config, objective or config.objective)
     return config
 
@@ -288,16 +299,57 @@ def set_objective(config: ConfigDict, objective: str) -> None:
         config.loss.terms = ConfigDict(PRESETS[objective])
 
 
-def set_model(config: ConfigDict, name: str, **settings: Any) -> None:
-    """Sets the network; its settings replace those of the previous network.
+def component_rows(section: str, name: str) -> dict[str, Setting]:
+    """The rows of the settings that a component brings to its section.
+
+    Args:
+        section: one of `SECTIONS`.
+        name: of the component.
+
+    Raises:
+        InputError: the name is unknown.
+
+    Examples:
+        >>> list(component_rows("schedule", "step"))
+        ['boundaries', 'factor']
+    """
+    module, _, function = SECTIONS[section].partition(":")
+    return getattr(importlib.import_module(module), function)(name)
+
+
+def set_component(config: ConfigDict, section: str, name: str, **settings: Any) -> None:
+    """Sets the network, the schedule or the optimiser.
+
+    Its own settings replace those of the one before; those that all have stay as they are.
 
     Args:
         config: the settings of a run.
-        name: the network, one of `gini_jax.models.MODELS`.
-        **settings: settings of the network that differ from their defaults.
+        section: `model`, `schedule` or `optimizer`.
+        name: of the component.
+        **settings: settings of the section that change.
 
     Raises:
         InputError: the name or a setting is unknown.
+
+    Examples:
+        >>> config = default_config()
+        >>> set_component(config, "schedule", "step", boundaries=(60,))
+        >>> "final" in config.schedule, config.schedule.factor
+        (False, 0.2)
+    """
+    rows, of_all = component_rows(section, name), _of_all(section)
+    for key in settings:
+        if key not in rows and key not in of_all:
+            raise unknown_name(f"setting of {section} {name}", key, [*rows, *of_all])
+    own = config[section]
+    with config.unlocked():
+        for key in set(own) - of_all:
+            del own[key]
+        own.update({"name": name, **{key: row.default for key, row in rows.items()}, **settings})
+
+
+def set_model(config: ConfigDict, name: str, **settings: Any) -> None:
+    """Sets the network; see `set_component`.
 
     Examples:
         >>> config = default_config()
@@ -305,46 +357,52 @@ def set_model(config: ConfigDict, name: str, **settings: Any) -> None:
         >>> "stem" in config.model, config.model.drop_path
         (False, 0.2)
     """
-    from gini_jax.models.registry import model_rows
+    set_component(config, "model", name, **settings)
 
-    rows = model_rows(name)
-    for key in settings:
-        if key not in rows:
-            raise unknown_name(f"setting of model {name}", key, rows)
-    init = config.model.init if "model" in config else SETTINGS["model.init"].default
-    values = {"name": name, "init": init} | {key: row.default for key, row in rows.items()}
-    with config.unlocked():
-        config.model = ConfigDict(values | settings)
+
+def _of_all(section: str) -> set[str]:
+    """The settings of a section that all its components have."""
+    return {path.partition(".")[2] for path in SETTINGS if path.startswith(f"{section}.")}
 
 
 def all_rows(config: ConfigDict) -> dict[str, Setting]:
     """The rows of every setting of a config, by path."""
-    from gini_jax.losses.terms import TERMS
-    from gini_jax.models.registry import model_rows
+    from gini_jax.data.augment import augment_rows
 
-    model = {f"model.{key}": row for key, row in model_rows(config.model.name).items()}
-    weight = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
-    terms = {f"loss.terms.{name}": weight for name in config.loss.terms if name in TERMS}
+    own = {
+        f"{section}.{key}": row
+        for section in SECTIONS
+        for key, row in component_rows(section, config[section].name).items()
+    }
+    own |= {f"augment.{name}": row for name, row in augment_rows(config.augment).items()}
+    terms = {f"{WEIGHTS}{name}": WEIGHT for name in config.loss.terms}
     given = [path for path in flattened(config) if path.startswith(OPTIONS)]
-    options = {path: row for path, row in option_rows().items() if path in given}
-    return SETTINGS | model | terms | options
+    known = option_rows(config.loss.terms)
+    rows = SETTINGS | own | terms | {path: known[path] for path in given if path in known}
+    sections = list(dict.fromkeys(path.rpartition(".")[0] for path in SETTINGS))
+    order = {section: i for i, section in enumerate(sections)}
+    last = len(order)
+    return dict(sorted(rows.items(), key=lambda row: order.get(row[0].rpartition(".")[0], last)))
 
 
-def option_rows() -> dict[str, Setting]:
+def option_rows(own: Iterable[str] = ()) -> dict[str, Setting]:
     """The rows of the terms' own settings, `loss.options.TERM.SETTING`, by path.
 
     A config holds those that differ from their defaults.
+
+    Args:
+        own: terms among which there may be some of one's own, `module:Name`.
 
     Examples:
         >>> option_rows()["loss.options.supcon.temperature"].default
         0.1
     """
-    from gini_jax.losses.terms import TERMS
+    from gini_jax.losses.terms import TERMS, entry_of
 
     return {
         f"{OPTIONS}{term}.{key}": Setting(default, f"of the term {term}", choices)
-        for term, entry in TERMS.items()
-        for key, (default, choices) in entry.settings.items()
+        for term in dict.fromkeys([*TERMS, *own])
+        for key, (default, choices) in entry_of(term).settings.items()
     }
 
 

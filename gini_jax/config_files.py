@@ -1,22 +1,28 @@
 """Config files by name, and configs with some of their settings changed."""
 
+import ast
 import importlib.util
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.checks import check_keys
+from gini_jax.checks import RENAMED, check_keys, unknown_setting
 from gini_jax.config import (
     OPTIONS,
+    SECTIONS,
+    WEIGHT,
+    WEIGHTS,
     all_rows,
     option_rows,
-    set_model,
+    set_component,
     set_objective,
     set_option,
 )
-from gini_jax.errors import InputError, unknown_name
-from gini_jax.losses.terms import objective_name
+from gini_jax.data.augment import augmentation_of
+from gini_jax.errors import InputError, first_line, unknown_name
+from gini_jax.losses.terms import entry_of, objective_name
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -68,11 +74,107 @@ def config_of(name: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location("gini_jax_config", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(objective) if colon else module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(objective) if colon else module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # the file is a program of the user's
+        raise InputError(
+            f"--config={name}: the file ends in an error ({type(error).__name__}: "
+            f"{first_line(error)}); mend it, or give another file"
+        ) from error
 
 
-def set_value(config: ConfigDict, path: str, value: Any) -> None:
+def fitting(path: str, value: Any, default: Any) -> Any:
+    """A value as its setting takes it.
+
+    Raises:
+        InputError: it is of another type.
+
+    Examples:
+        >>> fitting("dataset.mean", "imagenet", ()), fitting("seed", 3, 0), fitting("x", 1, 0.5)
+        (('imagenet',), 3, 1.0)
+    """
+    kind = type(default)
+    if kind is tuple:
+        return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(
+            f"{path}={value!r} has type {type(value).__name__}; it needs type {kind.__name__}, "
+            f"such as --config.{path}={default!r}"
+        )
+    return value
+
+
+def written(path: str, text: str, default: Any) -> Any:
+    """The value that a text on the command line stands for.
+
+    Raises:
+        InputError: it is of another type than the setting.
+
+    Examples:
+        >>> written("loggers", "jsonl,wandb", ()), written("report", "false", True)
+        (('jsonl', 'wandb'), False)
+        >>> written("loss.layers", "('stage4',)", ()), written("name", "12", "")
+        (('stage4',), '12')
+    """
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        return fitting(path, _BOOLS.get(text.lower(), text), default)
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        value = tuple(text.split(",")) if isinstance(default, tuple) else text
+    if isinstance(default, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return fitting(path, value, default)
+
+
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def changed(
+    config: ConfigDict, given: Mapping[str, Any], read: Callable[[str, Any, Any], Any] = fitting
+) -> ConfigDict:
+    """Changes settings of a config, and what follows from them; returns it.
+
+    Names of components and the objective come first, because they bring settings of their own.
+
+    Args:
+        config: the settings.
+        given: new values, by path.
+        read: from a path, a value and the setting's default to what is set.
+
+    Raises:
+        InputError: a setting or a name is unknown, or a value is of another type.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> given = {"schedule.boundaries": (60,), "schedule.name": "step", "loss.terms.kl": 0.1}
+        >>> config = changed(default_config("gini"), given)
+        >>> config.schedule.boundaries, config.objective
+        ((60,), 'gini_kl')
+    """
+    first = [*(f"{section}.name" for section in SECTIONS), "objective"]
+    last = [path for path in given if path.startswith(OPTIONS)]  # of terms that others may add
+    paths = [*(p for p in first if p in given), *(p for p in given if p not in {*first, *last})]
+    for path in [*paths, *last]:
+        set_value(config, path, given[path], read)
+    check_keys(config)
+    config.objective = objective_name(config.loss.terms)
+    return config
+
+
+def set_value(
+    config: ConfigDict,
+    path: str,
+    value: Any,
+    read: Callable[[str, Any, Any], Any] = fitting,
+) -> None:
     """Changes one setting; a single value makes up a tuple where the setting is one.
 
     Raises:
@@ -85,41 +187,28 @@ def set_value(config: ConfigDict, path: str, value: Any) -> None:
         >>> config.dataset.mean
         ('imagenet',)
     """
-    rows = all_rows(config)
-    if path not in rows:
-        raise unknown_name("setting", path, rows | option_rows())
-    default = rows[path].default
-    if isinstance(default, tuple):
-        value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    try:
-        config.update_from_flattened_dict({path: value})
-    except TypeError as error:
-        kind = type(default).__name__
-        raise InputError(f"{path}={value!r} is not of type {kind}, such as {default!r}") from error
-
-
-def resolved(config: ConfigDict, given: dict[str, Any], terms: dict[str, float]) -> ConfigDict:
-    """A config with everything that is given, and what follows from it.
-
-    Args:
-        config: already holds the given settings, but not yet what follows from them.
-        given: settings, by path.
-        terms: weights of terms.
-
-    Raises:
-        InputError: an unknown key, objective, network or term.
-    """
-    if "model.name" in given:
-        own = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.")}
-        set_model(config, own.pop("name"), **{k: v for k, v in own.items() if k != "init"})
-    if "objective" in given:
-        set_objective(config, given["objective"])
-    for path, value in given.items():
-        if path.startswith(OPTIONS):
-            set_option(config, path, value)
-    with config.unlocked():
-        for name, weight in terms.items():
-            config.loss.terms[name] = weight
-    check_keys(config)
-    config.objective = objective_name(config.loss.terms)
-    return config
+    section, _, key = path.partition(".")
+    if section in SECTIONS and key == "name":
+        if value != config[section].name:
+            set_component(config, section, value)
+    elif path == "objective":
+        set_objective(config, value)
+    elif path.startswith(WEIGHTS):
+        term = path.removeprefix(WEIGHTS)
+        if path not in RENAMED:
+            entry_of(term)
+        with config.unlocked():
+            config.loss.terms[term] = read(path, value, WEIGHT.default)
+    elif path.startswith(OPTIONS):
+        rows = option_rows(config.loss.terms)
+        if path not in rows:
+            raise unknown_setting(path, config)
+        set_option(config, path, read(path, value, rows[path].default))
+    elif section == "augment" and ":" in key:
+        with config.unlocked():
+            config.augment[key] = read(path, value, augmentation_of(key).setting.default)
+    else:
+        rows = all_rows(config)
+        if path not in rows:
+            raise unknown_setting(path, config)
+        config.update_from_flattened_dict({path: read(path, value, rows[path].default)})

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import default_config, set_model
+from gini_jax.config import default_config, set_component, set_model
 
 
 def cifar100(name: str, objective: str | None) -> ConfigDict:
@@ -32,9 +32,8 @@ def cifar100_resnet(name: str, objective: str | None) -> ConfigDict:
     config.num_epochs = 250
     config.loss.layers = ("stage4",)
     config.optimizer.update(name="sgd", momentum=0.9, weight_decay=5e-4)
-    config.schedule.update(
-        name="step", learning_rate=0.1, boundaries=(60, 120, 160, 200), factor=0.2
-    )
+    falls = (60, 120, 160, 200)
+    set_component(config, "schedule", "step", learning_rate=0.1, boundaries=falls, factor=0.2)
     return config
 
 
@@ -78,7 +77,7 @@ def cvt_from_scratch(config: ConfigDict) -> ConfigDict:
     """
     config.num_epochs = 200
     config.loss.layers = ("pooled",)
-    config.optimizer.update(name="adamax", weight_decay=0.0)
+    set_component(config, "optimizer", "adamax", weight_decay=0.0)
     config.schedule.update(name="cosine", learning_rate=2e-3, final=5e-5)
     return config
 

@@ -1,15 +1,13 @@
 """From an error that suggests a setting to the whole command that works."""
 
-import ast
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.config_files import set_value
+from gini_jax.config_files import set_value, written
 from gini_jax.errors import InputError
 from gini_jax.training.experiment import check_before_data
 
@@ -48,7 +46,7 @@ def repaired(argv: Sequence[str], config: ConfigDict, error: InputError) -> str:
         path, value = found
         fixes[path] = value
         try:
-            set_value(config, path, _literal(value))
+            set_value(config, path, value, written)
         except InputError:  # a setting of a mode, or of another network
             return ""
         try:
@@ -58,13 +56,6 @@ def repaired(argv: Sequence[str], config: ConfigDict, error: InputError) -> str:
             continue
         return _command(argv, fixes)
     return ""
-
-
-def _literal(value: str) -> Any:
-    try:
-        return ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return value
 
 
 def _command(argv: Sequence[str], fixes: dict[str, str], workdir: str = "") -> str:

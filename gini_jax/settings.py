@@ -17,12 +17,14 @@ class Setting(NamedTuple):
         meaning: for the help text.
         choices: the known values, or `"module:TABLE"`, whose keys they are.
         bounds: an interval such as `"[0, 1)"`.
+        own: whether `module:Name`, a part of one's own, is a value too; see `components.find`.
     """
 
     default: Any
     meaning: str
     choices: tuple[Any, ...] | str = ()
     bounds: str = ""
+    own: bool = False
 
     def known(self) -> tuple[Any, ...]:
         """The choices, looked up where they are defined."""

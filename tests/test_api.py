@@ -52,7 +52,10 @@ WRONG = {
     "a config": (("digitz", {}), "did you mean 'digits'"),
     "an objective": (("digits:gin", {}), "did you mean 'gini'"),
     "a setting": (("digits", {"num_epoch": 3}), "did you mean 'num_epochs'"),
-    "a type": (("digits", {"num_epochs": "x"}), "num_epochs='x' is not of type int, such as"),
+    "a type": (
+        ("digits", {"num_epochs": "x"}),
+        "num_epochs='x' has type str; it needs type int, such as",
+    ),
     "a term": (("digits", {"loss.terms.gni": 1.0}), "did you mean 'gini'"),
 }
 

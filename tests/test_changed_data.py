@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import gini_jax
+from gini_jax.config import set_component
 from gini_jax.data import load_dataset
 from gini_jax.errors import InputError
 from gini_jax.modes import eval as eval_mode
@@ -31,7 +32,7 @@ def config_of(root, **changes):
     config.dataset.update(name="folder", data_dir=str(root), num_classes=0, image_size=0)
     config.dataset.update(test_size=8, val_size=4)
     config.update(batch_size=4, num_epochs=1)
-    config.schedule.name = "constant"
+    set_component(config, "schedule", "constant")
     config.update_from_flattened_dict(changes)
     return config
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from gini_jax.config_files import changed
 from gini_jax.errors import InputError
 from gini_jax.models import create_model
 from gini_jax.modes import summary
@@ -27,7 +28,7 @@ PARAMS = {
 def config_of(**changes):
     config = tiny.get_config("gini_kl")
     config.schedule.warmup_epochs = 0.0
-    config.update_from_flattened_dict(changes)
+    changed(config, changes)
     return config
 
 

@@ -10,6 +10,7 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
+from gini_jax.config import set_component
 from gini_jax.drawing import as_png
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
@@ -21,7 +22,8 @@ from tests.runs import lines_of
 def config_of(*loggers, **changes):
     config = tiny.get_config("gini_kl")
     config.update({"loggers": loggers, "num_epochs": 2, **changes})
-    config.schedule.name, config.loss.start_epoch = "constant", 1
+    set_component(config, "schedule", "constant")
+    config.loss.start_epoch = 1
     return config
 
 

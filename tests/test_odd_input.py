@@ -17,6 +17,7 @@ import gini_jax
 from gini_jax.analysis import figures, pictures, report
 from gini_jax.analysis.tsne import tsne
 from gini_jax.checks import check_config
+from gini_jax.config import set_component
 from gini_jax.data.images import decode
 from gini_jax.drawing import drawn
 from gini_jax.errors import InputError, RunError
@@ -165,7 +166,7 @@ def test_a_sweep_of_one_objective_speaks_of_means():
 def test_weights_that_are_not_finite_end_the_run_and_are_never_saved(tmp_path):
     config = tiny.get_config("ce")
     config.update(num_epochs=1, batch_size=1000)
-    config.schedule.update(name="constant", learning_rate=1e30)
+    set_component(config, "schedule", "constant", learning_rate=1e30)
     config.optimizer.weight_decay = 1e30
     with pytest.raises(RunError, match=r"not finite.*No checkpoint was written.*learning rate"):
         train(config, tmp_path / "run", devices=jax.devices()[ONE])

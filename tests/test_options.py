@@ -9,6 +9,7 @@ import pytest
 
 from gini_jax.checks import notes_on
 from gini_jax.config import default_config
+from gini_jax.config_files import changed
 from gini_jax.data import cache, load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
@@ -27,7 +28,7 @@ from tests.runs import lines_of, set_up
 
 def config_of(objective="ce", **changes):
     config = tiny.get_config(objective)
-    config.update_from_flattened_dict(changes)
+    changed(config, changes)
     return config
 
 

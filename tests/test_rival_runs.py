@@ -12,6 +12,7 @@ import pytest
 
 from gini_jax import load, losses
 from gini_jax.config import model_settings, set_option
+from gini_jax.config_files import changed
 from gini_jax.data import load_dataset
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Dataset, Split
@@ -49,7 +50,7 @@ def config_of(objective, **changes):
     config = tiny.get_config(objective)
     config.loss.start_epoch = 1
     config.schedule.warmup_epochs = 0.0  # else the first step does not move
-    config.update_from_flattened_dict(changes)
+    changed(config, changes)
     return config
 
 

@@ -11,7 +11,7 @@ from configs import digits
 from gini_jax.checks import check_config, check_keys, notes_on
 from gini_jax.cli import help_text
 from gini_jax.config import all_rows, default_config, set_model
-from gini_jax.config_files import config_path, resolved
+from gini_jax.config_files import changed, config_path
 from gini_jax.errors import InputError, RunError
 from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
@@ -104,20 +104,18 @@ def test_a_typo_in_a_config_file_is_refused_with_the_nearest_name():
 
 
 def test_terms_of_the_command_line_name_the_objective():
-    config = resolved(digits.get_config("gini"), {}, {"kl": 0.1})
+    config = changed(digits.get_config("gini"), {"loss.terms.kl": 0.1})
     assert config.objective == "gini_kl"
-    config = resolved(digits.get_config("ce"), {}, {"renyi": 0.1})
+    config = changed(digits.get_config("ce"), {"loss.terms.renyi": 0.1})
     assert config.loss.terms.to_dict() == {"renyi": 0.1}
-    config = resolved(digits.get_config("gini_kl"), {}, {"kl": 0.0})
+    config = changed(digits.get_config("gini_kl"), {"loss.terms.kl": 0})
     assert config.objective == "gini"
-    config = resolved(digits.get_config("gini_kl"), {"objective": "ce"}, {})
+    config = changed(digits.get_config("gini_kl"), {"objective": "ce"})
     assert config.loss.terms.to_dict() == {}
 
 
 def test_another_network_of_the_command_line_brings_its_own_settings():
-    config = digits.get_config()
-    config.model.name = "cvt13"
-    config = resolved(config, {"model.name": "cvt13"}, {})
+    config = changed(digits.get_config(), {"model.name": "cvt13"})
     assert "stem" not in config.model
     assert config.model.drop_path == 0.1
     check_config(config, 1)
@@ -131,20 +129,29 @@ def test_the_command_line_names_another_network_and_its_settings(tmp_path):
     out, _ = Program(*common, *settings, *widths, cwd=tmp_path).finish()
     assert "stage3  1 x 160" in out
     _, err = Program(*common, *settings, "--config.model.stem=cifar", cwd=tmp_path).finish(status=1)
-    assert "unknown setting of model cvt13 'stem'" in err
+    assert "unknown setting 'model.stem': it is one of resnet17" in err
+    assert "model.name is 'cvt13'" in err
 
 
 def test_settings_without_effect_are_said():
     config = default_config("ce")
-    config.optimizer.update(name="adam", momentum=0.5)
-    config.schedule.update(name="constant", final=0.01)
-    notes = notes_on(config)
-    assert "optimizer.momentum=0.5 has no effect with adam" in notes
-    assert "schedule.final=0.01 has no effect with constant" in notes
+    config.loss.running_decay = 0.5
+    assert "loss.running_decay=0.5 has no effect" in notes_on(config)
     assert notes_on(digits.get_config()) == []
     config = default_config()
     config.model.init = "weights.pth"
     assert "dataset.mean=imagenet" in notes_on(config)[0]
+
+
+def test_a_setting_of_another_component_is_unknown():
+    config = default_config()
+    with pytest.raises(InputError, match=r"'schedule\.factor': it is one of step, and"):
+        changed(config, {"schedule.factor": 0.1})
+    with pytest.raises(InputError, match=r"'optimizer.momentum': it is one of sgd"):
+        changed(config, {"optimizer.momentum": 0.5, "optimizer.name": "adam"})
+    config.schedule.name = "constant"  # without what it brings
+    with pytest.raises(InputError, match=r"'schedule.final'.*set_component\(config"):
+        check_keys(config)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))

@@ -11,6 +11,7 @@ import pytest
 
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import read_runs
+from gini_jax.config import set_component
 from gini_jax.errors import InputError
 from gini_jax.modes.executors.member import run_member
 from gini_jax.modes.sweep import main as sweep
@@ -90,7 +91,7 @@ def test_a_composition_without_a_preset_can_be_swept():
     [
         (["ec"], [], "unknown objective 'ec'"),
         (["ce"], ["num_epoch=1,2"], "did you mean 'num_epochs'"),
-        (["ce"], ["num_epochs=1,two"], "is not of type int"),
+        (["ce"], ["num_epochs=1,two"], "num_epochs='two' has type str; it needs type int"),
         (["ce"], ["num_epochs"], "unknown setting in --vary"),
         (["ce"], ["seed=1,2"], "seed cannot be varied here; use --seeds"),
         (["ce"], ["loss.terms.gini=0.1,0.2"], "no objective of the sweep .ce. has the term gini"),
@@ -239,7 +240,8 @@ def test_a_folder_without_a_finished_run_has_no_report(tmp_path):
 def test_members_of_fewer_epochs_are_not_finished(tmp_path):
     """A sweep repeated with more epochs extends them, where the schedule allows it."""
     config = tiny.get_config("ce")
-    config.schedule.name, config.num_epochs = "constant", 1
+    set_component(config, "schedule", "constant")
+    config.num_epochs = 1
     (member,) = members_of(config, ["ce"], [0], [])
     run_member(member.config, tmp_path)
     assert holds_result(tmp_path, member.config)

@@ -1,5 +1,6 @@
 """Finished runs, as they lie in their folders."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -16,6 +17,7 @@ from jaxtyping import Int
 from gini_jax.checks import unread
 from gini_jax.config import CHANGEABLE_ON_RESUME
 from gini_jax.errors import InputError
+from gini_jax.evals import evaluation_of
 from gini_jax.settings import flattened
 from gini_jax.training.workdir import config_of
 
@@ -109,6 +111,10 @@ def read_run(folder: Path, group: str = "") -> Run:
         json.loads((folder / f"{name}.json").read_text())
         for name in ("result", "config", "dataset")
     )
+    for name in config["evals"]:
+        if ":" in name:
+            with contextlib.suppress(InputError):  # a page of one's own run, read elsewhere
+                evaluation_of(name)
     lines = epochs_of(folder)
     return Run(folder, group or result["objective"], result, config, lines, about)
 
@@ -181,8 +187,9 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def _read_settings(run: Run) -> dict[str, Any]:
     """The settings that a run reads: others do not make it another run."""
-    ignored = unread(config_of(run.config))
-    return {path: x for path, x in flattened(run.config).items() if path not in ignored}
+    config = config_of(run.config)
+    ignored = unread(config)
+    return {path: x for path, x in flattened(config).items() if path not in ignored}
 
 
 def _runs_of(workdir: Path) -> list[Run]:

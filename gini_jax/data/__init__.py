@@ -1,6 +1,5 @@
 """Data sets by name, as uint8 arrays: opened by a source, decoded once, mapped from the cache."""
 
-import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from gini_jax.components import find
 from gini_jax.data import cache
 from gini_jax.data.images import stored_size
 from gini_jax.data.protocols import divided, held_classes, noisy, with_classes
@@ -17,7 +17,8 @@ from gini_jax.errors import InputError
 
 __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
 
-# By the part of a set's name before its first colon, if any; all other names are those of TFDS.
+# By the part of a set's name before its first colon, if any. `module:Name` is a source of one's
+# own; all other names are those of TFDS.
 SOURCES = {
     "digits": "gini_jax.data.digits:Digits",
     "fashion_mnist": "gini_jax.data.fashion_mnist:open_fashion_mnist",
@@ -37,9 +38,10 @@ def open_source(config: ConfigDict) -> Source:
         >>> len(open_source(default_config().dataset).splits["test"])
         400
     """
-    place = SOURCES.get(config.name.partition(":")[0], "gini_jax.data.tfds:Tfds")
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)(config)
+    kind, _, name = config.name.partition(":")
+    is_own = name.isidentifier() and kind not in SOURCES  # TFDS has a version after the colon
+    place = config.name if is_own else SOURCES.get(kind, "gini_jax.data.tfds:Tfds")
+    return find("dataset.name", place, {})(config)
 
 
 def load_dataset(

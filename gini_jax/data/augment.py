@@ -1,8 +1,9 @@
 """Augmentation on the device, with one key per image, so the device count does not matter."""
 
 import math
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import dm_pix as pix
 import jax
@@ -11,7 +12,9 @@ from jax import lax
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
+from gini_jax.components import find
 from gini_jax.data.policies import apply_policy
+from gini_jax.settings import NOT_NEGATIVE, SHARE, Setting
 
 ERASED_AREA = (0.02, 1 / 3)  # shares of the image, and ...
 ERASED_ASPECT = 0.3  # ... the smallest aspect ratio of random erasing, as in its paper
@@ -21,7 +24,7 @@ CROP_ASPECT = 3 / 4  # the smallest aspect ratio of random resized crops, as in 
 def augment_batch(
     config: ConfigDict, key: Key[Array, " N"], images: UInt8[Array, "N H W 3"], image_size: int
 ) -> Float[Array, "N h w 3"]:
-    """Random crops, flips, policies and erasing of training images.
+    """Random crops and flips of training images, and what `AUGMENTATIONS` lists, in its order.
 
     Args:
         config: `config.augment`.
@@ -39,19 +42,17 @@ def augment_batch(
         >>> augment_batch(default_config().augment, keys, images, 8).max().item()
         1.0
     """
+    names = list(augment_rows(config))
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
-        crop_key, policy_key, erase_key, cutout_key = jax.random.split(key, 4)
+        crop_key, *keys = jax.random.split(key, 1 + len(names))
         if config.resized_crop:
             image = _resized_crop(crop_key, image, image_size, config.resized_crop, config.flip)
         else:
             image = _padded_crop(crop_key, image, image_size, config.crop_padding, config.flip)
-        if config.policy:
-            image = apply_policy(policy_key, image, config.policy)
-        if config.erasing:
-            image = _erase(erase_key, image, config.erasing)
-        if config.cutout:
-            image = _cut_out(cutout_key, image, config.cutout)
+        for own_key, name in zip(keys, names, strict=True):
+            if config[name]:
+                image = augmentation_of(name).change(own_key, image, config[name])
         return image
 
     return jax.vmap(augment)(key, to_float(images))
@@ -245,3 +246,57 @@ def _rectangle(start: jax.Array, stop: jax.Array, size: tuple[int, ...]) -> jax.
 def _log_uniform(key: jax.Array, least: float, most: float) -> jax.Array:
     low, high = math.log(least), math.log(most)
     return jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+class Augmentation(NamedTuple):
+    """What is done to an image after its crop.
+
+    Attributes:
+        change: from a key, an image `[H, W, 3]` in `[0, 1]` and the setting's value to an image.
+        setting: `augment.NAME`; a value such as 0 or "" switches it off.
+    """
+
+    change: Callable[[jax.Array, jax.Array, Any], jax.Array]
+    setting: Setting
+
+
+# Applied in this order; a new one is one function and one line.
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "policy": Augmentation(
+        apply_policy,
+        Setting("", "RandAugment or TrivialAugment", choices="gini_jax.data.policies:POLICIES"),
+    ),
+    "erasing": Augmentation(
+        _erase, Setting(0.0, "probability of erasing a random rectangle", bounds=SHARE)
+    ),
+    "cutout": Augmentation(
+        _cut_out, Setting(0, "side, in pixels, of a square to erase", bounds=NOT_NEGATIVE)
+    ),
+}
+
+
+def augmentation_of(name: str) -> Augmentation:
+    """An augmentation: of `AUGMENTATIONS`, or `module:Name`, one of one's own.
+
+    That is an `Augmentation`, or a function like its `change`, whose value is a number from 0 on.
+
+    Raises:
+        InputError: there is no such augmentation.
+    """
+    found = find("augmentation", name, AUGMENTATIONS)
+    if isinstance(found, Augmentation):
+        return found
+    return Augmentation(found, Setting(0.0, "strength; 0: off", bounds=NOT_NEGATIVE))
+
+
+def augment_rows(names: Iterable[str] = ()) -> dict[str, Setting]:
+    """The rows of the augmentations' settings, by name.
+
+    Args:
+        names: keys of `config.augment`, among which there may be some of one's own.
+    """
+    own = [name for name in names if ":" in name]
+    return {name: augmentation_of(name).setting for name in [*AUGMENTATIONS, *own]}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gini_jax.components import find
 from gini_jax.evals import accuracy, features
 from gini_jax.evals.extract import Extractor, SplitOutputs
 from gini_jax.evals.inputs import MOST_EXAMPLES, Inputs, subsample
@@ -23,6 +24,7 @@ __all__ = [
     "SplitOutputs",
     "chosen",
     "evaluate",
+    "evaluation_of",
     "subsample",
     "validation_metrics",
 ]
@@ -47,6 +49,19 @@ TITLES: dict[str, tuple[str, bool]] = {
 }
 
 
+def evaluation_of(name: str) -> Any:
+    """An evaluation: of `EVALS`, or `module:Name`, one of one's own.
+
+    That is a class, or a module, with `KEYS`, `evaluate(inputs)` and, if it likes, `TITLES`.
+
+    Raises:
+        InputError: there is no such evaluation.
+    """
+    found = find("evals", name, EVALS)
+    TITLES.update(getattr(found, "TITLES", {}))  # so that tables show its numbers
+    return found
+
+
 def chosen(names: Sequence[str]) -> list[str]:
     """The evaluations that `config.evals` names, and those that always run.
 
@@ -54,7 +69,8 @@ def chosen(names: Sequence[str]) -> list[str]:
         >>> chosen(["knn"]), len(chosen(["all"])) == len(EVALS)
         (['accuracy', 'features', 'knn'], True)
     """
-    return [name for name in NAMES if name in ALWAYS or name in names or "all" in names]
+    ours = [name for name in NAMES if name in ALWAYS or name in names or "all" in names]
+    return ours + [name for name in names if ":" in name]
 
 
 def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -75,14 +91,16 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
         >>> 0 <= numbers["test_accuracy"] <= 1, numbers["nmi"], arrays["confusion"].sum()
         (True, None, np.int64(20))
     """
-    numbers: dict[str, Any] = {key: None for module in EVALS.values() for key in module.KEYS}
+    own = [evaluation_of(name) for name in names if ":" in name]
+    modules = [*EVALS.values(), *own]
+    numbers: dict[str, Any] = {key: None for module in modules for key in module.KEYS}
     numbers |= {
         "probe_train_examples": min(len(inputs.train.labels), MOST_EXAMPLES),
         "probe_test_examples": min(len(inputs.test.labels), MOST_EXAMPLES),
     }
     arrays: dict[str, np.ndarray] = {}
     for name in names:
-        for key, value in EVALS[name].evaluate(inputs).items():
+        for key, value in evaluation_of(name).evaluate(inputs).items():
             (numbers if key in numbers else arrays)[key] = value
     return numbers, arrays
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.balance import GradientNorms
-from gini_jax.losses.terms import TERMS, About, Outputs, SumTerm
+from gini_jax.losses.terms import About, Outputs, SumTerm, entry_of
 
 
 class ObjectiveState(NamedTuple):
@@ -55,7 +55,7 @@ class Objective:
     """A weighted composition of terms.
 
     Args:
-        weights: by name of the term, from `TERMS`; a term of weight 0 is left out.
+        weights: by name of the term, see `entry_of`; a term of weight 0 is left out.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
         hold_shares: the weights are shares of cross-entropy's gradient; see `GradientNorms`.
         options: by name of the term, its own settings, where they differ from their defaults.
@@ -79,7 +79,7 @@ class Objective:
     ):
         active = {name: weight for name, weight in weights.items() if weight}
         options = options or {}
-        terms = {name: TERMS[name].create(about, **options.get(name, {})) for name in active}
+        terms = {name: entry_of(name).create(about, **options.get(name, {})) for name in active}
         self.weights, self.running_decay, self.hold_shares = active, running_decay, hold_shares
         self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
         self.other_terms: dict[str, Any] = {

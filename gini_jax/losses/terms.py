@@ -328,6 +328,29 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 
 
+def entry_of(name: str) -> Entry:
+    """The row of a term: of `TERMS`, or of `module:Name`, a term of one's own.
+
+    That is an `Entry`; a class like `Term` or `SumTerm`; or a loss of features and labels, as
+    `of_features` takes it.
+
+    Raises:
+        InputError: there is no such term.
+
+    Examples:
+        >>> entry_of("gini_jax.losses.supcon:supcon_loss").settings["temperature"][0]
+        0.1
+    """
+    if name in TERMS:
+        return TERMS[name]
+    from gini_jax.components import find  # here alone: who imports the losses needs only jax
+
+    found = find("term in loss.terms", name, TERMS)
+    if isinstance(found, Entry):
+        return found
+    return Entry(lambda about: found()) if isinstance(found, type) else of_features(found)
+
+
 def needs_of(terms: Mapping[str, float]) -> set[str]:
     """What the terms of a composition need; see `Entry`.
 
@@ -335,7 +358,7 @@ def needs_of(terms: Mapping[str, float]) -> set[str]:
         >>> needs_of({"cosface": 1.0, "gini": 0.5, "simclr": 0.0})
         {'cosine'}
     """
-    return {need for name, weight in terms.items() if weight for need in TERMS[name].needs}
+    return {need for name, weight in terms.items() if weight for need in entry_of(name).needs}
 
 
 def objective_name(terms: Mapping[str, float]) -> str:
@@ -349,4 +372,5 @@ def objective_name(terms: Mapping[str, float]) -> str:
     for preset, weights in PRESETS.items():
         if set(weights) == active:
             return preset
-    return "_".join(name for name in TERMS if name in active)
+    ordered = [name for name in TERMS if name in active] + sorted(active - set(TERMS))
+    return "_".join(name.rpartition(":")[2] for name in ordered)

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gini_jax.components import find
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.models.layers import Network
 from gini_jax.settings import Setting, in_bounds
@@ -64,10 +65,21 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
                 f"model.{key}={value!r} must lie in {rows[key].bounds}; the default is "
                 f"{rows[key].default!r}"
             )
-    values = dict(MODELS[name].settings) | overrides
+    network = network_of(name)
+    values = dict(network.settings) | overrides
     if "dtype" in values:
         values["dtype"] = jnp.dtype(values["dtype"])
-    return MODELS[name].module(num_classes=num_classes, **values)
+    return network.module(num_classes=num_classes, **values)
+
+
+def network_of(name: str) -> Network:
+    """The row of a network: of `MODELS`, or of `module:Name`, a network of one's own.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    found = find("model", name, MODELS)
+    return found if isinstance(found, Network) else Network(found)
 
 
 def model_rows(name: str) -> dict[str, Setting]:
@@ -80,9 +92,7 @@ def model_rows(name: str) -> dict[str, Setting]:
         >>> model_rows("resnet18")["width"].bounds
         '[1, inf)'
     """
-    if name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    module, values = MODELS[name].module, MODELS[name].settings
+    module, values = network_of(name)[:2]
     rows = {}
     for field in dataclasses.fields(module):
         if field.name in ("parent", "name", "num_classes", "axis_name"):

@@ -20,7 +20,8 @@ from gini_jax.losses.objective import Objective
 from gini_jax.losses.terms import About, Outputs, needs_of
 from gini_jax.models import create_model
 from gini_jax.training.groups import check_groups
-from gini_jax.training.optim import create_optimizer, create_schedule
+from gini_jax.training.optim import create_optimizer
+from gini_jax.training.schedules import create_schedule, schedule_of
 from gini_jax.training.state import (
     Experiment,
     feature_shapes,
@@ -99,7 +100,8 @@ def with_batch(config: ConfigDict, train_size: int) -> ConfigDict:
         power = 2 ** max((train_size // 12).bit_length() - 1, 0)
         config.batch_size = min(max(power, 8), 64)
         config.schedule.learning_rate *= config.batch_size / 64
-        config.schedule.final *= config.batch_size / 64
+        for key in schedule_of(config.schedule).rates:
+            config.schedule[key] *= config.batch_size / 64
     return config
 
 
@@ -192,7 +194,6 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
         check_measurable(model, tuple(config.loss.layers))
     check_terms(config, model)
     check_groups(config.optimizer.groups, model)
-    create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
 
 
 def check_terms(config: ConfigDict, model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
+from gini_jax.components import find
 from gini_jax.errors import InputError, first_line
 from gini_jax.settings import flattened
 from gini_jax.storage import add_line, is_remote, local_folder, upload, write
@@ -239,6 +240,15 @@ LOGGERS: dict[str, Callable[[Path, Any], Logger]] = {
 }
 
 
+def logger_of(name: str) -> Callable[[Path, Any], Logger]:
+    """How a logger is made: one of `LOGGERS`, or `module:Name`, one of one's own.
+
+    Raises:
+        InputError: there is no such logger.
+    """
+    return find("loggers", name, LOGGERS)
+
+
 def check_loggers(config: ConfigDict, workdir: Path) -> None:
     """Refuses a logger that cannot write, before any work starts.
 
@@ -256,7 +266,7 @@ def check_loggers(config: ConfigDict, workdir: Path) -> None:
             "set the variable MLFLOW_TRACKING_URI, or leave it out"
         )
     for name in config.loggers:
-        library = getattr(LOGGERS[name], "needs", None)
+        library = getattr(logger_of(name), "needs", None)
         if library and importlib.util.find_spec(library) is None:
             raise InputError(
                 f"loggers={tuple(config.loggers)}: {name} needs the library {library}; "
@@ -280,7 +290,7 @@ def log_result(
         if name == "jsonl":
             continue
         try:
-            logger = BestEffortLogger(name, LOGGERS[name](workdir, config))
+            logger = BestEffortLogger(name, logger_of(name)(workdir, config))
             logger.write({"step": result["steps"], **tested})
             logger.draw(pictures, result["steps"])
             logger.close()
@@ -339,7 +349,7 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
             loggers.append(Jsonl(workdir, config))
             continue
         try:
-            loggers.append(BestEffortLogger(name, LOGGERS[name](workdir, config)))
+            loggers.append(BestEffortLogger(name, logger_of(name)(workdir, config)))
         except Exception as error:  # of its library: no login, no connection
             raise InputError(
                 f"loggers={tuple(config.loggers)}: {name} cannot start ({first_line(error)}); mend "

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import OPTIONS, all_rows, option_rows, set_option
+from gini_jax.config import OPTIONS, WEIGHT, WEIGHTS, all_rows, option_rows
+from gini_jax.config_files import changed, fitting, written
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import PRESETS, TERMS, objective_name
@@ -22,8 +23,7 @@ _VARIED_BY = {
     "objective": "use --objectives",
     "model.name": "run one sweep per network, each with its own --config",
 }
-_WEIGHT = "loss.terms."
-_OF_TERMS = (f"config.{_WEIGHT}", f"config.{OPTIONS}")
+_OF_TERMS = (f"config.{WEIGHTS}", f"config.{OPTIONS}")
 
 
 class Member(NamedTuple):
@@ -78,12 +78,8 @@ def members_of(
             for path, value in combination.items():
                 if _term_of(path) not in ("", *member.loss.terms):
                     continue
-                if path.startswith(OPTIONS):
-                    set_option(member, path, value)
-                else:
-                    member.update_from_flattened_dict({path: value})
                 changes[path] = value
-            member.objective = objective_name(member.loss.terms)
+            changed(member, changes)
             parts = [f"{path}={_short(value)}" for path, value in changes.items()]
             name = "-".join([objective, *parts, f"seed{seed}"])
             first = members.setdefault(name, Member(name, member, changes))
@@ -143,7 +139,7 @@ def _check_used(
 
 def _term_of(path: str) -> str:
     """The term whose weight, or own setting, a path names; "" if none's."""
-    for start in (_WEIGHT, OPTIONS):
+    for start in (WEIGHTS, OPTIONS):
         if path.startswith(start):
             return path.removeprefix(start).partition(".")[0]
     return ""
@@ -182,7 +178,7 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     file = files[-1] if files else "configs/digits.py"
     if objective in PRESETS:
         file = f"{file.partition(':')[0]}:{objective}"
-    weights = {f"{_WEIGHT}{name}": weight for name, weight in member.config.loss.terms.items()}
+    weights = {f"{WEIGHTS}{name}": weight for name, weight in member.config.loss.terms.items()}
     options = {
         f"{OPTIONS}{path}": value for path, value in flattened(member.config.loss.options).items()
     }
@@ -237,26 +233,23 @@ def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any] | Range]:
     path, equals, values = text.partition("=")
     path = path.removeprefix("config.")
     rows = all_rows(config) | option_rows()
-    is_term = path.removeprefix(_WEIGHT) in TERMS and path.startswith(_WEIGHT)
-    if not equals or not (path in rows or is_term):
+    if path.startswith(WEIGHTS) and path.removeprefix(WEIGHTS) in TERMS:
+        rows[path] = WEIGHT
+    if not equals or path not in rows:
         raise unknown_name("setting in --vary", path, rows)
     if path in _VARIED_BY:
         raise InputError(f"--vary={text}: {path} cannot be varied here; {_VARIED_BY[path]}")
-    if found := range_of(values, rows[path].default if path in rows else 0.5):
+    if found := range_of(values, rows[path].default):
         return path, found
+    default = rows[path].default
     try:
-        parsed = list(ast.literal_eval(f"[{values}]"))
-    except (ValueError, SyntaxError):
-        parsed = values.split(",")
-    wanted = float if is_term else type(rows[path].default)
-    for value in parsed:
-        fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
-        if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise InputError(
-                f"--vary={text}: {value!r} is not of type {wanted.__name__}, such as "
-                f"{rows[path].default if path in rows else 0.5!r}"
-            )
-    return path, [float(v) if wanted is float else v for v in parsed]
+        try:
+            parsed = ast.literal_eval(f"[{values}]")
+        except (ValueError, SyntaxError):  # words
+            return path, [written(path, part, default) for part in values.split(",")]
+        return path, [fitting(path, value, default) for value in parsed]
+    except InputError as error:
+        raise InputError(f"--vary={text}: {error}") from error
 
 
 def _short(value: Any) -> str:

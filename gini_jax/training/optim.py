@@ -1,97 +1,119 @@
-"""Optimisers and learning-rate schedules by config, all from optax."""
+"""Optimisers, all from optax, each with its own settings.
 
+A new optimiser is one class and one line in `OPTIMIZERS`.
+"""
+
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.components import create, find, rows_of
+from gini_jax.errors import InputError
+from gini_jax.settings import BELOW_1, Setting, setting
 from gini_jax.training.groups import groups_of, scaled_rates, with_decay
 
-# Each function takes `config.schedule` and the number of steps in the warm-up, in an epoch and in
-# the run. It returns the schedule after the warm-up.
-SCHEDULES: dict[str, Callable[[Any, int, int, int], optax.Schedule]] = {
-    "constant": lambda config, warmup, epoch, total: optax.constant_schedule(config.learning_rate),
-    "step": lambda config, warmup, epoch, total: optax.piecewise_constant_schedule(
-        config.learning_rate,
-        {boundary * epoch - warmup: config.factor for boundary in config.boundaries},
-    ),
-    "cosine": lambda config, warmup, epoch, total: optax.cosine_decay_schedule(
-        config.learning_rate, max(total - warmup, 1), alpha=config.final / config.learning_rate
-    ),
-    "onecycle": lambda config, warmup, epoch, total: optax.cosine_onecycle_schedule(
-        max(total - warmup, 1), config.learning_rate, pct_start=config.onecycle_peak
-    ),
+
+class Decay(NamedTuple):
+    """Weight decay.
+
+    Attributes:
+        weight: how strong.
+        mask: where it acts, as optax takes it; None: everywhere.
+    """
+
+    weight: float
+    mask: Callable[[Any], Any] | None
+
+    def l2(self) -> optax.GradientTransformation:
+        """As PyTorch's optimisers do it: added to the gradient."""
+        return optax.add_decayed_weights(self.weight, self.mask)
+
+
+class Optimizer(Protocol):
+    """An optimiser; the fields of the class are its settings."""
+
+    def __call__(self, rate: optax.Schedule, decay: Decay) -> optax.GradientTransformation:
+        """With its weight decay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd:
+    """Gradient descent with momentum."""
+
+    momentum: float = setting(0.9, "momentum", bounds=BELOW_1)
+    nesterov: bool = setting(False, "Nesterov momentum")
+
+    def __post_init__(self) -> None:
+        """Refuses Nesterov's momentum without momentum."""
+        if self.nesterov and not self.momentum:
+            raise InputError(
+                "optimizer.nesterov=True needs momentum; set --config.optimizer.momentum=0.9"
+            )
+
+    def __call__(self, rate: optax.Schedule, decay: Decay) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return optax.chain(decay.l2(), optax.sgd(rate, self.momentum or None, self.nesterov))
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam; weight decay is part of the gradient."""
+
+    def __call__(self, rate: optax.Schedule, decay: Decay) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return optax.chain(decay.l2(), optax.adam(rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay."""
+
+    def __call__(self, rate: optax.Schedule, decay: Decay) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return optax.adamw(rate, weight_decay=decay.weight, mask=decay.mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adamax:
+    """Adam with the infinity norm; weight decay is part of the gradient."""
+
+    def __call__(self, rate: optax.Schedule, decay: Decay) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return optax.chain(decay.l2(), optax.adamax(rate))
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": Sgd,
+    "adam": Adam,
+    "adamw": AdamW,
+    "adamax": Adamax,
 }
 
 
-def _l2(config: ConfigDict) -> optax.GradientTransformation:
-    """Weight decay as PyTorch's optimisers do it: added to the gradient."""
-    return optax.add_decayed_weights(config.weight_decay, with_decay(groups_of(config.groups)))
-
-
-OPTIMIZERS: dict[str, Callable[[Any, optax.Schedule], optax.GradientTransformation]] = {
-    "sgd": lambda config, rate: optax.chain(
-        _l2(config), optax.sgd(rate, config.momentum or None, config.nesterov)
-    ),
-    "adam": lambda config, rate: optax.chain(_l2(config), optax.adam(rate)),
-    "adamw": lambda config, rate: optax.adamw(
-        rate, weight_decay=config.weight_decay, mask=with_decay(groups_of(config.groups))
-    ),
-    "adamax": lambda config, rate: optax.chain(_l2(config), optax.adamax(rate)),
-}
-
-
-def create_schedule(config: ConfigDict, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
-    """The learning rate as a function of the step, counted from 0.
-
-    Args:
-        config: `config.schedule`: `name` (`constant`, `step`, `cosine`, `onecycle`),
-            `learning_rate` (the highest), `warmup_epochs` (linear from 0), and depending on the
-            name `boundaries` and `factor` (step: after each of these epochs, multiply by this),
-            `final` (cosine: the last value), `onecycle_peak` (share of the steps before the peak).
-        steps_per_epoch: optimiser steps in an epoch.
-        num_epochs: epochs of the run.
-
-    Returns:
-        An optax schedule.
+def optimizer_rows(name: str) -> dict[str, Setting]:
+    """An optimiser's own settings.
 
     Raises:
-        InputError: the name is unknown, or the warm-up leaves no epoch.
-
-    Examples:
-        >>> from gini_jax.config import default_config
-        >>> config = default_config().schedule
-        >>> config.update(name="step", learning_rate=0.1, boundaries=(60,), factor=0.2)
-        >>> schedule = create_schedule(config, steps_per_epoch=10, num_epochs=100)
-        >>> print(f"{schedule(599):.3f} {schedule(600):.3f}")
-        0.100 0.020
+        InputError: the name is unknown.
     """
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    total = num_epochs * steps_per_epoch
-    if not 0 <= warmup < max(total, 1):
-        raise InputError(
-            f"schedule.warmup_epochs={config.warmup_epochs} leaves none of the "
-            f"num_epochs={num_epochs}; set --config.schedule.warmup_epochs=0.0, or a smaller one"
-        )
-    if config.name not in SCHEDULES:
-        raise unknown_name("schedule.name", config.name, SCHEDULES)
-    schedule = SCHEDULES[config.name](config, warmup, steps_per_epoch, total)
-    if warmup == 0:
-        return schedule
-    ramp = optax.linear_schedule(0.0, config.learning_rate, warmup)
-    return optax.join_schedules([ramp, schedule], [warmup])
+    return rows_of(find("optimizer.name", name, OPTIMIZERS))
+
+
+def optimizer_of(config: ConfigDict) -> Any:
+    """The optimiser that `config.optimizer` names, with its settings; see `Optimizer`."""
+    return create("optimizer.name", config, OPTIMIZERS)
 
 
 def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimiser of a config.
 
     Args:
-        config: `config.optimizer`: `name` (`sgd`, `adam`, `adamw`, `adamax`), `momentum` and
-            `nesterov` (sgd), `weight_decay`, which acts on every parameter: added to the gradient
-            as PyTorch's optimisers do (L2), or decoupled for `adamw`; `clip_norm`, the global norm
-            that the gradient is first clipped to; `groups`, see `groups.Group`.
+        config: `config.optimizer`: `name`, the optimiser's own settings, `weight_decay`, which acts
+            on every parameter; `clip_norm`, the global norm that the gradient is first clipped to;
+            `groups`, see `groups.Group`.
         schedule: the learning rate.
 
     Returns:
@@ -106,11 +128,10 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
         >>> optimizer.init({"kernel": 1.0}) is not None
         True
     """
-    if config.name not in OPTIMIZERS:
-        raise unknown_name("optimizer.name", config.name, OPTIMIZERS)
-    optimizer = OPTIMIZERS[config.name](config, schedule)
-    if config.groups:
-        optimizer = optax.chain(optimizer, scaled_rates(groups_of(config.groups)))
+    groups = groups_of(config.groups)
+    optimizer = optimizer_of(config)(schedule, Decay(config.weight_decay, with_decay(groups)))
+    if groups:
+        optimizer = optax.chain(optimizer, scaled_rates(groups))
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer

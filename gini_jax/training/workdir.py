@@ -9,12 +9,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.checks import unread
-from gini_jax.config import CHANGEABLE_ON_RESUME, default_config, set_model
+from gini_jax.checks import having, unread
+from gini_jax.config import CHANGEABLE_ON_RESUME, SECTIONS, default_config, set_component
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.settings import flattened
 from gini_jax.storage import is_remote, json_text, refuse_patterns, write
+from gini_jax.training.schedules import schedule_of
 
 
 def config_json(config: ConfigDict) -> str:
@@ -44,7 +45,13 @@ def saved_config(workdir: Path) -> ConfigDict:
 def config_of(saved: dict[str, Any]) -> ConfigDict:
     """The config that was written as JSON; settings that it lacks have their defaults."""
     config = default_config()
-    set_model(config, saved["model"]["name"])
+    for section in SECTIONS:
+        name = saved[section]["name"]
+        set_component(config, section, name)
+        # Up to version 0.2 a section also held the settings of components that it did not name.
+        others = having(section, set(saved[section]) - set(config[section]))
+        kept = {key: value for key, value in saved[section].items() if key not in others}
+        saved = saved | {section: kept}
     with config.unlocked():
         config.loss.terms = ConfigDict(saved["loss"]["terms"])
         config.loss.options = ConfigDict(saved["loss"].get("options", {}))
@@ -216,17 +223,16 @@ def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
     Raises:
         InputError: they would not, or there are fewer than before.
     """
-    schedule = config.schedule.name
     if config.num_epochs < epochs:
         raise InputError(
             f"workdir {str(workdir)!r} holds a run of {epochs} epochs; num_epochs="
             f"{config.num_epochs} is fewer. Choose another --workdir, or a larger number"
         )
-    if schedule not in ("constant", "step"):  # of these, the past does not depend on the end
+    if not schedule_of(config.schedule).extends:
         raise InputError(
             f"workdir {str(workdir)!r} holds a run of {epochs} epochs; with {config.num_epochs}, "
-            f"its {schedule} learning rate would differ from the first step on. Start a new run "
-            f"from its weights: --workdir=NEW --init_from={workdir}"
+            f"its {config.schedule.name} learning rate would differ from the first step on. Start "
+            f"a new run from its weights: --workdir=NEW --init_from={workdir}"
         )
 
 

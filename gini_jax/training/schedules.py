@@ -1,0 +1,180 @@
+"""Learning-rate schedules, all from optax, each with its own settings.
+
+A new schedule is one class and one line in `SCHEDULES`.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import optax
+from ml_collections import ConfigDict
+
+from gini_jax.components import create, find, rows_of
+from gini_jax.errors import InputError
+from gini_jax.settings import NOT_NEGATIVE, Setting, setting
+
+
+class Steps(NamedTuple):
+    """How long a run is, in steps.
+
+    Attributes:
+        warmup: of the linear warm-up.
+        epoch: of an epoch.
+        total: of the run.
+    """
+
+    warmup: int
+    epoch: int
+    total: int
+
+    @property
+    def after(self) -> int:
+        """After the warm-up; at least 1."""
+        return max(self.total - self.warmup, 1)
+
+
+class Schedule(Protocol):
+    """The learning rate after the warm-up; the fields of the class are its settings.
+
+    Attributes:
+        extends: whether the rates of a run's first epochs do not depend on its length, so that a
+            finished run can be trained on.
+        rates: settings that are learning rates; they change with `schedule.learning_rate` where
+            that follows the batch.
+    """
+
+    extends: ClassVar[bool]
+    rates: ClassVar[tuple[str, ...]]
+
+    def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
+        """From the highest rate to the schedule, whose step 0 is the first after the warm-up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The same rate throughout."""
+
+    extends, rates = True, ()
+
+    def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
+        """See `Schedule`."""
+        return optax.constant_schedule(rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Falls after some epochs, by the same factor each time."""
+
+    boundaries: tuple[int, ...] = setting((), "epochs after which the learning rate falls")
+    factor: float = setting(0.2, "learning rate is multiplied by this", bounds="(0, 1]")
+    extends, rates = True, ()
+
+    def __post_init__(self) -> None:
+        """Refuses boundaries that are no epochs in rising order."""
+        given = list(self.boundaries)
+        if any(not isinstance(b, int) or b < 1 for b in given) or sorted(set(given)) != given:
+            raise InputError(
+                f"schedule.boundaries={self.boundaries} must be whole numbers from 1 on, in rising "
+                "order, such as (60, 120)"
+            )
+
+    def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
+        """See `Schedule`."""
+        at = {boundary * steps.epoch - steps.warmup: self.factor for boundary in self.boundaries}
+        return optax.piecewise_constant_schedule(rate, at)
+
+    def notes(self, num_epochs: int) -> list[str]:
+        """On boundaries after the end."""
+        beyond = tuple(b for b in self.boundaries if b >= num_epochs)
+        text = f"schedule.boundaries: {beyond} have no effect in a run of {num_epochs} epochs"
+        return [text] if beyond else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """Half a wave, from the highest rate to the last one."""
+
+    final: float = setting(0.0, "last learning rate", bounds=NOT_NEGATIVE)
+    extends, rates = False, ("final",)
+
+    def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
+        """See `Schedule`."""
+        if self.final > rate:
+            raise InputError(
+                f"schedule.final={self.final} exceeds schedule.learning_rate={rate}; set "
+                "--config.schedule.final=0.0"
+            )
+        return optax.cosine_decay_schedule(rate, steps.after, alpha=self.final / rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneCycle:
+    """Rises to the highest rate and falls again, both along half a wave."""
+
+    onecycle_peak: float = setting(
+        0.3, "share of the steps before the highest rate", bounds="(0, 1)"
+    )
+    extends, rates = False, ()
+
+    def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
+        """See `Schedule`."""
+        return optax.cosine_onecycle_schedule(steps.after, rate, pct_start=self.onecycle_peak)
+
+
+SCHEDULES: dict[str, Any] = {
+    "constant": Constant,
+    "step": Step,
+    "cosine": Cosine,
+    "onecycle": OneCycle,
+}
+
+
+def schedule_rows(name: str) -> dict[str, Setting]:
+    """A schedule's own settings.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    return rows_of(find("schedule.name", name, SCHEDULES))
+
+
+def schedule_of(config: ConfigDict) -> Any:
+    """The schedule that `config.schedule` names, with its settings; see `Schedule`."""
+    return create("schedule.name", config, SCHEDULES)
+
+
+def create_schedule(config: ConfigDict, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
+    """The learning rate as a function of the step, counted from 0.
+
+    Args:
+        config: `config.schedule`: `name`, `learning_rate` (the highest), `warmup_epochs` (linear
+            from 0), and the schedule's own settings.
+        steps_per_epoch: optimiser steps in an epoch.
+        num_epochs: epochs of the run.
+
+    Returns:
+        An optax schedule.
+
+    Raises:
+        InputError: the name is unknown, or the warm-up leaves no epoch.
+
+    Examples:
+        >>> from gini_jax.config import default_config, set_component
+        >>> config = default_config()
+        >>> set_component(config, "schedule", "step", learning_rate=0.1, boundaries=(60,))
+        >>> schedule = create_schedule(config.schedule, steps_per_epoch=10, num_epochs=100)
+        >>> print(f"{schedule(599):.3f} {schedule(600):.3f}")
+        0.100 0.020
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    steps = Steps(warmup, steps_per_epoch, num_epochs * steps_per_epoch)
+    if not 0 <= warmup < max(steps.total, 1):
+        raise InputError(
+            f"schedule.warmup_epochs={config.warmup_epochs} leaves none of the "
+            f"num_epochs={num_epochs}; set --config.schedule.warmup_epochs=0.0, or a smaller one"
+        )
+    schedule = schedule_of(config)(config.learning_rate, steps)
+    if warmup == 0:
+        return schedule
+    ramp = optax.linear_schedule(0.0, config.learning_rate, warmup)
+    return optax.join_schedules([ramp, schedule], [warmup])

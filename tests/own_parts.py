@@ -1,0 +1,122 @@
+"""Parts of a run as a user has them in a file of their own; see tests/test_own_parts.py."""
+
+import dataclasses
+import json
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gini_jax.data.source import Example
+from gini_jax.models.layers import Classifier
+from gini_jax.settings import COUNT, POSITIVE, setting
+
+
+class TwoLayers(nn.Module):
+    """A small network."""
+
+    num_classes: int
+    width: int = setting(8, "features", bounds=COUNT)
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train=False, example_index=None):
+        """Logits and features by layer."""
+        hidden = nn.relu(nn.Dense(self.width)(images.reshape(len(images), -1)))
+        logits = Classifier(self.num_classes)(hidden, train=train, example_index=example_index)
+        return logits, {"hidden": hidden, "pooled": hidden}
+
+
+def spread_loss(features, labels, *, where=None, axis_name=None, power=2.0):
+    """The mean of a power of the features; `power` becomes a setting."""
+    del labels, where
+    value = (jnp.abs(features) ** power).mean()
+    return jax.lax.pmean(value, axis_name) if axis_name else value
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmRestarts:
+    """Cosine waves, each as long as the one before."""
+
+    waves: int = setting(2, "how many waves", bounds=COUNT)
+    extends, rates = False, ()
+
+    def __call__(self, rate, steps):
+        """See `gini_jax.training.schedules.Schedule`."""
+        length = max(steps.after // self.waves, 1)
+        one = optax.cosine_decay_schedule(rate, length)
+        return optax.join_schedules([one] * self.waves, [length * i for i in range(1, self.waves)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Lion:
+    """Lion (arXiv 2302.06675)."""
+
+    b1: float = setting(0.9, "decay of the momentum in the update", bounds=POSITIVE)
+
+    def __call__(self, rate, decay):
+        """See `gini_jax.training.optim.Optimizer`."""
+        return optax.lion(rate, b1=self.b1, weight_decay=decay.weight, mask=decay.mask)
+
+
+def darken(key, image, strength):
+    """Multiplies the image by a random number above `1 - strength`."""
+    return image * jax.random.uniform(key, minval=1 - strength)
+
+
+class Halves:
+    """Images that are bright on the left or on the right."""
+
+    superclass_names = ()
+    image_shape = (8, 8)
+    name = "halves"
+    class_names = ("left", "right")
+
+    def __init__(self, config):
+        del config
+        self.splits = {"train": self._images(32), "test": self._images(8)}
+
+    def _images(self, number):
+        rng, found = np.random.default_rng(number), []
+        for i in range(number):
+            image = rng.integers(0, 100, (8, 8, 3)).astype(np.uint8)
+            image[:, 4 * (i % 2) : 4 * (i % 2) + 4] += 100
+            found.append(Example(image, i % 2))
+        return found
+
+    def fingerprint(self, split):
+        """They are always the same."""
+        return len(self.splits[split])
+
+
+class Sparsity:
+    """An evaluation."""
+
+    KEYS: ClassVar = {"silent_features": "share of the features that are 0, over the test split"}
+    TITLES: ClassVar = {"silent_features": ("Silent features", True)}
+
+    @staticmethod
+    def evaluate(inputs):
+        """The number of `KEYS`."""
+        return {"silent_features": float((inputs.test.pooled == 0).mean())}
+
+
+class Notebook:
+    """A logger."""
+
+    def __init__(self, workdir, config):
+        self._path = workdir / f"{config.name}-notes.txt"
+
+    def write(self, line):
+        """Adds the line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def draw(self, pictures, step):
+        """Does nothing."""
+
+    def close(self):
+        """Does nothing."""
