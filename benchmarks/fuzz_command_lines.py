@@ -73,6 +73,8 @@ def try_command_line(given_arguments: list[str]) -> str:
         os.chdir(ROOT)
         os.environ |= {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
         line = ["launch.py", f"--workdir={folder}/run", *given_arguments]
+        if not any(argument.startswith("--config=") for argument in given_arguments):
+            line.append("--config=tests/tiny.py")  # a small network is traced in less time
         try:
             with mock.patch.object(train, "fit", side_effect=Started):
                 cli.run(line)

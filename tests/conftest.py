@@ -3,6 +3,7 @@
 import gc
 import os
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +29,13 @@ os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"  # as `devices.prepare_cpu
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # tracing is faster without
 gc.set_threshold(100_000, 100, 1000)  # tracing makes many objects, few of them in cycles
 os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each other
+
+if find_spec("beartype"):  # shapes and types in annotations hold while the tests run
+    from jaxtyping import install_import_hook
+
+    import tests.shapes  # noqa: F401
+
+    install_import_hook("gini_jax", "tests.shapes.checked")
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ class About(NamedTuple):
     superclasses: tuple[int, ...] = ()
 
 
+@runtime_checkable
 class Term(Protocol):
     """A term of the loss.
 

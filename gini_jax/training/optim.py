@@ -5,7 +5,7 @@ A new optimiser is one class and one line in `OPTIMIZERS`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
 from ml_collections import ConfigDict
@@ -32,6 +32,7 @@ class Decay(NamedTuple):
         return optax.add_decayed_weights(self.weight, self.mask)
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """An optimiser; the fields of the class are its settings."""
 

@@ -4,7 +4,7 @@ A new schedule is one class and one line in `SCHEDULES`.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import optax
 from ml_collections import ConfigDict
@@ -33,6 +33,7 @@ class Steps(NamedTuple):
         return max(self.total - self.warmup, 1)
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """The learning rate after the warm-up; the fields of the class are its settings.
 
