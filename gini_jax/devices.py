@@ -13,7 +13,7 @@ import jax
 import jaxlib.version
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int32
+from jaxtyping import Int
 from orbax.checkpoint import multihost
 
 from gini_jax.errors import InputError
@@ -185,8 +185,8 @@ def shard(batch: Any, devices: int) -> Any:
 
 
 def order_by_device(
-    order: Int32[np.ndarray, "steps batch"], devices: int
-) -> Int32[np.ndarray, "local steps n"]:
+    order: Int[np.ndarray, "steps batch"], devices: int
+) -> Int[np.ndarray, "local steps n"]:
     """An epoch's order by device: `[steps, batch]` to `[local devices, steps, batch / devices]`.
 
     Examples:

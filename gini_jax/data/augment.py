@@ -172,7 +172,7 @@ def centre_crop(images: UInt8[Array, "N H W 3"], image_size: int) -> Float[Array
 
 def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """uint8 in `[0, 255]` to float32 in `[0, 1]`; not standardised, as in the paper's recipe."""
-    return images.astype(jnp.float32) / 255.0
+    return jnp.asarray(images, jnp.float32) / 255.0
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -107,7 +107,7 @@ def stored_size(image_size: int) -> int:
     return image_size + image_size // 7
 
 
-def fit(image: RGB, image_size: int) -> RGB:
+def fit(image: RGB, image_size: int) -> UInt8[np.ndarray, "h w 3"]:
     """The centre square of an image, with room for crops of `image_size`; 0: the image unchanged.
 
     Examples:

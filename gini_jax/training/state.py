@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.interpreters.partial_eval import dce_jaxpr
-from jaxtyping import Array, Float32, Int32, UInt32
+from jaxtyping import Float32
 from ml_collections import ConfigDict
 
 from gini_jax.losses.objective import Objective, ObjectiveState
@@ -23,20 +23,20 @@ class TrainState:
     """What a step changes; the same on all devices.
 
     Attributes:
-        step: number of steps done.
+        step: number of steps done, int32 scalar.
         params: the model's parameters.
         batch_stats: the model's running statistics.
         opt_state: the optimiser's state.
-        rng: key data; each step derives its random numbers from this and the step number.
+        rng: key data, `[2]` uint32; each step derives its random numbers from it and its number.
         terms: the state of the loss's terms.
         average: exponential moving average of the variables; None without `optimizer.ema_decay`.
     """
 
-    step: Int32[Array, ""]
+    step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
-    rng: UInt32[Array, "2"]
+    rng: jax.Array
     terms: ObjectiveState
     average: Any = None
 
