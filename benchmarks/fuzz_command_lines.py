@@ -72,6 +72,8 @@ def try_command_line(given_arguments: list[str]) -> str:
         os.dup2(nowhere.fileno(), 2)
         os.chdir(ROOT)
         os.environ |= {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+        for flag in list(cli.FLAGS.flags_by_module_dict().get(cli.__name__, [])):
+            delattr(cli.FLAGS, flag.name)  # of the line before
         line = ["launch.py", f"--workdir={folder}/run", *given_arguments]
         if not any(argument.startswith("--config=") for argument in given_arguments):
             line.append("--config=tests/tiny.py")  # a small network is traced in less time
@@ -94,7 +96,7 @@ def _checked(error: Exception) -> str:
 
 
 def fuzz_command_lines(lines: int, seed: int = 0) -> Counter[str]:
-    """Tries command lines, each in a process of its own; how often each outcome was seen."""
+    """Tries command lines, some in each process; how often each outcome was seen."""
     drawn: list[list[str]] = []
 
     @options(lines, seed)
@@ -106,7 +108,7 @@ def fuzz_command_lines(lines: int, seed: int = 0) -> Counter[str]:
     counts: Counter[str] = Counter()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.fuzz_command_lines"])
-    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=1)
+    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=50)
     with pool:
         outcomes = tqdm(pool.map(try_command_line, drawn), total=len(drawn), unit=" lines")
         for one, outcome in zip(drawn, outcomes, strict=True):
