@@ -108,10 +108,12 @@ def fuzz_command_lines(lines: int, seed: int = 0) -> Counter[str]:
     counts: Counter[str] = Counter()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.fuzz_command_lines"])
-    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=50)
-    with pool:
-        outcomes = tqdm(pool.map(try_command_line, drawn), total=len(drawn), unit=" lines")
-        for one, outcome in zip(drawn, outcomes, strict=True):
-            assert outcome in ("starts", "error"), f"{one}: {outcome}"
-            counts[outcome] += 1
+    with tqdm(total=len(drawn), unit=" lines") as bar:
+        for start in range(0, len(drawn), 100):  # by processes that try so many, then new ones
+            some = drawn[start : start + 100]
+            with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+                for one, outcome in zip(some, pool.map(try_command_line, some), strict=True):
+                    assert outcome in ("starts", "error"), f"{one}: {outcome}"
+                    counts[outcome] += 1
+                    bar.update()
     return counts
