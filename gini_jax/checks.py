@@ -230,6 +230,14 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
             f"{path}={value!r} has type {type(value).__name__}; it needs type {wanted.__name__}, "
             f"such as --config.{path}={row.default!r}"
         )
+    parts: Any = value if wanted is tuple and row.default else ()
+    for one in parts:
+        inside = type(row.default[0])
+        if not isinstance(one, inside) or isinstance(one, bool):
+            raise InputError(
+                f"{path}={value!r}: {one!r} must have type {inside.__name__}, as in "
+                f"--config.{path}={row.default!r}"
+            )
     known = row.known()
     for one in value if isinstance(value, (tuple, list)) else (value,):
         if row.own and ":" in str(one):
@@ -266,6 +274,9 @@ def _check_objective(config: ConfigDict) -> None:
                     f"batches would change it; set --config.grad_accumulation=1 "
                     f"(grad_accumulation={config.grad_accumulation})"
                 )
+    for term, weights in config.loss.terms.items():
+        if isinstance(weights, ConfigDict):
+            _check_layer_weights(config, term, weights.to_dict())
     active = name != "ce"
     if active and config.loss.hold_shares and not config.loss.ce_weight:
         raise InputError(
@@ -277,6 +288,29 @@ def _check_objective(config: ConfigDict) -> None:
             f"loss.start_epoch={config.loss.start_epoch} lies after the last epoch, "
             f"num_epochs={config.num_epochs}, so {name} would train with cross-entropy only; set "
             f"--config.loss.start_epoch=1, or give the objective ce: --config=FILE:ce"
+        )
+
+
+def _check_layer_weights(config: ConfigDict, term: str, weights: dict[str, float]) -> None:
+    """Refuses weights for layers that a term does not have, or that do not go with the config."""
+    from gini_jax.losses.terms import About, entry_of
+
+    about = About(superclasses=(0, 0))
+    if not hasattr(entry_of(term).create(about), "layers"):
+        raise InputError(
+            f"loss.terms.{term}={weights}: this term does not act on the features of layers; give "
+            f"one weight: --config.loss.terms.{term}=0.5"
+        )
+    check_layers(tuple(weights), config.loss.layers)
+    if not any(weights.values()):
+        raise InputError(
+            f"loss.terms.{term}={weights}: no layer has a weight; leave the term out: "
+            f"--config.loss.terms.{term}=0"
+        )
+    if config.loss.hold_shares:
+        raise InputError(
+            f"loss.terms.{term}={weights}: loss.hold_shares=True holds one share for a term; give "
+            f"one weight, such as --config.loss.terms.{term}=0.1"
         )
 
 

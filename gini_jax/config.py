@@ -375,7 +375,7 @@ def all_rows(config: ConfigDict) -> dict[str, Setting]:
         for key, row in component_rows(section, config[section].name).items()
     }
     own |= {f"augment.{name}": row for name, row in augment_rows(config.augment).items()}
-    terms = {f"{WEIGHTS}{name}": WEIGHT for name in config.loss.terms}
+    terms = {f"{WEIGHTS}{path}": WEIGHT for path in flattened(config.loss.terms)}
     given = [path for path in flattened(config) if path.startswith(OPTIONS)]
     known = option_rows(config.loss.terms)
     rows = SETTINGS | own | terms | {path: known[path] for path in given if path in known}

@@ -12,7 +12,6 @@ from gini_jax.checks import RENAMED, check_keys, unknown_setting
 from gini_jax.config import (
     OPTIONS,
     SECTIONS,
-    WEIGHT,
     WEIGHTS,
     all_rows,
     option_rows,
@@ -194,11 +193,7 @@ def set_value(
     elif path == "objective":
         set_objective(config, value)
     elif path.startswith(WEIGHTS):
-        term = path.removeprefix(WEIGHTS)
-        if path not in RENAMED:
-            entry_of(term)
-        with config.unlocked():
-            config.loss.terms[term] = read(path, value, WEIGHT.default)
+        _set_weight(config, path, value if isinstance(value, Mapping) else read(path, value, 0.0))
     elif path.startswith(OPTIONS):
         rows = option_rows(config.loss.terms)
         if path not in rows:
@@ -212,3 +207,16 @@ def set_value(
         if path not in rows:
             raise unknown_setting(path, config)
         config.update_from_flattened_dict({path: read(path, value, rows[path].default)})
+
+
+def _set_weight(config: ConfigDict, path: str, value: float | Mapping[str, float]) -> None:
+    """Sets the weight of a term, or its weight for a layer: `loss.terms.TERM.LAYER`."""
+    term, _, layer = path.removeprefix(WEIGHTS).partition(".")
+    if path not in RENAMED:
+        entry_of(term)
+    terms: dict[str, Any] = config.loss.terms.to_dict()
+    if layer:
+        before = terms.get(term)
+        value = {**(before if isinstance(before, dict) else {}), layer: value}  # type: ignore
+    with config.unlocked():
+        config.loss.terms = ConfigDict(terms | {term: value})

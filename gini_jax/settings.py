@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -53,13 +53,15 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": row})
 
 
-def in_bounds(value: float, bounds: str) -> bool:
-    """Whether a finite number lies in an interval.
+def in_bounds(value: float | Sequence[float], bounds: str) -> bool:
+    """Whether a finite number, or each number of several, lies in an interval.
 
     Examples:
         >>> in_bounds(0, "[0, 1)"), in_bounds(1, "[0, 1)"), in_bounds(math.inf, "[0, inf)")
         (True, False, False)
     """
+    if isinstance(value, Sequence):
+        return all(in_bounds(one, bounds) for one in value)
     low, high = (float(end) for end in bounds[1:-1].split(","))
     above = value > low or (value == low and bounds[0] == "[")
     below = value < high or (value == high and bounds[-1] == "]")

@@ -154,6 +154,17 @@ def test_a_setting_of_another_component_is_unknown():
         check_keys(config)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(("ce",), "'ce' must have type int"), ((2, 0), "must lie in"), ((1.5,), "must have type int")],
+)
+def test_the_parts_of_a_tuple_are_checked(value, text):
+    config = default_config()
+    config.model.blocks = value
+    with pytest.raises(InputError, match=text):
+        check_config(config, 1)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
 def test_shipped_configs_are_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -55,7 +55,9 @@ class Objective:
     """A weighted composition of terms.
 
     Args:
-        weights: by name of the term, see `entry_of`; a term of weight 0 is left out.
+        weights: by name of the term, see `entry_of`: a number, or a number for each layer. A term
+            of weight 0 is left out. One with numbers for layers has them in its value, and the
+            weight 1.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
         hold_shares: the weights are shares of cross-entropy's gradient; see `GradientNorms`.
         options: by name of the term, its own settings, where they differ from their defaults.
@@ -71,15 +73,22 @@ class Objective:
 
     def __init__(
         self,
-        weights: Mapping[str, float],
+        weights: Mapping[str, float | Mapping[str, float]],
         running_decay: float = 0.0,
         hold_shares: bool = False,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         about: About = About(),  # noqa: B008
     ):
-        active = {name: weight for name, weight in weights.items() if weight}
-        options = options or {}
-        terms = {name: entry_of(name).create(about, **options.get(name, {})) for name in active}
+        active: dict[str, float] = {}
+        terms: dict[str, Any] = {}
+        for name, weight in weights.items():
+            by_layer = weight if isinstance(weight, Mapping) else {}
+            if not (any(by_layer.values()) if by_layer else weight):
+                continue
+            terms[name] = entry_of(name).create(about, **(options or {}).get(name, {}))
+            if by_layer:
+                terms[name] = terms[name]._replace(layers=dict(by_layer))
+            active[name] = 1.0 if by_layer else weight  # type: ignore[assignment]
         self.weights, self.running_decay, self.hold_shares = active, running_decay, hold_shares
         self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
         self.other_terms: dict[str, Any] = {

@@ -101,6 +101,24 @@ class SumTerm(Protocol):
         """The unweighted value, scalar, from the sums of the global batch."""
 
 
+def mean_over(values: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
+    """The mean over the layers of a term's values, each times the layer's weight.
+
+    Args:
+        values: by layer.
+        weights: by layer; where some are given, the others are 0. None given: all are 1.
+
+    References:
+        arXiv 2202.07073, section 3: the joint objective.
+
+    Examples:
+        >>> float(mean_over({"stage3": jnp.ones(()), "stage4": jnp.ones(())}, {"stage4": 0.5}))
+        0.25
+    """
+    factors = {layer: weights.get(layer, 0.0) if weights else 1.0 for layer in values}
+    return jnp.stack([factors[layer] * value for layer, value in values.items()]).mean()
+
+
 # From features, labels and `where` to this device's own sums, by the name that terms share them by.
 SUMS: dict[str, Callable[..., Any]] = {
     "class_sums": local_sums,
@@ -115,10 +133,12 @@ class ClassSumTerm(NamedTuple):
     Attributes:
         loss: from sums, such as `ClassSums`, to a scalar.
         kind: which sums, one of `SUMS`.
+        layers: a weight for each layer; empty: 1.
     """
 
     loss: Callable[[Any], jax.Array]
     kind: str = "class_sums"
+    layers: Mapping[str, float] = {}
 
     def sums(self, outputs: Outputs) -> dict[str, Any]:
         """The sums by layer, under the name of their kind."""
@@ -127,7 +147,9 @@ class ClassSumTerm(NamedTuple):
 
     def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
         """The mean over the layers."""
-        return jnp.stack([self.loss(layer) for layer in sums[self.kind].values()]).mean()
+        return mean_over(
+            {layer: self.loss(own) for layer, own in sums[self.kind].items()}, self.layers
+        )
 
 
 class FeatureTerm(NamedTuple):
@@ -138,10 +160,12 @@ class FeatureTerm(NamedTuple):
             scalar.
         create: from a key, the number of features and that of classes to the parameters that the
             loss learns for a layer; None: it learns none.
+        layers: a weight for each layer; empty: 1.
     """
 
     loss: Callable[..., jax.Array]
     create: Callable[[jax.Array, int, int], Any] | None = None
+    layers: Mapping[str, float] = {}
 
     def params(self, key: jax.Array, outputs: Outputs) -> dict[str, Any]:
         """The initial parameters, by layer."""
@@ -162,11 +186,11 @@ class FeatureTerm(NamedTuple):
     def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
         """The mean over the layers."""
         options = {"where": outputs.where, "axis_name": outputs.axis_name}
-        by_layer = []
+        by_layer = {}
         for layer, features in outputs.features.items():
             learned = () if self.create is None else (outputs.params[layer],)
-            by_layer.append(self.loss(features, outputs.labels, *learned, **options))
-        return jnp.stack(by_layer).mean(), state
+            by_layer[layer] = self.loss(features, outputs.labels, *learned, **options)
+        return mean_over(by_layer, self.layers), state
 
 
 class LogitTerm(NamedTuple):
@@ -352,7 +376,7 @@ def entry_of(name: str) -> Entry:
     return Entry(lambda about: found()) if isinstance(found, type) else of_features(found)
 
 
-def needs_of(terms: Mapping[str, float]) -> set[str]:
+def needs_of(terms: Mapping[str, Any]) -> set[str]:
     """What the terms of a composition need; see `Entry`.
 
     Examples:
@@ -362,7 +386,7 @@ def needs_of(terms: Mapping[str, float]) -> set[str]:
     return {need for name, weight in terms.items() if weight for need in entry_of(name).needs}
 
 
-def objective_name(terms: Mapping[str, float]) -> str:
+def objective_name(terms: Mapping[str, Any]) -> str:
     """The name of a composition: that of the preset with these terms, or their names joined.
 
     Examples:

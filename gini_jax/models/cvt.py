@@ -22,7 +22,7 @@ from gini_jax.models.layers import (
     scale_setting,
     with_added,
 )
-from gini_jax.settings import BELOW_1, setting
+from gini_jax.settings import BELOW_1, COUNT, setting
 
 _init = nn.initializers.truncated_normal(0.02)
 
@@ -122,9 +122,9 @@ class CvT(nn.Module):
     """
 
     num_classes: int
-    widths: Sequence[int] = setting((64, 192, 384), "channels in each stage")
-    blocks: Sequence[int] = setting((1, 2, 10), "blocks in each stage")
-    heads: Sequence[int] = setting((1, 3, 6), "attention heads in each stage")
+    widths: Sequence[int] = setting((64, 192, 384), "channels in each stage", bounds=COUNT)
+    blocks: Sequence[int] = setting((1, 2, 10), "blocks in each stage", bounds=COUNT)
+    heads: Sequence[int] = setting((1, 3, 6), "attention heads in each stage", bounds=COUNT)
     drop_path: float = setting(0.1, "rate of stochastic depth in the last block", bounds=BELOW_1)
     activation: str = setting(
         "quick_gelu",

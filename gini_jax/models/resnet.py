@@ -125,7 +125,7 @@ class ResNet(nn.Module):
 
     num_classes: int
     block: str = setting("basic", "kind of residual block", choices=("basic", "bottleneck"))
-    blocks: Sequence[int] = setting((2, 2, 2, 2), "blocks in each stage")
+    blocks: Sequence[int] = setting((2, 2, 2, 2), "blocks in each stage", bounds=COUNT)
     width: int = setting(64, "channels of the first stage, before expansion", bounds=COUNT)
     stem: str = setting(
         "cifar",

@@ -62,7 +62,7 @@ def build_experiment(
         optimizer=create_optimizer(config.optimizer, schedule),
         schedule=jax.jit(schedule),
         objective=Objective(
-            config.loss.terms,
+            config.loss.terms.to_dict(),
             config.loss.running_decay,
             config.loss.hold_shares,
             options=config.loss.options.to_dict(),
@@ -206,7 +206,7 @@ def check_terms(config: ConfigDict, model: nn.Module) -> None:
         return
     shapes = feature_shapes(model, 32)
     objective = Objective(
-        config.loss.terms,
+        config.loss.terms.to_dict(),
         options=config.loss.options.to_dict(),
         about=About(superclasses=(0, 0)),
     )

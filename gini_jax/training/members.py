@@ -91,7 +91,7 @@ def members_of(
     return list(members.values())
 
 
-def terms_of(config: ConfigDict, objective: str) -> dict[str, float]:
+def terms_of(config: ConfigDict, objective: str) -> dict[str, Any]:
     """The terms of an objective, with the weights that the config gives them.
 
     Raises:
@@ -113,14 +113,14 @@ def terms_of(config: ConfigDict, objective: str) -> dict[str, float]:
 
 
 def _check_used(
-    config: ConfigDict, terms: dict[str, dict[str, float]], settings: Sequence[str]
+    config: ConfigDict, terms: dict[str, dict[str, Any]], settings: Sequence[str]
 ) -> None:
     """Refuses weights, other than a preset's, that no objective uses."""
     usual = PRESETS.get(config.objective, {})
     given = {
-        f"loss.terms.{name}={weight:g}": name
-        for name, weight in config.loss.terms.items()
-        if weight != usual.get(name)
+        f"loss.terms.{path}={weight:g}": path.partition(".")[0]
+        for path, weight in flattened(config.loss.terms).items()
+        if weight != usual.get(path)
     }
     given |= {f"loss.options.{name}": name for name in config.loss.options}
     given |= {f"--vary={path}": _term_of(path) for path in settings if _term_of(path)}
@@ -178,10 +178,9 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     file = files[-1] if files else "configs/digits.py"
     if objective in PRESETS:
         file = f"{file.partition(':')[0]}:{objective}"
-    weights = {f"{WEIGHTS}{name}": weight for name, weight in member.config.loss.terms.items()}
-    options = {
-        f"{OPTIONS}{path}": value for path, value in flattened(member.config.loss.options).items()
-    }
+    loss = member.config.loss
+    weights = {f"{WEIGHTS}{path}": weight for path, weight in flattened(loss.terms).items()}
+    options = {f"{OPTIONS}{path}": value for path, value in flattened(loss.options).items()}
     own = {"seed": member.config.seed, **member.changes, **weights, **options}
     arguments = [
         f"--config={file}",
@@ -233,7 +232,7 @@ def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any] | Range]:
     path, equals, values = text.partition("=")
     path = path.removeprefix("config.")
     rows = all_rows(config) | option_rows()
-    if path.startswith(WEIGHTS) and path.removeprefix(WEIGHTS) in TERMS:
+    if path.startswith(WEIGHTS) and path.removeprefix(WEIGHTS).partition(".")[0] in TERMS:
         rows[path] = WEIGHT
     if not equals or path not in rows:
         raise unknown_name("setting in --vary", path, rows)
