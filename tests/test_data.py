@@ -191,6 +191,12 @@ HARM = {
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:150]), "mmap length"),
     "empty": (lambda path: path.write_bytes(b""), ""),
     "gone": (lambda path: path.unlink(), "No such file"),
+    "header": (
+        lambda path: path.write_bytes(
+            path.read_bytes().replace(b"'fortran_order'", b"fortran({order'")
+        ),
+        "",
+    ),
     "no record": (lambda path: path.with_name("about.json").write_text("[]"), "indices"),
 }
 

@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from gini_jax.checks import unread
 from gini_jax.config import CHANGEABLE_ON_RESUME
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, first_line
 from gini_jax.evals import evaluation_of
 from gini_jax.settings import flattened
 from gini_jax.training.workdir import config_of
@@ -45,7 +45,8 @@ class Run:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """What pictures are drawn from."""
-        return _arrays(self.folder / "arrays.npz")
+        again = "result.json too, and start the run again, which then tests its checkpoint"
+        return arrays_in(self.folder / "arrays.npz", again)
 
     @cached_property
     def bench(self) -> dict[str, dict[str, Any]]:
@@ -57,7 +58,7 @@ class Run:
     def bench_arrays(self) -> dict[str, np.ndarray]:
         """What the benches' pictures are drawn from."""
         path = self.folder / "bench.npz"
-        return _arrays(path) if path.is_file() else {}
+        return arrays_in(path, "run --mode=bench again") if path.is_file() else {}
 
     @property
     def layer(self) -> str:
@@ -80,9 +81,23 @@ class Run:
         return np.array(self.about["superclass_of"] or range(self.num_classes))
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(path.read_bytes())) as file:
-        return dict(file)
+def arrays_in(path: Path, again: str) -> dict[str, np.ndarray]:
+    """The arrays of a file.
+
+    Args:
+        path: a file of `np.savez`.
+        again: what writes it again.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
+            return dict(file)
+    except Exception as error:  # a damaged file can raise anything
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}); delete it, and {again}"
+        ) from error
 
 
 def epochs_of(folder: Path) -> list[dict[str, Any]]:

@@ -172,8 +172,8 @@ def _read(entry: Path) -> tuple[Decoded | None, str]:
         if len(images) != about["examples"] or len(labels) != about["examples"]:
             return None, "its files do not fit together"
         return Decoded(images, labels, tuple(about["superclass_of"]), about["digest"]), ""
-    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
-        return None, str(error)
+    except Exception as error:  # a damaged file can raise anything
+        return None, first_line(error)
 
 
 def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
