@@ -9,6 +9,7 @@ from PIL import Image
 
 from configs import cifar100_resnet18
 from gini_jax import data
+from gini_jax.analysis.runs import arrays_in
 from gini_jax.config import default_config
 from gini_jax.data import cache, digits
 from gini_jax.data.source import Example, Split
@@ -302,3 +303,12 @@ def test_an_example_that_cannot_be_read_is_named(tmp_path):
 
     with pytest.raises(InputError, match=r"example 7 of grey cannot be read \(Corrupted record"):
         cache.decoded(Broken(), "test", 0, tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200])
+def test_damaged_arrays_are_named(cut, tmp_path):
+    np.savez(tmp_path / "arrays.npz", pooled=np.ones((20, 3)))
+    whole = (tmp_path / "arrays.npz").read_bytes()
+    (tmp_path / "arrays.npz").write_bytes(whole[:cut])
+    with pytest.raises(InputError, match=r"arrays.npz is damaged .*; delete it, and mend it"):
+        arrays_in(tmp_path / "arrays.npz", "mend it")

@@ -15,7 +15,6 @@ from PIL import Image
 
 import gini_jax
 from gini_jax.analysis import figures, pictures, report
-from gini_jax.analysis.runs import arrays_in
 from gini_jax.analysis.tsne import tsne
 from gini_jax.checks import check_config
 from gini_jax.config import set_component
@@ -396,12 +395,3 @@ def test_a_run_before_its_first_validation_is_loaded_at_its_newest_checkpoint(tm
     checkpoints.wait()
     assert checkpoints.best_step() == 6
     checkpoints.close()
-
-
-@pytest.mark.parametrize("cut", [0, 10, 200])
-def test_damaged_arrays_are_named(cut, tmp_path):
-    np.savez(tmp_path / "arrays.npz", pooled=np.ones((20, 3)))
-    whole = (tmp_path / "arrays.npz").read_bytes()
-    (tmp_path / "arrays.npz").write_bytes(whole[:cut])
-    with pytest.raises(InputError, match=r"arrays.npz is damaged .*; delete it, and mend it"):
-        arrays_in(tmp_path / "arrays.npz", "mend it")
