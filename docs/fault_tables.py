@@ -33,8 +33,9 @@ def soak() -> str:
     files = [f"{each['early']:g} to {each['late']:g}" for each in report["open_files"]]
     return (
         f"{report['processes']} processes on {report['cores']} CPU cores, {report['epochs']} "
-        f"epochs, fed from the host: after {report['kills']} kills (SIGKILL of a random process, "
-        "all start again) the result, every line of the log and the names of all files equal those "
+        f"epochs, fed from the host: after {report['kills']} kills (SIGKILL of a random process "
+        f"after up to {report['most_seconds_between_kills']:g} seconds of training; all start "
+        "again) the result, every line of the log and the names of all files equal those "
         "of an undisturbed run. From the second to the last quarter of that run, memory per "
         f"process changed by a factor of {min(memory):.2f} to {max(memory):.2f}; open files went "
         f"from {', '.join(files)} (`benchmarks/soak.py`)."

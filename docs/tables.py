@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from docs.bench_tables import BENCH_TABLES
+from docs.fault_tables import FAULT_TABLES
 from docs.frozen_tables import FROZEN_TABLES
 from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES, as_table
 from gini_jax.analysis.statistics import (
@@ -278,6 +279,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SPEED_TABLES,
     **FROZEN_TABLES,
     **BENCH_TABLES,
+    **FAULT_TABLES,
     "batches": batches,
     "claim": claim,
     "stand": stand,

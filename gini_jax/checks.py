@@ -1,14 +1,14 @@
 """The rules that the values of a config must obey, checked before anything is built."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from gini_jax.components import find
-from gini_jax.config import OPTIONS, SECTIONS, SETTINGS, all_rows, component_rows, option_rows
+from gini_jax.config import OPTIONS, all_rows
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.keys import check_keys
 from gini_jax.settings import Setting, flattened, in_bounds
 
 
@@ -36,74 +36,6 @@ _USED_BY = {
     "early_stopping_epochs": lambda config: config.early_stopping_epochs < config.num_epochs,
     "dataset.examples_per_class": lambda config: config.dataset.sampler == "class_balanced",
 }
-RENAMED = {
-    "loss.gini_weight": "loss.terms.gini",
-    "loss.kl_weight": "loss.terms.kl",
-    "loss.terms.collision": "loss.terms.renyi, not divided by log K: divide the weight by log K",
-}
-
-
-def check_keys(config: ConfigDict) -> None:
-    """Refuses keys that are not settings, such as a typo in a config file.
-
-    Raises:
-        InputError: names the key and the nearest setting.
-
-    Examples:
-        >>> from gini_jax.config import default_config
-        >>> config = default_config()
-        >>> with config.unlocked():
-        ...     config.loss.start_epohc = 3
-        >>> check_keys(config)
-        Traceback (most recent call last):
-        gini_jax.errors.InputError: unknown setting 'loss.start_epohc'; did you mean ...
-    """
-    from gini_jax.losses.terms import entry_of
-
-    for name in config.loss.terms:
-        if f"loss.terms.{name}" not in RENAMED:
-            entry_of(name)
-    rows = all_rows(config)
-    for path in flattened(config):
-        if path not in rows:
-            raise unknown_setting(path, config)
-    for path in rows:
-        if path not in flattened(config):
-            raise InputError(f"the config lacks {path!r}; start it from default_config()")
-
-
-def unknown_setting(path: str, config: ConfigDict) -> InputError:
-    """An error for a path that is no setting of a config.
-
-    Examples:
-        >>> from gini_jax.config import default_config
-        >>> print(unknown_setting("schedule.factor", default_config()))
-        unknown setting 'schedule.factor': it is one of step, and schedule.name is 'cosine'; ...
-    """
-    if path in RENAMED:
-        return InputError(f"unknown setting {path!r}; it is now {RENAMED[path]}")
-    section, _, key = path.partition(".")
-    if section in SECTIONS and (names := having(section, [key]).get(key)):
-        return InputError(
-            f"unknown setting {path!r}: it is one of {', '.join(names)}, and {section}.name is "
-            f"{config[section].name!r}; leave it out, or set --config.{section}.name={names[0]}, "
-            f'in a file set_component(config, "{section}", "{names[0]}")'
-        )
-    return unknown_name("setting", path, all_rows(config) | option_rows(config.loss.terms))
-
-
-def having(section: str, keys: Iterable[str]) -> dict[str, list[str]]:
-    """By key, the package's components that bring such a setting to a section, if any do.
-
-    Examples:
-        >>> having("schedule", ["final", "finale"])
-        {'final': ['cosine']}
-    """
-    found: dict[str, list[str]] = {}
-    for name in SETTINGS[f"{section}.name"].known():
-        for key in sorted(component_rows(section, name).keys() & set(keys)):
-            found.setdefault(key, []).append(name)
-    return found
 
 
 def check_config(config: ConfigDict, num_devices: int) -> None:

@@ -11,6 +11,13 @@ from typing import Any
 from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.settings import Setting
 
+# Sections in which a name picks a component, and where the rows that it brings come from.
+SECTIONS = {
+    "model": "gini_jax.models.registry:model_rows",
+    "optimizer": "gini_jax.training.optim:optimizer_rows",
+    "schedule": "gini_jax.training.schedules:schedule_rows",
+}
+
 
 def find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     """A part of a run: a row of a table, or `module:Name`, which is imported.
@@ -82,6 +89,24 @@ def create(kind: str, config: Mapping[str, Any], table: Mapping[str, Any]) -> An
     """
     component = find(kind, config["name"], table)
     return component(**{key: config[key] for key in rows_of(component)})
+
+
+def component_rows(section: str, name: str) -> dict[str, Setting]:
+    """The rows of the settings that a component brings to its section.
+
+    Args:
+        section: one of `SECTIONS`.
+        name: of the component.
+
+    Raises:
+        InputError: the name is unknown.
+
+    Examples:
+        >>> list(component_rows("schedule", "step"))
+        ['boundaries', 'factor']
+    """
+    module, _, function = SECTIONS[section].partition(":")
+    return getattr(importlib.import_module(module), function)(name)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The settings of a run: one row each, from which defaults, checks and the help text come."""
 
-import importlib
 import sys
 from collections.abc import Iterable
 from types import ModuleType
@@ -8,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from gini_jax.components import SECTIONS, component_rows
 from gini_jax.errors import unknown_name
 from gini_jax.settings import (
     BELOW_1,
@@ -215,35 +215,10 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
-# Sections in which a name picks a component, and where the rows that it brings come from.
-SECTIONS = {
-    "model": "gini_jax.models.registry:model_rows",
-    "optimizer": "gini_jax.training.optim:optimizer_rows",
-    "schedule": "gini_jax.training.schedules:schedule_rows",
-}
-
 # Where the terms' own settings are; see `option_rows`.
 OPTIONS = "loss.options."
 WEIGHTS = "loss.terms."
 WEIGHT = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
-
-# Settings that may change within a run: where the data is, and how the run is saved and observed.
-CHANGEABLE_ON_RESUME = (
-    "dataset.data_dir",
-    "dataset.feed",
-    "evals",
-    "loggers",
-    "log_every_steps",
-    "report",
-    "eval_batch_size",
-    "eval_every_epochs",
-    "early_stopping_epochs",
-    "steps_per_call",
-    "checkpoint_every_epochs",
-    "checkpoint_every_minutes",
-    "debug_nans",
-    "profile",
-)
 
 
 def default_config(objective: str | None = None) -> ConfigDict:
@@ -297,24 +272,6 @@ def set_objective(config: ConfigDict, objective: str) -> None:
     config.objective = objective
     with config.unlocked():
         config.loss.terms = ConfigDict(PRESETS[objective])
-
-
-def component_rows(section: str, name: str) -> dict[str, Setting]:
-    """The rows of the settings that a component brings to its section.
-
-    Args:
-        section: one of `SECTIONS`.
-        name: of the component.
-
-    Raises:
-        InputError: the name is unknown.
-
-    Examples:
-        >>> list(component_rows("schedule", "step"))
-        ['boundaries', 'factor']
-    """
-    module, _, function = SECTIONS[section].partition(":")
-    return getattr(importlib.import_module(module), function)(name)
 
 
 def set_component(config: ConfigDict, section: str, name: str, **settings: Any) -> None:
@@ -420,27 +377,6 @@ def set_option(config: ConfigDict, path: str, value: Any) -> None:
         if term not in config.loss.options:
             config.loss.options[term] = ConfigDict()
         config.loss.options[term][key] = value
-
-
-def model_settings(config: ConfigDict) -> dict[str, Any]:
-    """The attributes of the network that a config sets; an `auto` head is what the terms need.
-
-    Examples:
-        >>> model_settings(default_config())["width"]
-        64
-        >>> model_settings(default_config("cosface"))["head"]
-        'cosine'
-    """
-    from gini_jax.losses.terms import needs_of
-
-    found = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in config.model.items()
-        if key not in ("name", "init")
-    }
-    if found.get("head") == "auto":
-        found["head"] = next(iter(needs_of(config.loss.terms) & {"cosine", "probe"}), "linear")
-    return found
 
 
 class _CallableModule(ModuleType):

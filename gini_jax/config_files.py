@@ -8,10 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.checks import RENAMED, check_keys, unknown_setting
+from gini_jax.components import SECTIONS
 from gini_jax.config import (
     OPTIONS,
-    SECTIONS,
     WEIGHTS,
     all_rows,
     option_rows,
@@ -21,6 +20,7 @@ from gini_jax.config import (
 )
 from gini_jax.data.augment import augmentation_of
 from gini_jax.errors import InputError, first_line, unknown_name
+from gini_jax.keys import RENAMED, check_keys, unknown_setting
 from gini_jax.losses.terms import entry_of, objective_name
 
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from gini_jax import load, losses
-from gini_jax.config import model_settings, set_option
+from gini_jax.config import set_option
 from gini_jax.config_files import changed
 from gini_jax.data import load_dataset
 from gini_jax.data.sampling import epoch_order
@@ -20,6 +20,7 @@ from gini_jax.errors import InputError
 from gini_jax.losses.terms import Outputs
 from gini_jax.models import create_model, from_torch, to_torch
 from gini_jax.models.layers import Classifier, with_added
+from gini_jax.models.registry import model_settings
 from gini_jax.modes import export
 from gini_jax.modes.train import main as train
 from gini_jax.training.checkpoints import Checkpoints

@@ -8,11 +8,12 @@ import jax
 import pytest
 
 from configs import digits
-from gini_jax.checks import check_config, check_keys, notes_on
+from gini_jax.checks import check_config, notes_on
 from gini_jax.cli import help_text
 from gini_jax.config import all_rows, default_config, set_model
 from gini_jax.config_files import changed, config_path
 from gini_jax.errors import InputError, RunError
+from gini_jax.keys import check_keys
 from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
 from gini_jax.models.registry import model_rows

@@ -15,11 +15,10 @@ import pandas as pd
 from jaxtyping import Int
 
 from gini_jax.checks import unread
-from gini_jax.config import CHANGEABLE_ON_RESUME
 from gini_jax.errors import InputError, first_line
 from gini_jax.evals import evaluation_of
 from gini_jax.settings import flattened
-from gini_jax.training.workdir import config_of
+from gini_jax.training.workdir import CHANGEABLE_ON_RESUME, config_of
 
 
 @dataclasses.dataclass(frozen=True)

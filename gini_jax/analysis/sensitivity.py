@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.statistics import METRICS
-from gini_jax.config import CHANGEABLE_ON_RESUME
 from gini_jax.drawing import COLOURS, plain_numbers
 from gini_jax.settings import flattened
+from gini_jax.training.workdir import CHANGEABLE_ON_RESUME
 
 # What does not tell runs apart, or does so besides their settings.
 _NOT_VARIED = {"seed", "objective", "name", *CHANGEABLE_ON_RESUME}

@@ -147,9 +147,8 @@ class ClassSumTerm(NamedTuple):
 
     def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
         """The mean over the layers."""
-        return mean_over(
-            {layer: self.loss(own) for layer, own in sums[self.kind].items()}, self.layers
-        )
+        values = {layer: self.loss(own) for layer, own in sums[self.kind].items()}
+        return mean_over(values, self.layers)
 
 
 class FeatureTerm(NamedTuple):

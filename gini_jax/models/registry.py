@@ -9,9 +9,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from gini_jax.components import find
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.losses.terms import needs_of
 from gini_jax.models.layers import Network
 from gini_jax.settings import Setting, in_bounds
 
@@ -100,3 +102,23 @@ def model_rows(name: str) -> dict[str, Setting]:
         row = field.metadata.get("setting", Setting(field.default, ""))
         rows[field.name] = row._replace(default=values.get(field.name, row.default))
     return rows
+
+
+def model_settings(config: ConfigDict) -> dict[str, Any]:
+    """The attributes of the network that a config sets; an `auto` head is what the terms need.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> model_settings(default_config())["width"]
+        64
+        >>> model_settings(default_config("cosface"))["head"]
+        'cosine'
+    """
+    found = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config.model.items()
+        if key not in ("name", "init")
+    }
+    if found.get("head") == "auto":
+        found["head"] = next(iter(needs_of(config.loss.terms) & {"cosine", "probe"}), "linear")
+    return found

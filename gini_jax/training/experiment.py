@@ -11,7 +11,6 @@ from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
 from gini_jax.checks import check_config, check_layers
-from gini_jax.config import model_settings
 from gini_jax.data.sampling import check_sampler
 from gini_jax.data.source import Dataset
 from gini_jax.devices import AXIS, num_devices
@@ -19,6 +18,7 @@ from gini_jax.errors import InputError
 from gini_jax.losses.objective import Objective
 from gini_jax.losses.terms import About, Outputs, needs_of
 from gini_jax.models import create_model
+from gini_jax.models.registry import model_settings
 from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.schedules import create_schedule, schedule_of

@@ -8,9 +8,9 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from gini_jax.config import model_settings
 from gini_jax.errors import InputError, RunError
 from gini_jax.models import from_torch, read_torch_file
+from gini_jax.models.registry import model_settings
 from gini_jax.models.torch_files import installed_file
 from gini_jax.storage import is_remote, reading, run_path
 from gini_jax.training.checkpoints import Checkpoints

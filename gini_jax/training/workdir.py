@@ -9,13 +9,33 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.checks import having, unread
-from gini_jax.config import CHANGEABLE_ON_RESUME, SECTIONS, default_config, set_component
+from gini_jax.checks import unread
+from gini_jax.components import SECTIONS
+from gini_jax.config import default_config, set_component
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
+from gini_jax.keys import having
 from gini_jax.settings import flattened
 from gini_jax.storage import is_remote, json_text, refuse_patterns, write
 from gini_jax.training.schedules import schedule_of
+
+# Settings that may change within a run: where the data is, and how the run is saved and observed.
+CHANGEABLE_ON_RESUME = (
+    "dataset.data_dir",
+    "dataset.feed",
+    "evals",
+    "loggers",
+    "log_every_steps",
+    "report",
+    "eval_batch_size",
+    "eval_every_epochs",
+    "early_stopping_epochs",
+    "steps_per_call",
+    "checkpoint_every_epochs",
+    "checkpoint_every_minutes",
+    "debug_nans",
+    "profile",
+)
 
 
 def config_json(config: ConfigDict) -> str:
