@@ -165,6 +165,7 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
     parts: Any = value if wanted is tuple and row.default else ()
     for one in parts:
         inside = type(row.default[0])
+        one = tuple(one) if isinstance(one, list) else one  # as config.json has it
         if not isinstance(one, inside) or isinstance(one, bool):
             raise InputError(
                 f"{path}={value!r}: {one!r} must have type {inside.__name__}, as in "

@@ -15,7 +15,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from gini_jax.checks import check_name
-from gini_jax.config import all_rows, default_config
+from gini_jax.components import SECTIONS, component_rows
+from gini_jax.config import SETTINGS, all_rows, default_config
 from gini_jax.config_files import changed, config_of, shipped_configs, written
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
 from gini_jax.settings import ANY, flattened
@@ -180,6 +181,14 @@ def help_text() -> str:
         choices = ", ".join(str(choice) for choice in row.known())
         rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
         lines.append(f"  --config.{path}={values[path]!r}\n      {row.meaning}{rules}")
+    lines += ["", "What each network, optimiser and schedule brings to its section:"]
+    for section in SECTIONS:
+        for name in SETTINGS[f"{section}.name"].known():
+            rows = component_rows(section, name)
+            own = ", ".join(f"{key}={row.default!r}" for key, row in rows.items())
+            lines.append(
+                f"  --config.{section}.name={name}\n      {own or 'no setting of its own'}"
+            )
     return "\n".join(lines[1:])
 
 

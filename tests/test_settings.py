@@ -71,6 +71,15 @@ def test_the_help_tells_every_setting():
     text = help_text()
     for path in all_rows(default_config()):
         assert f"--config.{path}=" in text
+    assert "--config.schedule.name=step\n      boundaries=(), factor=0.2\n" in text
+
+
+def test_nested_tuples_may_be_the_lists_of_a_saved_config():
+    config = default_config()
+    set_model(config, "mobilenet_v2")
+    config.model.stages = [list(stage) for stage in config.model.stages]
+    config.loss.layers = ("last",)
+    check_config(config, 1)
 
 
 @pytest.mark.parametrize("objective", PRESETS)
