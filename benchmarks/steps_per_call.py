@@ -20,9 +20,9 @@ from absl import app, flags
 
 from configs import digits
 from gini_jax.data import load_dataset
+from gini_jax.data.sampling import calls_of_epoch
 from gini_jax.devices import prepare_cpu, replicate
 from gini_jax.training.experiment import build_experiment
-from gini_jax.training.loop import calls_of_epoch
 from gini_jax.training.state import init_state
 from gini_jax.training.stepper import Stepper
 
@@ -36,7 +36,9 @@ def epoch_of(stepper: Stepper) -> tuple[float, Any]:
     experiment = stepper.experiment
     state = jax.block_until_ready(replicate(init_state(experiment)))
     start = time.perf_counter()
-    for step, count in calls_of_epoch(0, experiment.steps_per_epoch, experiment.config):
+    for step, count in calls_of_epoch(
+        0, experiment.steps_per_epoch, experiment.config.steps_per_call
+    ):
         state, metrics = stepper(state, step, count)
         jax.device_get(metrics)
     return time.perf_counter() - start, jax.device_get(state.params)

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Int32
 from ml_collections import ConfigDict
 
-from gini_jax.data.sampling import epoch_order
+from gini_jax.data.sampling import calls_of_epoch, epoch_order, steps_of_epoch
 from gini_jax.data.source import Split
 from gini_jax.devices import num_devices, order_by_device, replicate, sharding_over_devices
 
@@ -116,7 +116,7 @@ def feed_shapes(
     num_examples, *image_shape = train.images.shape
     rows = row_shape(tuple(image_shape))
     if feed == "device":
-        order = (devices, num_examples // batch_size, batch_size // devices)
+        order = (devices, steps_of_epoch(num_examples, batch_size), batch_size // devices)
         images = jax.ShapeDtypeStruct((num_examples, *rows), np.uint8)
         labels = jax.ShapeDtypeStruct((num_examples,), np.int32)
         return Split(images, labels), jax.ShapeDtypeStruct(order, np.int32)
@@ -141,7 +141,7 @@ class DeviceFeed:
         self, train: Split, config: ConfigDict, devices: Sequence[jax.Device] | None = None
     ):
         whole = resident(Split(*map(np.asarray, train)))
-        self._steps = len(whole.labels) // config.batch_size
+        self._steps = steps_of_epoch(len(whole.labels), config.batch_size)
         self._data = replicate(whole, devices, donated=False)
         self._order = lru_cache(maxsize=1)(
             lambda epoch: order_by_device(
@@ -216,13 +216,12 @@ class HostBatches:
 
     def __init__(self, train: Split, config: ConfigDict, devices: int, start: int):
         self._train, self._config, self._devices = train, config, devices
-        self._steps = len(train.labels) // config.batch_size
+        self._steps = steps_of_epoch(len(train.labels), config.batch_size)
         self._order = lru_cache(maxsize=2)(lambda epoch: epoch_order(config, epoch, train.labels))
-        self.calls = []
+        self.calls: list[tuple[int, int]] = []
         while start < config.num_epochs * self._steps:
-            count = min(config.steps_per_call, self._steps - start % self._steps)
-            self.calls.append((start, count))
-            start += count
+            self.calls += calls_of_epoch(start, self._steps, config.steps_per_call)
+            start = sum(self.calls[-1])
 
     def __len__(self) -> int:
         return len(self.calls)

@@ -4,7 +4,7 @@ A new sampler takes one function and one line in `SAMPLERS`.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,40 @@ def epoch_order(
     return SAMPLERS[config.dataset.sampler](rng, labels, config).astype(np.int32)
 
 
+def steps_of_epoch(examples: int, batch_size: int) -> int:
+    """The steps of an epoch; an incomplete last batch is left out.
+
+    Examples:
+        >>> steps_of_epoch(7, batch_size=2)
+        3
+    """
+    return examples // batch_size
+
+
+def calls_of_epoch(
+    first: int, steps_per_epoch: int, steps_per_call: int
+) -> Iterator[tuple[int, int]]:
+    """The first step of each compiled call up to the end of an epoch, and its number of steps.
+
+    Args:
+        first: step at which the first call starts; its epoch is the one that is gone through.
+        steps_per_epoch: of `steps_of_epoch`.
+        steps_per_call: at most so many; no call goes beyond the epoch's end.
+
+    Examples:
+        >>> list(calls_of_epoch(0, steps_per_epoch=3, steps_per_call=2))
+        [(0, 2), (2, 1)]
+    """
+    end = (first // steps_per_epoch + 1) * steps_per_epoch
+    for start in range(first, end, steps_per_call):
+        yield start, min(steps_per_call, end - start)
+
+
 def shuffled(
     rng: np.random.Generator, labels: Integer[np.ndarray, " N"], config: ConfigDict
 ) -> Integer[np.ndarray, "steps batch"]:
     """Every example once, in random order; an incomplete last batch is left out."""
-    steps = len(labels) // config.batch_size
+    steps = steps_of_epoch(len(labels), config.batch_size)
     order = rng.permutation(len(labels))
     return order[: steps * config.batch_size].reshape(steps, config.batch_size)
 
@@ -56,7 +85,8 @@ def class_balanced(
     Each class goes through its examples in random order, again and again, so a small class is seen
     as often as a large one. `M = dataset.examples_per_class` and `P = batch_size / M`.
     """
-    steps, each = len(labels) // config.batch_size, config.dataset.examples_per_class
+    steps = steps_of_epoch(len(labels), config.batch_size)
+    each = config.dataset.examples_per_class
     classes = np.unique(labels)
     per_batch = config.batch_size // each
     chosen = np.stack([rng.permutation(classes)[:per_batch] for _ in range(steps)])

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
 from gini_jax.checks import check_config, check_layers
-from gini_jax.data.sampling import check_sampler
+from gini_jax.data.sampling import check_sampler, steps_of_epoch
 from gini_jax.data.source import Dataset
 from gini_jax.devices import AXIS, num_devices
 from gini_jax.errors import InputError
@@ -41,7 +41,7 @@ def build_experiment(
     train_size = dataset.splits["train"].labels.shape[0]
     config = with_batch(config, train_size)
     check_config(config, num_devices(devices))
-    steps_per_epoch = train_size // config.batch_size
+    steps_per_epoch = steps_of_epoch(train_size, config.batch_size)
     if steps_per_epoch == 0:
         fitting = 2 ** max(train_size.bit_length() - 3, 0)  # four steps per epoch or more
         raise InputError(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from gini_jax.data.sampling import calls_of_epoch
 from gini_jax.data.source import Dataset
 from gini_jax.devices import replicate
 from gini_jax.errors import RunError, Stopped
@@ -144,7 +145,8 @@ def train_epoch(epoch: int, state: TrainState, progress: Progress, hooks: Hooks)
     experiment = hooks.stepper.experiment
     end = (epoch + 1) * experiment.steps_per_epoch
     pending, start = None, time.perf_counter()
-    for step, count in calls_of_epoch(int(jax.device_get(state.step)), end, experiment.config):
+    first, steps_per_call = int(jax.device_get(state.step)), experiment.config.steps_per_call
+    for step, count in calls_of_epoch(first, experiment.steps_per_epoch, steps_per_call):
         hooks.profile.before_call(step)
         state, metrics = hooks.stepper(state, step, count)
         # The metrics of a call are fetched while the next one runs.
@@ -186,14 +188,6 @@ def validator(
         return validation_metrics(extract(state.evaluated, split), dataset.num_classes)
 
     return validate
-
-
-def calls_of_epoch(step: int, end: int, config: ConfigDict) -> Iterator[tuple[int, int]]:
-    """The first step and the number of steps of each call from `step` to `end`."""
-    while step < end:
-        count = min(config.steps_per_call, end - step)
-        yield step, count
-        step += count
 
 
 def drain_metrics(metrics: Any, progress: Progress, hooks: Hooks) -> None:

@@ -46,7 +46,7 @@ class Progress:
 
     def is_last(self, config: ConfigDict) -> bool:
         """Whether the run ends here: after `num_epochs`, or stopped early."""
-        return self.epochs == config.num_epochs or self.stopped_early(config)
+        return self.epochs >= config.num_epochs or self.stopped_early(config)
 
     def stopped_early(self, config: ConfigDict) -> bool:
         """Whether validation has not improved for `early_stopping_epochs`."""

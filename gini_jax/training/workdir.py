@@ -17,6 +17,7 @@ from gini_jax.errors import InputError
 from gini_jax.keys import having
 from gini_jax.settings import flattened
 from gini_jax.storage import is_remote, json_text, refuse_patterns, write
+from gini_jax.training.progress import Progress
 from gini_jax.training.schedules import schedule_of
 
 # Settings that may change within a run: where the data is, and how the run is saved and observed.
@@ -168,8 +169,7 @@ def is_at_end(result: Mapping[str, Any], config: ConfigDict) -> bool:
         >>> is_at_end({"epochs": 5, "best_epoch": 3}, config)
         False
     """
-    waited = result["epochs"] - result["best_epoch"]
-    return result["epochs"] >= config.num_epochs or 0 < config.early_stopping_epochs <= waited
+    return Progress(epochs=result["epochs"], best_epoch=result["best_epoch"]).is_last(config)
 
 
 def holds_result(workdir: Path, config: ConfigDict) -> bool:
