@@ -5,8 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import find
-from gini_jax.config import OPTIONS, all_rows
+from gini_jax.components import OPTIONS
+from gini_jax.config import all_rows
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.keys import check_keys
 from gini_jax.settings import Setting, flattened, in_bounds
@@ -174,7 +174,7 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
     known = row.known()
     for one in value if isinstance(value, (tuple, list)) else (value,):
         if row.own and ":" in str(one):
-            find(path, one, {})
+            row.find(one)
         elif known and one not in known and one != row.default and (one,) != row.default:
             raise unknown_name(path, one, known)
     if wanted is int and not float(value).is_integer():

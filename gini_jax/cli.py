@@ -1,6 +1,5 @@
 """The command line: reads flags and config, and calls one module of `gini_jax.modes`."""
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -37,7 +36,8 @@ MODES = {
 }
 
 FLAGS = flags.FLAGS
-_CONFIG = re.compile(r"--?config(?:\.([^=]+))?(?:=(.*))?", re.S)
+_CONFIG = re.compile(r"--?(no)?config(?:\.([^=]+))?(?:=(.*))?", re.S)
+_MODE = re.compile(r"--?mode(?:=(.*))?", re.S)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,7 +74,7 @@ def run(argv: list[str]) -> Any:
     mode = _mode_of(rest)
     module = importlib.import_module(f"gini_jax.modes.{mode}")
     _parse(rest, module)
-    config = config_of(file or str(shipped_configs()["digits"]))
+    config = config_of(str(shipped_configs()["digits"]) if file is None else file)
     trains = mode in ("train", "sweep")
     if trains:
         changed(config, given, written)
@@ -95,7 +95,9 @@ def run(argv: list[str]) -> Any:
         from gini_jax.training.members import without
 
         switches = [f"no{name}" for name in own if module.FLAGS[name][1] is bool]
-        values["command"] = list(without(argv[1:], ("mode", "workdir", *own, *switches)))
+        shared = [f"--config={file}"] if file else []
+        shared += [f"--config.{path}={text}" for path, text in given.items()]
+        values["command"] = [*shared, *without(rest[1:], ("mode", "workdir", *own, *switches))]
     if "others" in module.FLAGS:
         values["others"] = others
     with reading(workdir):
@@ -122,7 +124,12 @@ def _start_jax() -> None:
 
 
 def _config_for(
-    mode: str, module: Any, workdir: Path, config: ConfigDict, file: str, given: dict[str, str]
+    mode: str,
+    module: Any,
+    workdir: Path,
+    config: ConfigDict,
+    file: str | None,
+    given: dict[str, str],
 ) -> ConfigDict:
     """The config of a mode that does not train: that of the run in the workdir, if there is one."""
     from gini_jax.training.workdir import saved_config
@@ -132,7 +139,7 @@ def _config_for(
         _check_useful(given, mode, uses)
     with reading(workdir):
         has_run = (workdir / "config.json").exists()
-    if not has_run or (uses is None and file):
+    if not has_run or (uses is None and file is not None):
         return changed(config, given, written)
     saved = changed(saved_config(workdir), given, written)
     if file:
@@ -192,11 +199,13 @@ def help_text() -> str:
     return "\n".join(lines[1:])
 
 
-def _split(argv: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
+def _split(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
     """The config file, if one is given, the settings as texts by path, and all other arguments.
 
+    `--config.SETTING` alone is a switch, true, and `--noconfig.SETTING` false.
+
     Raises:
-        InputError: two config files are given, or a setting has no value.
+        InputError: two config files are given, or none after `--config`.
 
     Examples:
         >>> _split(["launch.py", "--config", "digits:ce", "--config.seed=1", "--mode=eval"])
@@ -210,25 +219,26 @@ def _split(argv: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
         if not (match := _CONFIG.fullmatch(argument)):
             rest = [*rest, argument]
             continue
-        path, text = match.groups()
-        if text is None and waiting and not waiting[0].startswith("-"):
+        off, path, text = match.groups()
+        if text is None and not off and waiting and not waiting[0].startswith("-"):
             text = waiting.pop(0)
-        if text is None:
-            raise InputError(f"{argument} lacks a value: {argument}=VALUE")
-        if path is None:
-            files.append(text)
+        if path is not None:
+            given[path] = text if text is not None else ("false" if off else "true")
+        elif text is None or off:
+            raise InputError(f"{argument} names no file: --config=FILE, such as --config=digits")
         else:
-            given[path] = text
+            files.append(text)
     if len(files) > 1:
         raise InputError(f"--config={' and --config='.join(files)}: give one config")
-    return files[-1] if files else "", given, list(rest)
+    return files[-1] if files else None, given, list(rest)
 
 
 def _mode_of(argv: Sequence[str]) -> str:
     """The mode, which has flags of its own."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--mode", "-mode", default="train")
-    mode = parser.parse_known_args(argv[1:])[0].mode
+    mode, following = "train", [*argv[1:], "-"]
+    for argument, following_one in zip(argv[1:], following[1:], strict=True):
+        if match := _MODE.fullmatch(argument):
+            mode = match[1] if match[1] is not None else following_one
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     return mode

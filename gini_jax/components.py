@@ -5,11 +5,11 @@ import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gini_jax.errors import InputError, first_line, unknown_name
-from gini_jax.settings import Setting
+from gini_jax.settings import Setting, named
 
 # Sections in which a name picks a component, and where the rows that it brings come from.
 SECTIONS = {
@@ -18,8 +18,17 @@ SECTIONS = {
     "schedule": "gini_jax.training.schedules:schedule_rows",
 }
 
+# Where the terms' own settings are; see `option_rows`.
+OPTIONS = "loss.options."
 
-def find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+
+def find(
+    kind: str,
+    name: str,
+    table: Mapping[str, Any],
+    fits: Callable[[Any], bool] = callable,
+    what: str = "something to call",
+) -> Any:
     """A part of a run: a row of a table, or `module:Name`, which is imported.
 
     Modules are looked for where Python looks, and in the working folder.
@@ -28,13 +37,18 @@ def find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
         kind: what the name stands for, as in `schedule.name`.
         name: of the part.
         table: the parts of the package, by name.
+        fits: whether what `module:Name` stands for is such a part.
+        what: such a part is, in words.
 
     Raises:
-        InputError: there is no such part, or its module cannot be imported.
+        InputError: there is no such part, it is something else, or its module cannot be imported.
 
     Examples:
-        >>> find("constant", "math:pi", {})
-        3.141592653589793
+        >>> find("function", "math:sqrt", {})(4.0)
+        2.0
+        >>> find("function", "math:pi", {})
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: function='math:pi' is 3.14..., but must be something to call...
         >>> find("function", "math:sqr", {})
         Traceback (most recent call last):
         gini_jax.errors.InputError: unknown function in module math 'sqr'; did you mean 'sqrt'? ...
@@ -59,7 +73,13 @@ def find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
         there = {k: v for k, v in vars(found).items() if not k.startswith("_")}
         made = [k for k, v in there.items() if getattr(v, "__module__", None) == module]
         raise unknown_name(f"{kind} in module {module}", own, made or there)
-    return getattr(found, own)
+    part = getattr(found, own)
+    if not fits(part):
+        raise InputError(
+            f"{kind}={name!r} is {first_line(repr(part))}, but must be {what}; docs/extending.md "
+            "shows one"
+        )
+    return part
 
 
 def rows_of(component: Any) -> dict[str, Setting]:
@@ -76,19 +96,19 @@ def rows_of(component: Any) -> dict[str, Setting]:
     return {f.name: f.metadata["setting"] for f in fields if "setting" in f.metadata}
 
 
-def create(kind: str, config: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
-    """The component that a section of the config names, with the settings that are its own.
-
-    Args:
-        kind: what the name stands for.
-        config: the section; `config["name"]` is the component's.
-        table: the package's components, by name.
-
-    Raises:
-        InputError: there is no such component, or it refuses a setting.
-    """
-    component = find(kind, config["name"], table)
+def create(component: Any, config: Mapping[str, Any]) -> Any:
+    """A component with the settings that are its own, from its section of the config."""
     return component(**{key: config[key] for key in rows_of(component)})
+
+
+def is_component(part: Any) -> bool:
+    """Whether a part is a dataclass whose instances can be called.
+
+    Examples:
+        >>> is_component(len)
+        False
+    """
+    return isinstance(part, type) and dataclasses.is_dataclass(part) and "__call__" in dir(part)
 
 
 def component_rows(section: str, name: str) -> dict[str, Setting]:
@@ -105,8 +125,28 @@ def component_rows(section: str, name: str) -> dict[str, Setting]:
         >>> list(component_rows("schedule", "step"))
         ['boundaries', 'factor']
     """
-    module, _, function = SECTIONS[section].partition(":")
-    return getattr(importlib.import_module(module), function)(name)
+    return named(SECTIONS[section])(name)
+
+
+def option_rows(own: Iterable[str] = ()) -> dict[str, Setting]:
+    """The rows of the terms' own settings, `loss.options.TERM.SETTING`, by path.
+
+    A config holds those that differ from their defaults.
+
+    Args:
+        own: terms among which there may be some of one's own, `module:Name`.
+
+    Examples:
+        >>> option_rows()["loss.options.supcon.temperature"].default
+        0.1
+    """
+    from gini_jax.losses.terms import TERMS, entry_of
+
+    return {
+        f"{OPTIONS}{term}.{key}": Setting(default, f"of the term {term}", choices)
+        for term in dict.fromkeys([*TERMS, *own])
+        for key, (default, choices) in entry_of(term).settings.items()
+    }
 
 
 @contextlib.contextmanager

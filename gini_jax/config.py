@@ -1,13 +1,13 @@
 """The settings of a run: one row each, from which defaults, checks and the help text come."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import SECTIONS, component_rows
+from gini_jax.components import OPTIONS, SECTIONS, component_rows, option_rows
 from gini_jax.errors import unknown_name
 from gini_jax.settings import (
     BELOW_1,
@@ -19,6 +19,8 @@ from gini_jax.settings import (
     Setting,
     flattened,
 )
+
+_NETWORKS, _OPTIM = "gini_jax.models.registry", "gini_jax.training.optim"
 
 SETTINGS: dict[str, Setting] = {
     "name": Setting("", "name of the experiment, by convention that of its config file"),
@@ -52,13 +54,13 @@ SETTINGS: dict[str, Setting] = {
         ("all",),
         "evaluations of the tested checkpoint; accuracy and features always run",
         choices="gini_jax.evals:EVALS",
-        own=True,
+        own="gini_jax.evals:evaluation_of",
     ),
     "loggers": Setting(
         ("jsonl", "tensorboard"),
         "where metrics go; jsonl, which pictures are drawn from, is always written",
         choices="gini_jax.training.loggers:LOGGERS",
-        own=True,
+        own="gini_jax.training.loggers:logger_of",
     ),
     "log_every_steps": Setting(
         0, "also log every so many steps, besides every epoch; 0: epochs alone", bounds=NOT_NEGATIVE
@@ -150,7 +152,10 @@ SETTINGS: dict[str, Setting] = {
         bounds=NOT_NEGATIVE,
     ),
     "model.name": Setting(
-        "resnet18", "the network", choices="gini_jax.models.registry:MODELS", own=True
+        "resnet18",
+        "the network",
+        choices="gini_jax.models.registry:MODELS",
+        own="gini_jax.models.registry:network_of",
     ),
     "model.init": Setting(
         "",
@@ -188,7 +193,10 @@ SETTINGS: dict[str, Setting] = {
         0.0, "decay of the class sums' moving average; 0 uses only the batch", bounds=BELOW_1
     ),
     "optimizer.name": Setting(
-        "sgd", "the optimiser", choices="gini_jax.training.optim:OPTIMIZERS", own=True
+        "sgd",
+        "the optimiser",
+        choices="gini_jax.training.optim:OPTIMIZERS",
+        own="gini_jax.training.optim:optimizer_class",
     ),
     "optimizer.weight_decay": Setting(
         5e-4, "weight decay, on every parameter", bounds=NOT_NEGATIVE
@@ -208,15 +216,13 @@ SETTINGS: dict[str, Setting] = {
         "cosine",
         "learning-rate schedule",
         choices="gini_jax.training.schedules:SCHEDULES",
-        own=True,
+        own="gini_jax.training.schedules:schedule_class",
     ),
     "schedule.learning_rate": Setting(0.1, "highest learning rate", bounds=POSITIVE),
     "schedule.warmup_epochs": Setting(0.0, "epochs of linear warm-up from 0", bounds=NOT_NEGATIVE),
 }
 
 
-# Where the terms' own settings are; see `option_rows`.
-OPTIONS = "loss.options."
 WEIGHTS = "loss.terms."
 WEIGHT = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
 
@@ -271,7 +277,19 @@ def set_objective(config: ConfigDict, objective: str) -> None:
         raise unknown_name("objective", objective, PRESETS)
     config.objective = objective
     with config.unlocked():
-        config.loss.terms = ConfigDict(PRESETS[objective])
+        config.loss.terms = term_weights(PRESETS[objective])
+
+
+def term_weights(weights: Mapping[str, Any]) -> ConfigDict:
+    """Weights of terms as a section, in which a number and numbers for layers may change places.
+
+    Examples:
+        >>> terms = term_weights({"gini": 0.5})
+        >>> terms.gini = {"stage3": 0.1, "stage4": 0.5}
+        >>> terms.gini.stage4
+        0.5
+    """
+    return ConfigDict(dict(weights), type_safe=False)
 
 
 def set_component(config: ConfigDict, section: str, name: str, **settings: Any) -> None:
@@ -342,29 +360,8 @@ def all_rows(config: ConfigDict) -> dict[str, Setting]:
     return dict(sorted(rows.items(), key=lambda row: order.get(row[0].rpartition(".")[0], last)))
 
 
-def option_rows(own: Iterable[str] = ()) -> dict[str, Setting]:
-    """The rows of the terms' own settings, `loss.options.TERM.SETTING`, by path.
-
-    A config holds those that differ from their defaults.
-
-    Args:
-        own: terms among which there may be some of one's own, `module:Name`.
-
-    Examples:
-        >>> option_rows()["loss.options.supcon.temperature"].default
-        0.1
-    """
-    from gini_jax.losses.terms import TERMS, entry_of
-
-    return {
-        f"{OPTIONS}{term}.{key}": Setting(default, f"of the term {term}", choices)
-        for term in dict.fromkeys([*TERMS, *own])
-        for key, (default, choices) in entry_of(term).settings.items()
-    }
-
-
 def set_option(config: ConfigDict, path: str, value: Any) -> None:
-    """Sets one of the terms' own settings; see `option_rows`.
+    """Sets one of the terms' own settings; see `components.option_rows`.
 
     Examples:
         >>> config = default_config("supcon")

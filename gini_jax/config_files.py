@@ -2,21 +2,21 @@
 
 import ast
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import SECTIONS
+from gini_jax.components import OPTIONS, SECTIONS, option_rows
 from gini_jax.config import (
-    OPTIONS,
     WEIGHTS,
     all_rows,
-    option_rows,
     set_component,
     set_objective,
     set_option,
+    term_weights,
 )
 from gini_jax.data.augment import augmentation_of
 from gini_jax.errors import InputError, first_line, unknown_name
@@ -75,7 +75,7 @@ def config_of(name: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config(objective) if colon else module.get_config()
+        config = module.get_config(objective) if colon else module.get_config()
     except InputError:
         raise
     except Exception as error:  # the file is a program of the user's
@@ -83,6 +83,12 @@ def config_of(name: str) -> ConfigDict:
             f"--config={name}: the file ends in an error ({type(error).__name__}: "
             f"{first_line(error)}); mend it, or give another file"
         ) from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"--config={name}: get_config gives a {type(config).__name__}, but must return a "
+            "ConfigDict, such as default_config() with some changes"
+        )
+    return config
 
 
 def fitting(path: str, value: Any, default: Any) -> Any:
@@ -99,7 +105,7 @@ def fitting(path: str, value: Any, default: Any) -> Any:
     if kind is tuple:
         return tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf  # which no setting takes
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise InputError(
             f"{path}={value!r} has type {type(value).__name__}; it needs type {kind.__name__}, "
@@ -126,7 +132,7 @@ def written(path: str, text: str, default: Any) -> Any:
         return fitting(path, _BOOLS.get(text.lower(), text), default)
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+    except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError):
         value = tuple(text.split(",")) if isinstance(default, tuple) else text
     if isinstance(default, int) and isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -187,6 +193,8 @@ def set_value(
         ('imagenet',)
     """
     section, _, key = path.partition(".")
+    if path in RENAMED:
+        raise unknown_setting(path, config)
     if section in SECTIONS and key == "name":
         if value != config[section].name:
             set_component(config, section, value)
@@ -200,6 +208,7 @@ def set_value(
             raise unknown_setting(path, config)
         set_option(config, path, read(path, value, rows[path].default))
     elif section == "augment" and ":" in key:
+        _refuse_dots("augmentation", key)
         with config.unlocked():
             config.augment[key] = read(path, value, augmentation_of(key).setting.default)
     else:
@@ -212,11 +221,23 @@ def set_value(
 def _set_weight(config: ConfigDict, path: str, value: float | Mapping[str, float]) -> None:
     """Sets the weight of a term, or its weight for a layer: `loss.terms.TERM.LAYER`."""
     term, _, layer = path.removeprefix(WEIGHTS).partition(".")
-    if path not in RENAMED:
-        entry_of(term)
+    _refuse_dots("term", path.removeprefix(WEIGHTS) if ":" in layer else term)
+    entry_of(term)
+    for name in value if isinstance(value, Mapping) else filter(None, (layer,)):
+        if "." in name:
+            raise unknown_name("layer in loss.layers", name, config.loss.layers)
     terms: dict[str, Any] = config.loss.terms.to_dict()
     if layer:
         before = terms.get(term)
         value = {**(before if isinstance(before, dict) else {}), layer: value}  # type: ignore
     with config.unlocked():
-        config.loss.terms = ConfigDict(terms | {term: value})
+        config.loss.terms = term_weights(terms | {term: value})
+
+
+def _refuse_dots(kind: str, name: str) -> None:
+    """Names of one's own terms and augmentations are keys of the config, which have no dot."""
+    if "." in name:
+        raise InputError(
+            f"{kind} {name!r} has a dot; give a module without one, such as "
+            f"parts:{name.rpartition(':')[2]}"
+        )

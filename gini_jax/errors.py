@@ -28,7 +28,7 @@ class Stopped(Exception):
         self.status = status
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
+def first_line(error: object, most: int = 200) -> str:
     r"""What an error of a library says, in one line; its type if it says nothing.
 
     Examples:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import SECTIONS, component_rows
-from gini_jax.config import SETTINGS, all_rows, option_rows
+from gini_jax.components import SECTIONS, component_rows, option_rows
+from gini_jax.config import SETTINGS, all_rows
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.settings import flattened
 
@@ -33,9 +33,13 @@ def check_keys(config: ConfigDict) -> None:
     """
     from gini_jax.losses.terms import entry_of
 
+    for section in SECTIONS:
+        if section not in config or "name" not in config[section]:
+            raise InputError(f"the config lacks '{section}.name'; start it from default_config()")
     for name in config.loss.terms:
-        if f"loss.terms.{name}" not in RENAMED:
-            entry_of(name)
+        if (path := f"loss.terms.{name}") in RENAMED:
+            raise unknown_setting(path, config)
+        entry_of(name)
     rows = all_rows(config)
     for path in flattened(config):
         if path not in rows:

@@ -17,21 +17,34 @@ class Setting(NamedTuple):
         meaning: for the help text.
         choices: the known values, or `"module:TABLE"`, whose keys they are.
         bounds: an interval such as `"[0, 1)"`.
-        own: whether `module:Name`, a part of one's own, is a value too; see `components.find`.
+        own: `"module:function"` that finds a part of one's own, `module:Name`, if that is a value
+            too; see `components.find`.
     """
 
     default: Any
     meaning: str
     choices: tuple[Any, ...] | str = ()
     bounds: str = ""
-    own: bool = False
+    own: str = ""
 
     def known(self) -> tuple[Any, ...]:
         """The choices, looked up where they are defined."""
-        if not isinstance(self.choices, str):
-            return self.choices
-        module, _, table = self.choices.partition(":")
-        return tuple(getattr(importlib.import_module(module), table))
+        return tuple(named(self.choices)) if isinstance(self.choices, str) else self.choices
+
+    def find(self, name: str) -> Any:
+        """A part of one's own; see `own`."""
+        return named(self.own)(name)
+
+
+def named(place: str) -> Any:
+    """What `"module:name"` stands for.
+
+    Examples:
+        >>> named("math:pi")
+        3.141592653589793
+    """
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 ANY, POSITIVE, COUNT, SHARE = "(-inf, inf)", "(0, inf)", "[1, inf)", "[0, 1]"

@@ -286,7 +286,8 @@ def augmentation_of(name: str) -> Augmentation:
     Raises:
         InputError: there is no such augmentation.
     """
-    found = find("augmentation", name, AUGMENTATIONS)
+    fits = lambda x: isinstance(x, Augmentation) or callable(x)  # noqa: E731
+    found = find("augmentation", name, AUGMENTATIONS, fits, "a function, or an Augmentation")
     if isinstance(found, Augmentation):
         return found
     return Augmentation(found, Setting(0.0, "strength; 0: off", bounds=NOT_NEGATIVE))

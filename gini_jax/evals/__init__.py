@@ -57,7 +57,10 @@ def evaluation_of(name: str) -> Any:
     Raises:
         InputError: there is no such evaluation.
     """
-    found = find("evals", name, EVALS)
+    what = "a class or a module with KEYS and evaluate"
+    found = find(
+        "evals", name, EVALS, lambda x: hasattr(x, "KEYS") and hasattr(x, "evaluate"), what
+    )
     TITLES.update(getattr(found, "TITLES", {}))  # so that tables show its numbers
     return found
 

@@ -108,9 +108,6 @@ def mean_over(values: Mapping[str, jax.Array], weights: Mapping[str, float]) -> 
         values: by layer.
         weights: by layer; where some are given, the others are 0. None given: all are 1.
 
-    References:
-        arXiv 2202.07073, section 3: the joint objective.
-
     Examples:
         >>> float(mean_over({"stage3": jnp.ones(()), "stage4": jnp.ones(())}, {"stage4": 0.5}))
         0.25
@@ -369,7 +366,10 @@ def entry_of(name: str) -> Entry:
         return TERMS[name]
     from gini_jax.components import find  # here alone: who imports the losses needs only jax
 
-    found = find("term in loss.terms", name, TERMS)
+    what = "a loss, a class like Term, or an Entry"
+    found = find(
+        "term in loss.terms", name, TERMS, lambda x: isinstance(x, Entry) or callable(x), what
+    )
     if isinstance(found, Entry):
         return found
     return Entry(lambda about: found()) if isinstance(found, type) else of_features(found)

@@ -80,8 +80,13 @@ def network_of(name: str) -> Network:
     Raises:
         InputError: there is no such network.
     """
-    found = find("model", name, MODELS)
+    what = "a flax.linen module, or a Network"
+    found = find("model.name", name, MODELS, _is_network, what)
     return found if isinstance(found, Network) else Network(found)
+
+
+def _is_network(part: Any) -> bool:
+    return isinstance(part, Network) or (isinstance(part, type) and issubclass(part, nn.Module))
 
 
 def model_rows(name: str) -> dict[str, Setting]:

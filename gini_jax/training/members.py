@@ -3,17 +3,19 @@
 import ast
 import itertools
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import OPTIONS, WEIGHT, WEIGHTS, all_rows, option_rows
+from gini_jax.components import OPTIONS, SECTIONS, component_rows, option_rows
+from gini_jax.config import WEIGHT, WEIGHTS, all_rows, term_weights
 from gini_jax.config_files import changed, fitting, written
+from gini_jax.data.augment import augmentation_of
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.losses.terms import PRESETS, TERMS, objective_name
+from gini_jax.losses.terms import PRESETS, entry_of, objective_name
 from gini_jax.settings import flattened
 from gini_jax.training.search import Range, draws, range_of
 
@@ -23,6 +25,7 @@ _VARIED_BY = {
     "objective": "use --objectives",
     "model.name": "run one sweep per network, each with its own --config",
 }
+_NAMES = [f"{section}.name" for section in SECTIONS]
 _OF_TERMS = (f"config.{WEIGHTS}", f"config.{OPTIONS}")
 
 
@@ -51,7 +54,8 @@ def members_of(
 
     With `trials`, so many combinations of the varied settings are drawn at random. A term that the
     config weights has this weight in every objective that has the term; its own settings count
-    there alone. Both are varied only in these objectives.
+    there alone. Both are varied only in these objectives. Likewise the settings of a schedule or an
+    optimiser count, and are varied, only in members that have it.
 
     Raises:
         InputError: a name is unknown, a value is of another type than its setting, or no objective
@@ -71,14 +75,14 @@ def members_of(
             member = config.copy_and_resolve_references()
             member.seed = seed
             with member.unlocked():
-                member.loss.terms = ConfigDict(terms[objective])
+                member.loss.terms = term_weights(terms[objective])
                 for term in set(member.loss.options) - set(member.loss.terms):
                     del member.loss.options[term]
-            changes = {}
-            for path, value in combination.items():
-                if _term_of(path) not in ("", *member.loss.terms):
-                    continue
-                changes[path] = value
+            changed(member, {k: v for k, v in combination.items() if k in _NAMES})
+            known = all_rows(member)
+            changes = {
+                path: value for path, value in combination.items() if _is_read(path, member, known)
+            }
             changed(member, changes)
             parts = [f"{path}={_short(value)}" for path, value in changes.items()]
             name = "-".join([objective, *parts, f"seed{seed}"])
@@ -137,6 +141,13 @@ def _check_used(
             )
 
 
+def _is_read(path: str, member: ConfigDict, known: Mapping[str, Any]) -> bool:
+    """Whether a member has what a setting is of: a term, a schedule, an optimiser."""
+    if path.partition(".")[0] in SECTIONS and path not in known:
+        return False
+    return _term_of(path) in ("", *member.loss.terms)
+
+
 def _term_of(path: str) -> str:
     """The term whose weight, or own setting, a path names; "" if none's."""
     for start in (WEIGHTS, OPTIONS):
@@ -182,10 +193,16 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     weights = {f"{WEIGHTS}{path}": weight for path, weight in flattened(loss.terms).items()}
     options = {f"{OPTIONS}{path}": value for path, value in flattened(loss.options).items()}
     own = {"seed": member.config.seed, **member.changes, **weights, **options}
+    there = flattened(member.config)
+    lacking = [
+        f"config.{path}"
+        for path in (arg.removeprefix("--config.").partition("=")[0] for arg in shared)
+        if path.partition(".")[0] in SECTIONS and path not in there
+    ]
     arguments = [
         f"--config={file}",
         f"--workdir={workdir / member.name}",
-        *without(shared, ("config", "config.seed", "config.objective", *_OF_TERMS)),
+        *without(shared, ("config", "config.seed", "config.objective", *_OF_TERMS, *lacking)),
         *(f"--config.{path}={value}" for path, value in own.items()),
     ]
     return shlex.join(["python", "launch.py", *arguments])
@@ -216,7 +233,7 @@ def _parse_vary(config: ConfigDict, texts: Sequence[str], ranges: bool) -> dict[
     """Several `SETTING=VALUE,VALUE` as values of the settings' types, or ranges, by path."""
     settings: dict[str, Any] = {}
     for text in texts:
-        path, values = _parse_one(config, text)
+        path, values = _parse_one(config, text, settings)
         if isinstance(values, Range) and not ranges:
             raise InputError(
                 f"--vary={text}: values are drawn from a range by --search=random --trials=20; or "
@@ -228,12 +245,21 @@ def _parse_vary(config: ConfigDict, texts: Sequence[str], ranges: bool) -> dict[
     return settings
 
 
-def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any] | Range]:
+def _parse_one(
+    config: ConfigDict, text: str, varied: Mapping[str, Any]
+) -> tuple[str, list[Any] | Range]:
     path, equals, values = text.partition("=")
     path = path.removeprefix("config.")
-    rows = all_rows(config) | option_rows()
-    if path.startswith(WEIGHTS) and path.removeprefix(WEIGHTS).partition(".")[0] in TERMS:
+    rows = all_rows(config) | option_rows(config.loss.terms)
+    section, _, key = path.partition(".")
+    if path.startswith(WEIGHTS):
+        entry_of(path.removeprefix(WEIGHTS).partition(".")[0])
         rows[path] = WEIGHT
+    elif section == "augment" and ":" in key:
+        rows[path] = augmentation_of(key).setting
+    elif section in SECTIONS and f"{section}.name" in varied:
+        for name in varied[f"{section}.name"]:
+            rows |= {f"{section}.{k}": row for k, row in component_rows(section, name).items()}
     if not equals or path not in rows:
         raise unknown_name("setting in --vary", path, rows)
     if path in _VARIED_BY:
@@ -244,7 +270,7 @@ def _parse_one(config: ConfigDict, text: str) -> tuple[str, list[Any] | Range]:
     try:
         try:
             parsed = ast.literal_eval(f"[{values}]")
-        except (ValueError, SyntaxError):  # words
+        except (SyntaxError, TypeError, ValueError):  # words
             return path, [written(path, part, default) for part in values.split(",")]
         return path, [fitting(path, value, default) for value in parsed]
     except InputError as error:

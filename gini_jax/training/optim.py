@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, find, rows_of
+from gini_jax.components import create, find, is_component, rows_of
 from gini_jax.errors import InputError
 from gini_jax.settings import BELOW_1, Setting, setting
 from gini_jax.training.groups import groups_of, scaled_rates, with_decay
@@ -94,18 +94,28 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
+def optimizer_class(name: str) -> Any:
+    """An optimiser: of `OPTIMIZERS`, or `module:Name`, one of one's own.
+
+    Raises:
+        InputError: there is no such optimiser.
+    """
+    what = "a dataclass like gini_jax.training.optim.Optimizer"
+    return find("optimizer.name", name, OPTIMIZERS, is_component, what)
+
+
 def optimizer_rows(name: str) -> dict[str, Setting]:
     """An optimiser's own settings.
 
     Raises:
         InputError: the name is unknown.
     """
-    return rows_of(find("optimizer.name", name, OPTIMIZERS))
+    return rows_of(optimizer_class(name))
 
 
 def optimizer_of(config: ConfigDict) -> Any:
     """The optimiser that `config.optimizer` names, with its settings; see `Optimizer`."""
-    return create("optimizer.name", config, OPTIMIZERS)
+    return create(optimizer_class(config.name), config)
 
 
 def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, find, rows_of
+from gini_jax.components import create, find, is_component, rows_of
 from gini_jax.errors import InputError
 from gini_jax.settings import NOT_NEGATIVE, Setting, setting
 
@@ -130,18 +130,32 @@ SCHEDULES: dict[str, Any] = {
 }
 
 
+def schedule_class(name: str) -> Any:
+    """A schedule: of `SCHEDULES`, or `module:Name`, one of one's own.
+
+    Raises:
+        InputError: there is no such schedule.
+    """
+    what = "a dataclass like gini_jax.training.schedules.Schedule, with extends and rates"
+    return find("schedule.name", name, SCHEDULES, _is_schedule, what)
+
+
+def _is_schedule(part: Any) -> bool:
+    return is_component(part) and hasattr(part, "extends") and hasattr(part, "rates")
+
+
 def schedule_rows(name: str) -> dict[str, Setting]:
     """A schedule's own settings.
 
     Raises:
         InputError: the name is unknown.
     """
-    return rows_of(find("schedule.name", name, SCHEDULES))
+    return rows_of(schedule_class(name))
 
 
 def schedule_of(config: ConfigDict) -> Any:
     """The schedule that `config.schedule` names, with its settings; see `Schedule`."""
-    return create("schedule.name", config, SCHEDULES)
+    return create(schedule_class(config.name), config)
 
 
 def create_schedule(config: ConfigDict, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:

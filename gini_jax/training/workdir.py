@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.checks import unread
 from gini_jax.components import SECTIONS
-from gini_jax.config import default_config, set_component
+from gini_jax.config import default_config, set_component, term_weights
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.keys import having
@@ -67,14 +67,14 @@ def config_of(saved: dict[str, Any]) -> ConfigDict:
     """The config that was written as JSON; settings that it lacks have their defaults."""
     config = default_config()
     for section in SECTIONS:
-        name = saved[section]["name"]
-        set_component(config, section, name)
+        own = saved.get(section, {})
+        set_component(config, section, own.get("name", config[section].name))
         # Up to version 0.2 a section also held the settings of components that it did not name.
-        others = having(section, set(saved[section]) - set(config[section]))
-        kept = {key: value for key, value in saved[section].items() if key not in others}
+        others = having(section, set(own) - set(config[section]))
+        kept = {key: value for key, value in own.items() if key not in others}
         saved = saved | {section: kept}
     with config.unlocked():
-        config.loss.terms = ConfigDict(saved["loss"]["terms"])
+        config.loss.terms = term_weights(saved["loss"]["terms"])
         config.loss.options = ConfigDict(saved["loss"].get("options", {}))
         config.update(saved)
     return config

@@ -1,0 +1,145 @@
+"""How settings are read: the command line's forms, names of parts, odd values, varied settings."""
+
+import json
+
+import pytest
+
+from gini_jax import cli
+from gini_jax.checks import check_config
+from gini_jax.config import default_config
+from gini_jax.config_files import changed, config_of, written
+from gini_jax.errors import InputError
+from gini_jax.training.experiment import check_before_data
+from gini_jax.training.members import member_command, members_of
+from gini_jax.training.workdir import config_json
+from gini_jax.training.workdir import config_of as config_of_run
+from tests import tiny
+from tests.program import Program
+
+
+def test_all_forms_of_an_argument_are_read():
+    line = ["x", "--config", "digits:ce", "-config.seed=3", "--config.report", "--noconfig.profile"]
+    given = {"seed": "3", "report": "true", "profile": "false"}
+    assert cli._split([*line, "--mode", "eval"]) == ("digits:ce", given, ["x", "--mode", "eval"])
+    assert cli._mode_of(["x", "--mode", "eval"]) == cli._mode_of(["x", "-mode=eval"]) == "eval"
+    for wrong in (["x", "--mode"], ["x", "--mode", "--workdir=a"]):
+        with pytest.raises(InputError, match="unknown mode"):
+            cli._mode_of(wrong)
+    with pytest.raises(InputError, match="names no file"):
+        cli._split(["x", "--config"])
+    with pytest.raises(InputError, match="give one config"):
+        cli._split(["x", "--config=digits", "--config=digits"])
+
+
+def test_an_empty_config_is_refused(tmp_path):
+    assert "unknown config ''" in Program("--config=", cwd=tmp_path).finish(status=1)[1]
+
+
+def test_a_dry_run_prints_the_config_however_it_was_given(tmp_path):
+    line = ("--mode=sweep", "--config", "fashion_mnist", "--config.num_epochs", "7", "--dry_run")
+    out, _ = Program(*line, "--objectives=ce", "--seeds=0", cwd=tmp_path).finish()
+    assert "--config=fashion_mnist:ce" in out and "--config.num_epochs=7" in out
+
+
+def test_a_config_file_gives_a_weight_for_each_layer(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from gini_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config('gini_kl')\n"
+        "    config.loss.layers = ('stage3', 'stage4')\n"
+        "    config.loss.terms.gini = {'stage3': 0.1, 'stage4': 0.5}\n"
+        "    return config\n"
+    )
+    config = config_of(str(file))
+    check_config(config, 1)
+    again = config_of_run(json.loads(config_json(config)))
+    assert again.loss.terms.to_dict() == {"gini": {"stage3": 0.1, "stage4": 0.5}, "kl": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("pass", "get_config gives a NoneType"),
+        ("return {}", "get_config gives a dict"),
+        ("return 1 / 0", r"ends in an error \(ZeroDivisionError"),
+    ],
+)
+def test_a_config_file_that_is_none_is_refused(code, text, tmp_path):
+    (tmp_path / "mine.py").write_text(f"def get_config():\n    {code}\n")
+    with pytest.raises(InputError, match=text):
+        config_of(str(tmp_path / "mine.py"))
+
+
+def test_a_config_without_a_section_is_refused_and_a_saved_one_gets_it():
+    config = default_config()
+    with config.unlocked():
+        del config.schedule
+    with pytest.raises(InputError, match=r"the config lacks 'schedule.name'"):
+        check_config(config, 1)
+    saved = json.loads(config_json(default_config()))
+    del saved["optimizer"]
+    assert config_of_run(saved).optimizer.momentum == 0.9
+
+
+@pytest.mark.parametrize(
+    "path", ["optimizer.name", "schedule.name", "model.name", "loss.terms.math:pi", "evals"]
+)
+def test_a_name_of_something_else_is_refused(path):
+    value = 0.5 if path.startswith("loss") else "math:pi"
+    with pytest.raises(InputError, match=r"math:pi.* is 3.14.*, but must be"):
+        check_config(changed(default_config(), {path: value}), 1)
+
+
+@pytest.mark.parametrize("name", ["optax:adam", "optax:constant_schedule", "dataclasses:Field"])
+def test_a_function_of_optax_is_no_schedule(name):
+    for section in ("schedule", "optimizer"):
+        with pytest.raises(InputError, match="must be a dataclass like"):
+            changed(default_config(), {f"{section}.name": name})
+
+
+def test_renamed_settings_say_their_new_name():
+    for path in ("loss.terms.collision", "loss.gini_weight"):
+        with pytest.raises(InputError, match=r"it is now loss.terms"):
+            changed(default_config(), {path: 0.5})
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "error"),
+    [
+        ("seed", "{[1]}", "seed='{.1.}' has type str"),
+        ("loss.layers", "{[]:1}", "unknown layer in loss.layers"),
+        ("loss.terms.gini", "1" + "0" * 400, "must lie in"),
+        ("loss.terms.gini.stage4.x", "0.5", "unknown layer in loss.layers 'stage4.x'"),
+        ("loss.terms.os.path:join", "0.5", "has a dot"),
+        ("augment.os.path:join", "0.5", "has a dot"),
+        ("num_epochs", "true", "num_epochs='true' has type str; it needs type int"),
+    ],
+)
+def test_odd_values_end_in_one_error(path, text, error):
+    with pytest.raises(InputError, match=error):
+        check_before_data(changed(tiny.get_config("gini"), {path: text}, written))
+
+
+def test_a_sweep_varies_schedules_together_with_their_settings(tmp_path):
+    config = changed(tiny.get_config("ce"), {"schedule.final": 0.01})
+    vary = ["schedule.name=cosine,step", "schedule.final=0.0,0.01"]
+    members = members_of(config, ["ce"], [0], vary)
+    names = [member.name for member in members]
+    assert len(names) == 3 and "ce-schedule.name=step-seed0" in names
+    step = next(m for m in members if m.config.schedule.name == "step")
+    shared = ["--config=tests/tiny.py", "--config.schedule.final=0.01", "--config.num_epochs=3"]
+    command = member_command(step, tmp_path, shared)
+    assert "schedule.final" not in command and "--config.schedule.name=step" in command
+    with pytest.raises(InputError, match=r"unknown setting in --vary 'schedule\.factor'"):
+        members_of(config, ["ce"], [0], ["schedule.factor=0.1,0.2"])
+
+
+def test_a_sweep_varies_settings_of_ones_own_parts():
+    term = "own_parts:spread_loss"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend("tests")
+        config = changed(tiny.get_config("ce"), {f"loss.terms.{term}": 0.1})
+        vary = [f"loss.options.{term}.power=2.0,3.0", "augment.own_parts:darken=0.2,0.3"]
+        members = members_of(config, [config.objective], [0], vary)
+    assert len(members) == 4
