@@ -21,8 +21,8 @@ def fuzz() -> str:
         rows.append([what, f"{found['tried']:,}", "; ".join(outcomes)])
     note = (
         f"jax {report['jax']}, {report['cores']} CPU cores. Nothing else was seen: no number that "
-        "is not finite, no traceback, nothing executed. Files that were read all the same had their "
-        "damage in bytes that nothing checks, such as pixels."
+        "is not finite, no traceback, nothing executed. Files that were read all the same had "
+        "their damage in bytes that nothing checks, such as pixels."
     )
     return "\n".join([as_table(["what", "tried", "outcomes"], rows), "", note])
 
