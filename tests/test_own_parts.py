@@ -78,7 +78,8 @@ def test_a_run_of_ones_own_parts_is_evaluated_and_reported(folder):
 
 def test_a_network_is_loaded_where_its_file_lies(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"model\.name='parts:TwoLayers'.*start where parts.py lies"):
+    text = r"model\.name='parts:TwoLayers'.*start where parts.py lies"
+    with pytest.raises(InputError, match=text):
         load(folder / "run")
     monkeypatch.chdir(folder)
     trained = load(folder / "run")
