@@ -129,7 +129,7 @@ def test_time_limits_with_a_signal_and_without_and_a_cancellation(cluster, tmp_p
     cluster.until(lambda: said(workdir).count("at step") == 1, lambda: said(workdir))
     saved = steps_of(workdir)[-1]
     assert f"stopped after step {saved}, saved" in said(workdir) or steps_of(workdir)[-1] > saved
-    cluster.ask("scontrol", "update", f"JobId={job}", "EndTime=now+1")
+    cluster.ask("scontrol", "update", f"JobId={job}", "EndTime=now")
     cluster.until(lambda: cluster.state(job) == "TIMEOUT", lambda: cluster.state(job))
     last = steps_of(workdir)[-1]
     job = submit(cluster, workdir, *long, options=ONE_NODE)
