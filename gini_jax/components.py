@@ -11,11 +11,11 @@ from typing import Any
 from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.settings import Setting, named
 
-# Sections in which a name picks a component, and where the rows that it brings come from.
+# Sections in which a name picks a component, and what finds it.
 SECTIONS = {
-    "model": "gini_jax.models.registry:model_rows",
-    "optimizer": "gini_jax.training.optim:optimizer_rows",
-    "schedule": "gini_jax.training.schedules:schedule_rows",
+    "model": "gini_jax.models.registry:network_of",
+    "optimizer": "gini_jax.training.optim:optimizer_class",
+    "schedule": "gini_jax.training.schedules:schedule_class",
 }
 
 # Where the terms' own settings are; see `option_rows`.
@@ -83,15 +83,15 @@ def find(
 
 
 def rows_of(component: Any) -> dict[str, Setting]:
-    """A component's own settings: the fields of its dataclass that `setting` declares.
+    """A component's own settings: its `rows`, or its dataclass's fields that `setting` declares.
 
     Examples:
         >>> from gini_jax.training.schedules import Cosine
         >>> rows_of(Cosine)["final"].default
         0.0
     """
-    if not dataclasses.is_dataclass(component):
-        return {}
+    if hasattr(component, "rows"):
+        return component.rows
     fields = dataclasses.fields(component)
     return {f.name: f.metadata["setting"] for f in fields if "setting" in f.metadata}
 
@@ -125,7 +125,7 @@ def component_rows(section: str, name: str) -> dict[str, Setting]:
         >>> list(component_rows("schedule", "step"))
         ['boundaries', 'factor']
     """
-    return named(SECTIONS[section])(name)
+    return rows_of(named(SECTIONS[section])(name))
 
 
 def option_rows(own: Iterable[str] = ()) -> dict[str, Setting]:

@@ -20,8 +20,6 @@ from gini_jax.settings import (
     flattened,
 )
 
-_NETWORKS, _OPTIM = "gini_jax.models.registry", "gini_jax.training.optim"
-
 SETTINGS: dict[str, Setting] = {
     "name": Setting("", "name of the experiment, by convention that of its config file"),
     "objective": Setting("gini_kl", "name of the terms in loss.terms; set by FILE:OBJECTIVE"),
@@ -155,7 +153,7 @@ SETTINGS: dict[str, Setting] = {
         "resnet18",
         "the network",
         choices="gini_jax.models.registry:MODELS",
-        own="gini_jax.models.registry:network_of",
+        own=SECTIONS["model"],
     ),
     "model.init": Setting(
         "",
@@ -196,7 +194,7 @@ SETTINGS: dict[str, Setting] = {
         "sgd",
         "the optimiser",
         choices="gini_jax.training.optim:OPTIMIZERS",
-        own="gini_jax.training.optim:optimizer_class",
+        own=SECTIONS["optimizer"],
     ),
     "optimizer.weight_decay": Setting(
         5e-4, "weight decay, on every parameter", bounds=NOT_NEGATIVE
@@ -216,7 +214,7 @@ SETTINGS: dict[str, Setting] = {
         "cosine",
         "learning-rate schedule",
         choices="gini_jax.training.schedules:SCHEDULES",
-        own="gini_jax.training.schedules:schedule_class",
+        own=SECTIONS["schedule"],
     ),
     "schedule.learning_rate": Setting(0.1, "highest learning rate", bounds=POSITIVE),
     "schedule.warmup_epochs": Setting(0.0, "epochs of linear warm-up from 0", bounds=NOT_NEGATIVE),

@@ -41,11 +41,12 @@ def check_keys(config: ConfigDict) -> None:
             raise unknown_setting(path, config)
         entry_of(name)
     rows = all_rows(config)
-    for path in flattened(config):
+    there = flattened(config)
+    for path in there:
         if path not in rows:
             raise unknown_setting(path, config)
     for path in rows:
-        if path not in flattened(config):
+        if path not in there:
             raise InputError(f"the config lacks {path!r}; start it from default_config()")
 
 

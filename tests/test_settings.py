@@ -10,13 +10,13 @@ import pytest
 from configs import digits
 from gini_jax.checks import check_config, notes_on
 from gini_jax.cli import help_text
+from gini_jax.components import component_rows
 from gini_jax.config import all_rows, default_config, set_model
 from gini_jax.config_files import changed, config_path
 from gini_jax.errors import InputError, RunError
 from gini_jax.keys import check_keys
 from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
-from gini_jax.models.registry import model_rows
 from gini_jax.modes.train import main as train
 from gini_jax.settings import flattened
 from gini_jax.storage import run_path, storage_path
@@ -27,7 +27,7 @@ from tests.program import Program
 ROWS = all_rows(default_config()) | {
     f"{name}:model.{key}": row
     for name in ("resnet50", "cvt13")
-    for key, row in model_rows(name).items()
+    for key, row in component_rows("model", name).items()
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -25,7 +25,6 @@ class Example(NamedTuple):
     superclass: int = -1
 
 
-@runtime_checkable
 class Source(Protocol):
     """A data set where it is stored. A new kind takes one new file and one line in `SOURCES`.
 

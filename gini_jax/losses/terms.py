@@ -65,7 +65,6 @@ class About(NamedTuple):
     superclasses: tuple[int, ...] = ()
 
 
-@runtime_checkable
 class Term(Protocol):
     """A term of the loss.
 
@@ -112,8 +111,9 @@ def mean_over(values: Mapping[str, jax.Array], weights: Mapping[str, float]) -> 
         >>> float(mean_over({"stage3": jnp.ones(()), "stage4": jnp.ones(())}, {"stage4": 0.5}))
         0.25
     """
-    factors = {layer: weights.get(layer, 0.0) if weights else 1.0 for layer in values}
-    return jnp.stack([factors[layer] * value for layer, value in values.items()]).mean()
+    if weights:
+        values = {layer: weights.get(layer, 0.0) * value for layer, value in values.items()}
+    return jnp.stack(list(values.values())).mean()
 
 
 # From features, labels and `where` to this device's own sums, by the name that terms share them by.

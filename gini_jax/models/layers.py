@@ -1,5 +1,6 @@
 """Parts that all networks share: activations, batch normalisation, dropout, the classifier."""
 
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from gini_jax.settings import POSITIVE, setting
+from gini_jax.settings import POSITIVE, Setting, setting
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -36,6 +37,23 @@ class Network(NamedTuple):
     settings: Mapping[str, Any] = {}
     dialects: Mapping[str, list[tuple[str, str]]] = {}
     infer: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda weights: {}
+
+    @property
+    def rows(self) -> dict[str, Setting]:
+        """The network's own settings: the fields of its module.
+
+        Examples:
+            >>> from gini_jax.models import MODELS
+            >>> MODELS["resnet18"].rows["width"].bounds
+            '[1, inf)'
+        """
+        rows = {}
+        for field in dataclasses.fields(self.module):
+            if field.name in ("parent", "name", "num_classes", "axis_name"):
+                continue
+            row = field.metadata.get("setting", Setting(field.default, ""))
+            rows[field.name] = row._replace(default=self.settings.get(field.name, row.default))
+        return rows
 
 
 def with_added(

@@ -3,7 +3,6 @@
 A new network takes one new file with its own `NETWORKS`, and one line in `FILES`.
 """
 
-import dataclasses
 import importlib
 from typing import Any
 
@@ -15,7 +14,7 @@ from gini_jax.components import find
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import needs_of
 from gini_jax.models.layers import Network
-from gini_jax.settings import Setting, in_bounds
+from gini_jax.settings import in_bounds
 
 FILES = (
     "resnet",
@@ -53,7 +52,8 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
         >>> logits.shape, features["stage4"].shape, features["pooled"].shape
         ((2, 10), (2, 4, 4, 64), (2, 64))
     """
-    rows = model_rows(name)
+    network = network_of(name)
+    rows = network.rows
     for key, value in overrides.items():
         if key == "axis_name":
             continue
@@ -67,7 +67,6 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
                 f"model.{key}={value!r} must lie in {rows[key].bounds}; the default is "
                 f"{rows[key].default!r}"
             )
-    network = network_of(name)
     values = dict(network.settings) | overrides
     if "dtype" in values:
         values["dtype"] = jnp.dtype(values["dtype"])
@@ -87,26 +86,6 @@ def network_of(name: str) -> Network:
 
 def _is_network(part: Any) -> bool:
     return isinstance(part, Network) or (isinstance(part, type) and issubclass(part, nn.Module))
-
-
-def model_rows(name: str) -> dict[str, Setting]:
-    """A network's own rows of settings, read from the fields of its module.
-
-    Raises:
-        InputError: the name is unknown.
-
-    Examples:
-        >>> model_rows("resnet18")["width"].bounds
-        '[1, inf)'
-    """
-    module, values = network_of(name)[:2]
-    rows = {}
-    for field in dataclasses.fields(module):
-        if field.name in ("parent", "name", "num_classes", "axis_name"):
-            continue
-        row = field.metadata.get("setting", Setting(field.default, ""))
-        rows[field.name] = row._replace(default=values.get(field.name, row.default))
-    return rows
 
 
 def model_settings(config: ConfigDict) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
@@ -20,7 +20,6 @@ from gini_jax.settings import flattened
 from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
-@runtime_checkable
 class Logger(Protocol):
     """Takes a line per epoch, or some steps, and pictures of the tested checkpoint."""
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.components import OPTIONS, SECTIONS, component_rows, option_rows
 from gini_jax.config import WEIGHT, WEIGHTS, all_rows, term_weights
-from gini_jax.config_files import changed, fitting, written
+from gini_jax.config_files import changed, fitting, set_value, written
 from gini_jax.data.augment import augmentation_of
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
@@ -78,7 +78,9 @@ def members_of(
                 member.loss.terms = term_weights(terms[objective])
                 for term in set(member.loss.options) - set(member.loss.terms):
                     del member.loss.options[term]
-            changed(member, {k: v for k, v in combination.items() if k in _NAMES})
+            for path in _NAMES:
+                if path in combination:
+                    set_value(member, path, combination[path])
             known = all_rows(member)
             changes = {
                 path: value for path, value in combination.items() if _is_read(path, member, known)

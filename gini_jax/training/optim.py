@@ -5,14 +5,14 @@ A new optimiser is one class and one line in `OPTIMIZERS`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, find, is_component, rows_of
+from gini_jax.components import create, find, is_component
 from gini_jax.errors import InputError
-from gini_jax.settings import BELOW_1, Setting, setting
+from gini_jax.settings import BELOW_1, setting
 from gini_jax.training.groups import groups_of, scaled_rates, with_decay
 
 
@@ -32,7 +32,6 @@ class Decay(NamedTuple):
         return optax.add_decayed_weights(self.weight, self.mask)
 
 
-@runtime_checkable
 class Optimizer(Protocol):
     """An optimiser; the fields of the class are its settings."""
 
@@ -102,15 +101,6 @@ def optimizer_class(name: str) -> Any:
     """
     what = "a dataclass like gini_jax.training.optim.Optimizer"
     return find("optimizer.name", name, OPTIMIZERS, is_component, what)
-
-
-def optimizer_rows(name: str) -> dict[str, Setting]:
-    """An optimiser's own settings.
-
-    Raises:
-        InputError: the name is unknown.
-    """
-    return rows_of(optimizer_class(name))
 
 
 def optimizer_of(config: ConfigDict) -> Any:

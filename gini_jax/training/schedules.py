@@ -4,14 +4,14 @@ A new schedule is one class and one line in `SCHEDULES`.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, find, is_component, rows_of
+from gini_jax.components import create, find, is_component
 from gini_jax.errors import InputError
-from gini_jax.settings import NOT_NEGATIVE, Setting, setting
+from gini_jax.settings import NOT_NEGATIVE, setting
 
 
 class Steps(NamedTuple):
@@ -33,7 +33,6 @@ class Steps(NamedTuple):
         return max(self.total - self.warmup, 1)
 
 
-@runtime_checkable
 class Schedule(Protocol):
     """The learning rate after the warm-up; the fields of the class are its settings.
 
@@ -142,15 +141,6 @@ def schedule_class(name: str) -> Any:
 
 def _is_schedule(part: Any) -> bool:
     return is_component(part) and hasattr(part, "extends") and hasattr(part, "rates")
-
-
-def schedule_rows(name: str) -> dict[str, Setting]:
-    """A schedule's own settings.
-
-    Raises:
-        InputError: the name is unknown.
-    """
-    return rows_of(schedule_class(name))
 
 
 def schedule_of(config: ConfigDict) -> Any:
