@@ -46,7 +46,9 @@ def with_own_labels(outputs: Outputs, confidence: float) -> Outputs:
 
 
 def mean_where(
-    values: Float[Array, " n"], where: Float[Array, " n"], axis_name: str | None = None
+    values: Float[Array, " n"] | Bool[Array, " n"],
+    where: Float[Array, " n"],
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """What a device adds to the weighted mean over the global batch.
 
