@@ -1,21 +1,19 @@
 """The paper's joint objective: several layers, a weight each, from activations or from sums."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, ClassSums, local_sums
-from gini_jax.losses.discriminability import Target, entropy_loss, gini_loss, kl_loss
-from gini_jax.losses.renyi import renyi_loss
+from gini_jax.losses.class_sums import AxisName, ClassSums
+from gini_jax.losses.discriminability import Target
+from gini_jax.losses.terms import SUMS, About, entry_of, mean_over
 
 Layers: TypeAlias = jax.Array | Mapping[str, Any] | Sequence[Any]
 Weights: TypeAlias = float | jax.Array | Mapping[str, Any] | Sequence[Any]
 Impurity: TypeAlias = Literal["gini", "renyi", "entropy"]
-
-IMPURITIES = {"gini": gini_loss, "renyi": renyi_loss, "entropy": entropy_loss}
 
 
 def discriminability_loss(
@@ -112,27 +110,18 @@ def layer_sums(
         >>> sums["0"].activation.shape
         (3, 2)
     """
-    _check_impurity(impurity)
     layers = _by_layer(features)
     if not layers:
         raise ValueError("features hold no layer; give at least one [N, ..., C] array")
-
-    def sums(signed: bool) -> dict[str, ClassSums]:
-        return {
-            name: local_sums(
-                layer, labels, num_classes=num_classes, where=where, axis=axis, signed=signed
-            )
-            for name, layer in layers.items()
-        }
-
-    plain, signed = sums(signed=False), sums(signed=True) if impurity == "entropy" else None
+    batch: Any = {"num_classes": num_classes, "where": where, "axis": axis}
+    sums = {
+        kind: {name: SUMS[kind](layer, labels, **batch) for name, layer in layers.items()}
+        for kind in {"class_sums": None, _impurity_term(impurity).kind: None}
+    }
     if axis_name is not None:
-        plain, signed = (
-            # psum sorts the keys
-            summed and {name: summed[name] for name in layers}
-            for summed in lax.psum((plain, signed), axis_name)
-        )
-    return plain, signed
+        summed = lax.psum(sums, axis_name)  # which sorts the keys
+        sums = {kind: {name: summed[kind][name] for name in layers} for kind in sums}
+    return sums["class_sums"], sums.get("signed_class_sums")
 
 
 def discriminability_from_sums(
@@ -173,23 +162,21 @@ def discriminability_from_sums(
         >>> float(discriminability_from_sums(sums)[0])
         0.25
     """
-    _check_impurity(impurity)
     if impurity == "entropy" and signed_sums is None:
         raise ValueError("impurity='entropy' needs signed_sums (class_sums(signed=True))")
-    of_impurity = signed_sums if impurity == "entropy" else sums
-    impurities = [IMPURITIES[impurity](layer) for layer in (of_impurity or {}).values()]
-    impurity_by_layer = jnp.stack(impurities)
-    kl_by_layer = jnp.stack([kl_loss(layer, target=target) for layer in sums.values()])
-    alpha = _weights_by_layer("gini_weight", gini_weight, list(sums), impurity_by_layer.dtype)
-    beta = _weights_by_layer("kl_weight", kl_weight, list(sums), kl_by_layer.dtype)
-    loss = (alpha * impurity_by_layer).mean() + (beta * kl_by_layer).mean()
-    return loss, {"gini": impurity_by_layer.mean(), "kl": kl_by_layer.mean()}
+    of_kind = {"class_sums": sums, "signed_class_sums": signed_sums}
+    kl_term: Any = entry_of("kl").create(About(target))
+    gini, kl = _impurity_term(impurity).by_layer(of_kind), kl_term.by_layer(of_kind)
+    weighted_gini = mean_over(gini, _weights_by_layer("gini_weight", gini_weight, sums))
+    weighted_kl = mean_over(kl, _weights_by_layer("kl_weight", kl_weight, sums))
+    return weighted_gini + weighted_kl, {"gini": mean_over(gini), "kl": mean_over(kl)}
 
 
-def _check_impurity(impurity: str) -> None:
-    if impurity not in IMPURITIES:
-        known = ", ".join(map(repr, IMPURITIES))
-        raise ValueError(f"unknown impurity {impurity!r}; known: {known}")
+def _impurity_term(impurity: str) -> Any:
+    known = get_args(Impurity)
+    if impurity not in known:
+        raise ValueError(f"unknown impurity {impurity!r}; known: {', '.join(map(repr, known))}")
+    return entry_of(impurity).create(About())
 
 
 def _by_layer(features: Layers) -> dict[str, Any]:
@@ -200,16 +187,18 @@ def _by_layer(features: Layers) -> dict[str, Any]:
     return {"0": features}
 
 
-def _weights_by_layer(name: str, weights: Weights, layers: list[str], dtype: Any) -> jax.Array:
-    """`[L]`; a single number stands for all layers."""
+def _weights_by_layer(
+    name: str, weights: Weights, layers: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    """A single number stands for all layers."""
     if isinstance(weights, Mapping):
         if set(weights) != set(layers):
             raise ValueError(f"{name} has keys {sorted(weights)}; the layers are {sorted(layers)}")
         weights = [weights[layer] for layer in layers]
-    array = jnp.asarray(weights).astype(dtype)
+    array = jnp.asarray(weights)
     if array.ndim > 1 or array.size not in (1, len(layers)):
         raise ValueError(
             f"{name} has shape {array.shape}; it must be one number, or one for each of the "
-            f"{len(layers)} layers {layers}"
+            f"{len(layers)} layers {list(layers)}"
         )
-    return jnp.broadcast_to(array, (len(layers),))
+    return dict(zip(layers, jnp.broadcast_to(array, (len(layers),)), strict=True))

@@ -3,7 +3,6 @@
 A new term is one new file and one line in `TERMS`.
 """
 
-import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -100,19 +99,24 @@ class SumTerm(Protocol):
         """The unweighted value, scalar, from the sums of the global batch."""
 
 
-def mean_over(values: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
+def mean_over(
+    values: Mapping[str, jax.Array], weights: Mapping[str, float | jax.Array] | None = None
+) -> jax.Array:
     """The mean over the layers of a term's values, each times the layer's weight.
 
     Args:
         values: by layer.
-        weights: by layer; where some are given, the others are 0. None given: all are 1.
+        weights: by layer; where some are given, the others are 0. Without any, all are 1.
 
     Examples:
         >>> float(mean_over({"stage3": jnp.ones(()), "stage4": jnp.ones(())}, {"stage4": 0.5}))
         0.25
     """
     if weights:
-        values = {layer: weights.get(layer, 0.0) * value for layer, value in values.items()}
+        values = {
+            layer: jnp.asarray(weights.get(layer, 0.0), value.dtype) * value
+            for layer, value in values.items()
+        }
     return jnp.stack(list(values.values())).mean()
 
 
@@ -142,10 +146,13 @@ class ClassSumTerm(NamedTuple):
         of_layer = partial(SUMS[self.kind], labels=outputs.labels, where=outputs.where)
         return {self.kind: {layer: of_layer(x) for layer, x in outputs.features.items()}}
 
+    def by_layer(self, sums: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The loss of each layer's sums."""
+        return {layer: self.loss(own) for layer, own in sums[self.kind].items()}
+
     def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
         """The mean over the layers."""
-        values = {layer: self.loss(own) for layer, own in sums[self.kind].items()}
-        return mean_over(values, self.layers)
+        return mean_over(self.by_layer(sums), self.layers)
 
 
 class FeatureTerm(NamedTuple):
@@ -274,16 +281,6 @@ def of_margin(loss: Callable[..., jax.Array]) -> Entry:
     return Entry(term, own, needs=("cosine",))
 
 
-def imported(place: str) -> Entry:
-    """A term in a file of its own, `module:Class`, which is imported when it is first used."""
-
-    def create(about: About) -> Any:
-        module, _, name = place.partition(":")
-        return getattr(importlib.import_module(module), name)()
-
-    return Entry(create)
-
-
 def _comparator(key: jax.Array, channels: int, num_classes: int) -> Comparator:
     return Comparator.create(key, channels)
 
@@ -296,7 +293,8 @@ def _projection(key: jax.Array, channels: int, num_classes: int) -> Projection:
     return Projection.create(key, channels)
 
 
-TERMS: dict[str, Entry] = {
+# A row may also be `module:Name`, imported when it is first used.
+TERMS: dict[str, Entry | str] = {
     "gini": of_class_sums(gini_loss),
     "kl": Entry(lambda about: ClassSumTerm(partial(kl_loss, target=about.kl_target))),
     "entropy": of_class_sums(entropy_loss, "signed_class_sums"),
@@ -362,13 +360,14 @@ def entry_of(name: str) -> Entry:
         >>> entry_of("gini_jax.losses.supcon:supcon_loss").settings["temperature"][0]
         0.1
     """
-    if name in TERMS:
-        return TERMS[name]
+    row = TERMS.get(name, name)
+    if isinstance(row, Entry):
+        return row
     from gini_jax.components import find  # here alone: who imports the losses needs only jax
 
     what = "a loss, a class like Term, or an Entry"
     found = find(
-        "term in loss.terms", name, TERMS, lambda x: isinstance(x, Entry) or callable(x), what
+        "term in loss.terms", row, TERMS, lambda x: isinstance(x, Entry) or callable(x), what
     )
     if isinstance(found, Entry):
         return found
