@@ -19,7 +19,7 @@ from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
 from gini_jax.losses.terms import Outputs
 from gini_jax.models import create_model, from_torch, to_torch
-from gini_jax.models.layers import Classifier, with_added
+from gini_jax.models.layers import Classifier
 from gini_jax.models.registry import model_settings
 from gini_jax.modes import export
 from gini_jax.modes.train import main as train
@@ -40,9 +40,9 @@ class Headed(nn.Module):
     scale: float = 16.0
 
     @nn.compact
-    def __call__(self, images, train=False, example_index=None, added=None):
+    def __call__(self, images, train=False, example_index=None):
         features = nn.silu(nn.Dense(32, name="body")(images.reshape(len(images), -1)))
-        features = with_added(features, "stage2", added)
+        features = self.perturb("stage2", features)
         head = Classifier(10, 0.0, self.head, self.scale, name="head")
         return head(features, train=train, example_index=example_index), {"stage2": features}
 

@@ -17,7 +17,7 @@ from gini_jax.data import load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError, RunError, Stopped
 from gini_jax.losses.terms import PRESETS, TERMS, Entry
-from gini_jax.models.layers import Classifier, Dropout, with_added
+from gini_jax.models.layers import Classifier, Dropout
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes.train import main as train
 from gini_jax.training.experiment import build_experiment
@@ -51,10 +51,10 @@ class LayerDrops(nn.Module):
     broadcast: bool
 
     @nn.compact
-    def __call__(self, images, train=False, example_index=None, added=None):
+    def __call__(self, images, train=False, example_index=None):
         x = nn.silu(nn.Dense(32)(images.reshape(len(images), -1)))
         x = x + Dropout(0.5, broadcast=self.broadcast)(nn.Dense(32)(x), example_index, train=train)
-        x = with_added(x, "pooled", added)
+        x = self.perturb("pooled", x)
         return Classifier(10, 0.4)(x, train=train, example_index=example_index), {"pooled": x}
 
 

@@ -19,8 +19,8 @@ from gini_jax.models.layers import (
     Dropout,
     Network,
     head_setting,
+    perturbed,
     scale_setting,
-    with_added,
 )
 from gini_jax.settings import BELOW_1, COUNT, setting
 
@@ -152,14 +152,13 @@ class CvT(nn.Module):
         images: Float[Array, "N H W 3"],
         train: bool = False,
         example_index: Int[Array, " N"] | None = None,
-        added: Mapping[str, Float[Array, "N ..."]] | None = None,
     ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float, `H, W >= 32`.
 
         The features are `stage1` to `stage3`, `[N, tokens, C]` without the class token, and
         `pooled`, `[N, C]`, the normalised class token that the classifier sees. `example_index`
         holds the images' places in the global batch, which determine the masks of stochastic depth
-        and dropout; `added` arrays are added to the activations of their layers.
+        and dropout.
         """
         x = images.astype(self.dtype)
         features = {}
@@ -190,12 +189,12 @@ class CvT(nn.Module):
                     )(x, example_index, height, width, train)
                 if last:
                     cls, x = x[:, 0], x[:, 1:]
-            x = with_added(x, f"stage{stage}", added)
+            x = perturbed(self, f"stage{stage}", x)
             features[f"stage{stage}"] = x
             x = x.reshape((n, height, width, channels))
         with jax.named_scope("head"):
             pooled = nn.LayerNorm(epsilon=1e-5, name="norm")(cls.astype(jnp.float32))
-            features["pooled"] = with_added(pooled, "pooled", added)
+            features["pooled"] = perturbed(self, "pooled", pooled)
             classifier = Classifier(
                 self.num_classes, self.dropout, self.head, self.scale, name="head"
             )

@@ -56,14 +56,14 @@ class Network(NamedTuple):
         return rows
 
 
-def with_added(
-    x: Float[Array, "*shape"], layer: str, added: Mapping[str, Float[Array, "..."]] | None
-) -> Float[Array, "*shape"]:
-    """A layer's activations, plus the array to add to this layer, if there is one.
+def perturbed(network: nn.Module, layer: str, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """A layer's activations, plus the array of the collection `perturbations`, if there is one.
 
-    The gradient with respect to added zeros is that with respect to the layer's activations.
+    The gradient with respect to zeros there is that with respect to the layer's activations. Flax's
+    own `perturb`, which also works, would add zeros of the batch's size to what `init` returns.
     """
-    return x if added is None or layer not in added else x + added[layer]
+    there = network.has_variable("perturbations", layer)
+    return network.perturb(layer, x) if there else x
 
 
 class BatchNorm(nn.Module):

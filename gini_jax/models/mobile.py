@@ -20,8 +20,8 @@ from gini_jax.models.layers import (
     Dropout,
     Network,
     head_setting,
+    perturbed,
     scale_setting,
-    with_added,
 )
 from gini_jax.settings import BELOW_1, COUNT, setting
 
@@ -155,13 +155,12 @@ class MobileNet(nn.Module):
         images: Float[Array, "N H W 3"],
         train: bool = False,
         example_index: Int[Array, " N"] | None = None,
-        added: Mapping[str, Float[Array, "N ..."]] | None = None,
     ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
         The features are `stem`, `stage1` to `stage7`, `last`, `[N, H', W', C]`, and `pooled`,
         `[N, C]`, the spatial mean of `last` that the classifier sees. Stages end without an
-        activation; `last` ends in one. `example_index` and `added` are as in `ResNet`.
+        activation; `last` ends in one. `example_index` is as in `ResNet`.
         """
         act = ACTIVATIONS[self.activation]
         norm: Mapping[str, Any] = nn.FrozenDict(
@@ -171,7 +170,7 @@ class MobileNet(nn.Module):
         x = images.astype(self.dtype)
         with jax.named_scope("stem"):
             x = act(conv(self.stem, 3, 2, name="stem")(x, train=train))
-        x = with_added(x, "stem", added)
+        x = perturbed(self, "stem", x)
         features = {"stem": x}
         stages = [Stage(*stage) for stage in self.stages]
         total, index = sum(stage.blocks for stage in stages), 0
@@ -187,14 +186,14 @@ class MobileNet(nn.Module):
                         name=f"block{index + 1}",
                     )(x, example_index, train=train)
                     index += 1
-            x = with_added(x, f"stage{number}", added)
+            x = perturbed(self, f"stage{number}", x)
             features[f"stage{number}"] = x
         with jax.named_scope("last"):
             x = act(conv(self.last, name="last")(x, train=train))
-        features["last"] = x = with_added(x, "last", added)
+        features["last"] = x = perturbed(self, "last", x)
         with jax.named_scope("head"):
             pooled = x.astype(jnp.float32).mean(axis=(1, 2))
-            features["pooled"] = with_added(pooled, "pooled", added)
+            features["pooled"] = perturbed(self, "pooled", pooled)
             classifier = Classifier(
                 self.num_classes, self.dropout, self.head, self.scale, name="head"
             )

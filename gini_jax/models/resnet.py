@@ -17,8 +17,8 @@ from gini_jax.models.layers import (
     Classifier,
     Network,
     head_setting,
+    perturbed,
     scale_setting,
-    with_added,
 )
 from gini_jax.settings import BELOW_1, COUNT, setting
 
@@ -146,14 +146,13 @@ class ResNet(nn.Module):
         images: Float[Array, "N H W 3"],
         train: bool = False,
         example_index: Int[Array, " N"] | None = None,
-        added: Mapping[str, Float[Array, "N ..."]] | None = None,
     ) -> tuple[Float[Array, "N K"], dict[str, Float[Array, "N ..."]]]:
         """Logits `[N, K]` and features by layer of images `[N, H, W, 3]`, float.
 
         The features are `stem`, `stage1` to `stage4`, `[N, H', W', C]` after the last activation,
         and `pooled`, `[N, C]`, the spatial mean of stage 4 that the classifier sees.
         `example_index` holds the images' places in the global batch, which determine the dropout
-        masks; `added` arrays are added to the activations of their layers.
+        masks.
         """
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
@@ -163,7 +162,7 @@ class ResNet(nn.Module):
             pool = self.stem == "imagenet"
             conv = ConvNorm(self.width, kernel, stride, max_pool=pool, **shared, name="stem")
             x = ACTIVATIONS[self.activation](conv(x, train=train))
-        x = with_added(x, "stem", added)
+        x = perturbed(self, "stem", x)
         features = {"stem": x}
         block_class: Any = BLOCKS[self.block]
         if self.remat:
@@ -178,11 +177,11 @@ class ResNet(nn.Module):
                         **shared,
                         name=f"stage{stage}_block{i + 1}",
                     )(x, train)
-            x = with_added(x, f"stage{stage}", added)
+            x = perturbed(self, f"stage{stage}", x)
             features[f"stage{stage}"] = x
         with jax.named_scope("head"):
             pooled = x.astype(jnp.float32).mean(axis=(1, 2))
-            features["pooled"] = with_added(pooled, "pooled", added)
+            features["pooled"] = perturbed(self, "pooled", pooled)
             classifier = Classifier(
                 self.num_classes, self.dropout, self.head, self.scale, name="head"
             )

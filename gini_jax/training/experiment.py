@@ -22,12 +22,7 @@ from gini_jax.models.registry import model_settings
 from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.schedules import create_schedule, schedule_of
-from gini_jax.training.state import (
-    Experiment,
-    feature_shapes,
-    layers_before_logits,
-    takes_added,
-)
+from gini_jax.training.state import Experiment, feature_shapes, why_not_measured
 
 
 def build_experiment(
@@ -231,27 +226,12 @@ def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
     """Rejects layers where shares of cross-entropy's gradient cannot be held.
 
     Raises:
-        InputError: the model does not take `added` arrays, or its logits do not depend on one of
-            the layers.
+        InputError: shares are not measured there; see `why_not_measured`.
     """
-    if not takes_added(model):
+    if why_not := why_not_measured(model, 32, layers):
         raise InputError(
-            f"loss.hold_shares=True: {type(model).__name__} does not take `added` arrays, by which "
-            "the terms' gradients are measured; add that argument to its __call__ (see "
-            "gini_jax/models/resnet.py), or set --config.loss.hold_shares=False"
-        )
-    if getattr(model, "head", "") == "probe":
-        raise InputError(
-            "loss.hold_shares=True: the head is a probe, so cross-entropy has no gradient below "
-            "it; set --config.loss.hold_shares=False"
-        )
-    before = layers_before_logits(model, 32)
-    if behind := [layer for layer in layers if layer not in before]:
-        raise InputError(
-            f"loss.hold_shares=True: loss.layers={layers} has {', '.join(behind)}, on which the "
-            "logits do not depend, so cross-entropy has no gradient there; set "
-            f"--config.loss.layers to some of {', '.join(sorted(before))}, or "
-            "--config.loss.hold_shares=False"
+            f"loss.hold_shares=True with loss.layers={layers}: {why_not}; set --config.loss.layers "
+            "to other ones, or --config.loss.hold_shares=False"
         )
 
 

@@ -13,13 +13,7 @@ from tqdm import tqdm
 
 from gini_jax.checks import notes_on
 from gini_jax.devices import num_devices
-from gini_jax.training.state import (
-    Experiment,
-    TrainState,
-    layers_before_logits,
-    measures_shares,
-    takes_added,
-)
+from gini_jax.training.state import Experiment, TrainState, why_not_measured
 
 
 @dataclasses.dataclass
@@ -169,22 +163,10 @@ def start_text(
         lines.append(
             examples_per_class(config.batch_size, classes if balanced else experiment.num_classes)
         )
-        if not measures_shares(experiment):
-            lines.append(f"note: train_share_TERM is not written: {_why_not_measured(experiment)}")
+        why_not = why_not_measured(experiment.model, experiment.image_size, config.loss.layers)
+        if why_not:
+            lines.append(f"note: train_share_TERM is not written: {why_not}")
     return "\n".join([*lines, *(f"note: {note}" for note in notes_on(config))])
-
-
-def _why_not_measured(experiment: Experiment) -> str:
-    if not takes_added(experiment.model):
-        return "the network does not take `added` arrays (see gini_jax/models/resnet.py)"
-    if getattr(experiment.model, "head", "") == "probe":
-        return "the head is a probe, so cross-entropy has no gradient below it"
-    before = layers_before_logits(experiment.model, experiment.image_size)
-    behind = [layer for layer in experiment.config.loss.layers if layer not in before]
-    return (
-        f"the logits do not depend on {', '.join(behind)}, so cross-entropy has no gradient there; "
-        f"they depend on {', '.join(sorted(before))}"
-    )
 
 
 def examples_per_class(batch_size: int, num_classes: float) -> str:

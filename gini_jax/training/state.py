@@ -1,7 +1,7 @@
 """The state of a run and its fixed parts: what a step changes, and what it closes over."""
 
+from collections.abc import Iterable
 from functools import lru_cache
-from inspect import signature
 from typing import Any, NamedTuple
 
 import flax
@@ -143,36 +143,58 @@ def _shapes(model: nn.Module, image_size: int) -> tuple[dict[str, jax.ShapeDtype
     return features, variables
 
 
-def takes_added(model: nn.Module) -> bool:
-    """Whether arrays can be added to a network's layers, by which their gradients are measured."""
-    return "added" in signature(type(model).__call__).parameters
+def perturbation_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
+    """Shapes of flax's collection `perturbations` for one image: an array for every layer.
+
+    They include what a network perturbs besides: flax wants all of them, or none.
+    """
+    features, variables = _shapes(model, image_size)
+    return {**variables.get("perturbations", {}), **features}
 
 
 @lru_cache(maxsize=8)
 def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
-    """The layers on which a model's logits depend; elsewhere cross-entropy has no gradient.
+    """The layers that a network perturbs and on which its logits depend; see `layers.perturbed`.
 
-    Read off the program, without computing it, so a layer behind `stop_gradient` counts as well.
-    Empty if the model takes no `added`, or its head is a probe.
+    Elsewhere the gradient of cross-entropy is unknown or 0. Read off the program, without computing
+    it, so a layer behind `stop_gradient` counts as well.
     """
-    if not takes_added(model) or getattr(model, "head", "") == "probe":
-        return frozenset()
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    layers, variables = _shapes(model, image_size)
+    layers, variables = perturbation_shapes(model, image_size), _shapes(model, image_size)[1]
 
-    def logits(added: Any, variables: Any, images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, added=added)[0]  # type: ignore[index]
+    def logits(perturbations: Any, variables: Any, images: jax.Array) -> jax.Array:
+        perturbed = {**variables, "perturbations": perturbations}
+        return model.apply(perturbed, images)[0]  # type: ignore[index]
 
     program = jax.make_jaxpr(logits)(layers, variables, images).jaxpr
     _, used = dce_jaxpr(program, [True])
-    reached = jax.tree.unflatten(jax.tree.structure(layers), used[: len(layers)])
-    return frozenset(layer for layer, is_used in reached.items() if is_used)
+    reached = jax.tree.unflatten(jax.tree.structure(layers), used[: len(jax.tree.leaves(layers))])
+    return frozenset(layer for layer, is_used in reached.items() if is_used is True)
+
+
+def why_not_measured(model: nn.Module, image_size: int, layers: Iterable[str]) -> str:
+    """Why the terms' shares of the gradient are not measured at layers; empty if they are."""
+    if getattr(model, "head", "") == "probe":
+        return "the head is a probe, so cross-entropy has no gradient below it"
+    before = layers_before_logits(model, image_size)
+    if not before:
+        return (
+            f"{type(model).__name__} calls self.perturb for none of the layers before its logits, "
+            "by which the terms' gradients are measured (docs/extending.md)"
+        )
+    behind = [layer for layer in layers if layer not in before]
+    if not behind:
+        return ""
+    return (
+        f"the logits do not depend on {', '.join(behind)}, so cross-entropy has no gradient there; "
+        f"they depend on {', '.join(sorted(before))}"
+    )
 
 
 def measures_shares(experiment: Experiment) -> bool:
     """Whether the terms' shares of the gradient are measured.
 
-    They are where the network takes `added` and its logits depend on all layers of the terms.
+    They are where the network perturbs all layers of the terms, and its logits depend on them.
     """
-    before = layers_before_logits(experiment.model, experiment.image_size)
-    return before.issuperset(experiment.config.loss.layers)
+    layers = experiment.config.loss.layers
+    return not why_not_measured(experiment.model, experiment.image_size, layers)

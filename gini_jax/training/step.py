@@ -21,7 +21,7 @@ from gini_jax.losses.objective import (
 )
 from gini_jax.losses.terms import Outputs, needs_of
 from gini_jax.training.labels import is_labelled, mean_where, with_own_labels
-from gini_jax.training.state import Experiment, TrainState, feature_shapes, measures_shares
+from gini_jax.training.state import Experiment, TrainState, measures_shares, perturbation_shapes
 
 
 class Batch(NamedTuple):
@@ -154,12 +154,12 @@ def batch_gradients(
     scale = jnp.where(state.step >= start, 1.0, 0.0)
     if ramp:
         scale = jnp.clip((state.step + 1 - start) / ramp, 0.0, 1.0)
-    added = zeros_to_add(batch, experiment)
+    perturbations = zero_perturbations(batch, experiment)
 
-    def losses(learned: Any, added: Any) -> tuple[tuple[jax.Array, jax.Array], Forward]:
+    def losses(learned: Any, perturbations: Any) -> tuple[tuple[jax.Array, jax.Array], Forward]:
         there = state.with_learned(learned)
         outputs, batch_stats = apply_model(
-            there.params, state.batch_stats, batch, experiment, added
+            there.params, state.batch_stats, batch, experiment, perturbations
         )
         outputs, ce, accuracy = classified(outputs, experiment)
         ce, accuracy = ce * share, accuracy * share
@@ -167,17 +167,18 @@ def batch_gradients(
         with jax.named_scope("terms"):
             whole = global_sums(objective, outputs) if total is None else total
             of_terms, values = shared_value(objective, outputs, there.terms, scale, whole)
-            if added:
+            if perturbations:
                 squares = gradient_squares(objective, outputs, there.terms, whole)
         forward = Forward(ce, accuracy, batch_stats, values, lax.stop_gradient(squares))
         return (config.loss.ce_weight * ce, of_terms), forward
 
-    (ce, of_terms), pull, forward = jax.vjp(losses, state.learned, added, has_aux=True)
+    (ce, of_terms), pull, forward = jax.vjp(losses, state.learned, perturbations, has_aux=True)
     gradients, _ = pull((jnp.ones_like(ce), jnp.ones_like(of_terms)))
-    if added:
-        # Of this second pass only the layers after the first of `loss.layers` are computed.
+    if perturbations:
+        # XLA prunes this second pass to the layers after the first of `loss.layers`.
         _, of_ce = pull((jnp.ones_like(ce), jnp.zeros_like(of_terms)))
-        forward = forward._replace(squares={"ce": squared_norm(of_ce), **forward.squares})
+        square = squared_norm({layer: of_ce[layer] for layer in config.loss.layers})
+        forward = forward._replace(squares={"ce": square, **forward.squares})
     return gradients, forward
 
 
@@ -199,18 +200,16 @@ def classified(
     return outputs, mean_where(each, outputs.where, AXIS), mean_where(correct, labelled, AXIS)
 
 
-def zeros_to_add(batch: Batch, experiment: Experiment) -> dict[str, Float[Array, "n ..."]]:
-    """Zeros to add to each layer with terms; their gradient is that of the layer's features.
+def zero_perturbations(batch: Batch, experiment: Experiment) -> dict[str, Any]:
+    """Zeros by layer; the gradient with respect to them is that of the layer's features.
 
     Empty where there is no term, or where shares are not measured; see `measures_shares`.
     """
     if not experiment.objective.weights or not measures_shares(experiment):
         return {}
-    shapes = feature_shapes(experiment.model, experiment.image_size)
-    return {
-        layer: jnp.zeros((len(batch.images), *shapes[layer].shape[1:]), shapes[layer].dtype)
-        for layer in experiment.config.loss.layers
-    }
+    shapes = perturbation_shapes(experiment.model, experiment.image_size)
+    size = len(batch.images)
+    return jax.tree.map(lambda one: jnp.zeros((size, *one.shape[1:]), one.dtype), shapes)
 
 
 def accumulated_gradients(
@@ -252,7 +251,7 @@ def accumulated_gradients(
 
     zeros = jax.tree.map(jnp.zeros_like, state.learned)
     first = jax.tree.map(lambda x: x[0], parts)
-    names = ("ce", *experiment.objective.weights) if zeros_to_add(first, experiment) else ()
+    names = ("ce", *experiment.objective.weights) if zero_perturbations(first, experiment) else ()
     squares = {name: jnp.zeros(()) for name in names}
     none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, None, squares)
     (gradients, forward), values = lax.scan(add_part, (zeros, none), parts)
@@ -261,18 +260,19 @@ def accumulated_gradients(
 
 
 def apply_model(
-    params: Any, batch_stats: Any, batch: Batch, experiment: Experiment, added: Any = None
+    params: Any, batch_stats: Any, batch: Batch, experiment: Experiment, perturbations: Any = None
 ) -> tuple[Outputs, Any]:
     """The forward pass in training mode: outputs that the terms may see, and next statistics."""
-    options = {"added": added} if added else {}
+    variables = {"params": params, "batch_stats": batch_stats}
+    if perturbations:
+        variables["perturbations"] = perturbations
     (logits, features), updates = experiment.model.apply(
-        {"params": params, "batch_stats": batch_stats},
+        variables,
         standardize(batch.images, experiment.config.dataset),
         train=True,
         example_index=batch.example_index,
         mutable=["batch_stats"],
         rngs={"dropout": batch.key},
-        **options,
     )
     tapped = {layer: features[layer] for layer in experiment.config.loss.layers}
     outputs = Outputs(tapped, logits, batch.labels, axis_name=AXIS)
