@@ -35,7 +35,7 @@ sys.argv[0] = "launch.py"
 import gini_jax.cli
 import gini_jax.modes.train as train
 seconds["imports"] = time.time() - since
-from gini_jax.training import loop, stepper
+from gini_jax.training import stepper
 load, call = train.load_dataset, stepper.Stepper.__call__
 
 def timed_load(*args, **kwargs):

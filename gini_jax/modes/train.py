@@ -21,10 +21,10 @@ from gini_jax.errors import InputError
 from gini_jax.storage import is_remote, json_text, run_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
+from gini_jax.training.fit import fit
 from gini_jax.training.initial import check_init, check_weights, untrained_variables
 from gini_jax.training.lock import lock
 from gini_jax.training.loggers import check_loggers, log_result
-from gini_jax.training.loop import fit
 from gini_jax.training.result import measure, training_record
 from gini_jax.training.workdir import check_data, check_workdir, write_run
 

@@ -14,6 +14,7 @@ from gini_jax.models.registry import model_settings
 from gini_jax.models.torch_files import installed_file
 from gini_jax.storage import is_remote, reading, run_path
 from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.progress import Progress
 from gini_jax.training.state import Experiment, TrainState, init_state
 
 
@@ -30,6 +31,15 @@ def start_state(experiment: Experiment) -> TrainState:
     weights = _given_weights(experiment, jax.device_get(state.variables))
     changed = state.replace(**weights)  # type: ignore[attr-defined]
     return changed if state.average is None else changed.replace(average=changed.variables)
+
+
+def resumed_or_new(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """State and progress of the newest checkpoint that can be read, or those of a new run."""
+    restored = checkpoints.restore_newest(lambda: init_state(experiment))
+    if restored is None:
+        return start_state(experiment), Progress()
+    state, progress = restored
+    return state, Progress(**progress)
 
 
 def check_init(config: ConfigDict) -> None:

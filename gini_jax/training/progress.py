@@ -103,14 +103,14 @@ class ProgressBar:
             disable=not show or self._lines,
         )
 
-    def update(self, metrics: dict[str, float], progress: Progress, steps: int) -> None:
-        """Shows the metrics of the latest step."""
+    def update(self, metrics: dict[str, float], progress: Progress) -> None:
+        """Shows a step."""
         shown = "  ".join(
             f"{name} {value:.3f}" for name, value in metrics.items() if "norm" not in name
         )
         text = f"epoch {progress.epochs + 1}  {shown}{self._val}"
         self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(self._batch_size * steps)
+        self._bar.update(self._batch_size)
 
     def end_epoch(self, line: dict[str, Any], progress: Progress) -> None:
         """Shows the validation, and the best one so far."""

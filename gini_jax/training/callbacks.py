@@ -1,0 +1,232 @@
+"""What accompanies the steps of a run: logs, validation, checkpoints, signals, a trace."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gini_jax.data.source import Dataset
+from gini_jax.errors import RunError, Stopped
+from gini_jax.evals import Extractor, validation_metrics
+from gini_jax.storage import local_folder
+from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.initial import resumed_or_new
+from gini_jax.training.interrupt import Interrupts
+from gini_jax.training.loggers import Logger
+from gini_jax.training.loop import Callback, Run
+from gini_jax.training.nan import first_nan
+from gini_jax.training.progress import ProgressBar
+from gini_jax.training.state import not_finite
+from gini_jax.training.stepper import Stepper
+
+
+class Profile(Callback):
+    """Traces ten steps, starting with the second call, because the first one compiles."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._calls, self._until = folder, 0, 0
+        self._trace = contextlib.ExitStack()
+
+    def before_call(self, run: Run) -> None:
+        """Starts or stops the trace when it is time."""
+        self._calls += 1
+        if self._calls == 2:
+            folder = self._trace.enter_context(local_folder(self._folder))
+            self._trace.enter_context(jax.profiler.trace(str(folder)))
+            self._until = run.step + 10
+        elif self._calls > 2 and run.step >= self._until:
+            self.close()
+
+    def close(self) -> None:
+        """Writes the trace."""
+        self._trace.close()
+
+
+class StopAtNaN(Callback):
+    """Ends a run whose loss or gradient is not finite."""
+
+    def __init__(self, stepper: Stepper, checkpoints: Checkpoints):
+        self._stepper, self._checkpoints = stepper, checkpoints
+
+    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+        """Checks a step.
+
+        Raises:
+            RunError: its loss or its gradient is not finite.
+        """
+        bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(metrics[name])]
+        if not bad:
+            return
+        step, experiment = run.steps_seen, run.experiment
+        what = "loss" if "loss" in bad else "gradient"
+        terms = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
+        text = (
+            f"the {what} is not finite at step {step}: {terms}, learning rate "
+            f"{float(experiment.schedule(step - 1)):g}.\n"
+        )
+        self._checkpoints.wait()
+        kept = _kept(self._checkpoints.steps())
+        if experiment.config.debug_nans:
+            state, _ = resumed_or_new(experiment, self._checkpoints)
+            raise RunError(f"{text}{first_nan(self._stepper, state, step)} {kept}")
+        raise RunError(f"{text}{kept} --config.debug_nans=True names the first module with a NaN.")
+
+
+class Validate(Callback):
+    """Validates every `eval_every_epochs` epochs, and after the last."""
+
+    def __init__(self, dataset: Dataset, devices: Sequence[jax.Device] | None):
+        self._dataset, self._devices = dataset, devices
+        self._extract: Extractor | None = None
+
+    def after_epoch(self, run: Run) -> None:
+        """Adds the validation to the epoch's metrics; without a validation split, nothing."""
+        config, epochs = run.experiment.config, run.progress.epochs
+        if epochs < config.num_epochs and epochs % config.eval_every_epochs:
+            return
+        split, values = self._dataset.splits["val"], {}
+        if len(split.labels):
+            if self._extract is None:
+                model, size = run.experiment.model, self._dataset.image_size
+                self._extract = Extractor(model, config, size, self._devices)
+            features = self._extract(run.state.evaluated, split)
+            values = validation_metrics(features, self._dataset.num_classes)
+        run.line |= run.progress.add_validation(values, run.step)
+
+
+class Log(Callback):
+    """Writes a line for each epoch, and for one of every `log_every_steps` steps within it."""
+
+    def __init__(self, loggers: Sequence[Logger]):
+        self._loggers = loggers
+
+    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+        """Writes a step; the last of an epoch is the epoch's."""
+        every, step = run.experiment.config.log_every_steps, run.steps_seen
+        if every and step % every == 0 and step % run.experiment.steps_per_epoch:
+            line = {"step": step, **{f"step_{name}": x for name, x in metrics.items()}}
+            for logger in self._loggers:
+                logger.write(line)
+
+    def after_epoch(self, run: Run) -> None:
+        """Writes an epoch, with its validation if there was one."""
+        for logger in self._loggers:
+            logger.write(run.line)
+
+    def close(self) -> None:
+        """Closes the loggers."""
+        with contextlib.ExitStack() as stack:
+            for logger in self._loggers:
+                stack.callback(logger.close)
+
+
+class AfterEpoch(Callback):
+    """Calls a function after each epoch."""
+
+    def __init__(self, call: Callable[[], object]):
+        self._call = call
+
+    def after_epoch(self, run: Run) -> None:
+        """Calls it."""
+        self._call()
+
+
+class ShowProgress(Callback):
+    """Shows how far the run is; see `ProgressBar`."""
+
+    def __init__(self, bar: ProgressBar):
+        self._bar = bar
+
+    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+        """Shows a step."""
+        self._bar.update(metrics, run.progress)
+
+    def after_epoch(self, run: Run) -> None:
+        """Shows an epoch."""
+        self._bar.end_epoch(run.line, run.progress)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
+
+
+class SaveOrStop(Callback):
+    """Saves a checkpoint when one is due, and stops the run after a signal."""
+
+    def __init__(self, checkpoints: Checkpoints, interrupts: Interrupts):
+        self._checkpoints, self._interrupts = checkpoints, interrupts
+        self._saved_at = time.monotonic()
+
+    def after_call(self, run: Run) -> None:
+        """Saves within an epoch every `checkpoint_every_minutes`, and after a signal.
+
+        Raises:
+            RunError: as for `save`.
+            Stopped: after a signal, with everything saved.
+        """
+        status = self._interrupts.status(run.step)
+        if status or self._is_due(run.experiment.config.checkpoint_every_minutes):
+            run.settle()
+            self.save(run)
+        self._stop_at(status, run.step)
+
+    def after_epoch(self, run: Run) -> None:
+        """Saves every `checkpoint_every_epochs`, the best epoch, the last, and after a signal.
+
+        Raises:
+            RunError: as for `save`.
+            Stopped: after a signal, with everything saved.
+        """
+        progress, config = run.progress, run.experiment.config
+        status = self._interrupts.status(run.step)
+        due = progress.epochs % config.checkpoint_every_epochs == 0
+        if progress.is_last(config) or due or status or progress.best_step == run.step:
+            self.save(run)
+        self._stop_at(status, run.step)
+
+    def save(self, run: Run) -> None:
+        """Starts writing a checkpoint.
+
+        Raises:
+            RunError: the weights are not finite, or an earlier checkpoint could not be written.
+        """
+        state = run.state
+        found = jax.device_get(not_finite((state.variables, state.average, state.terms.params)))
+        if bad := [path for path, is_bad in found.items() if is_bad]:
+            self._checkpoints.wait()
+            raise RunError(
+                f"after step {run.step} the weights are not finite ({len(bad)} arrays, such as "
+                f"{bad[0]}); {_kept(self._checkpoints.steps())}"
+            )
+        self._checkpoints.save(run.step, state, dataclasses.asdict(run.progress))
+        self._saved_at = time.monotonic()
+
+    def _is_due(self, every_minutes: float) -> bool:
+        """Whether it is time for a checkpoint within the epoch; the same for all processes."""
+        if not every_minutes:
+            return False
+        due = np.array((time.monotonic() - self._saved_at) / 60 >= every_minutes)
+        # Clocks differ, so all processes follow the clock of process 0.
+        return bool(multihost_utils.broadcast_one_to_all(due))
+
+    def _stop_at(self, status: int, step: int) -> None:
+        if status:
+            self._checkpoints.close()
+            text = f"stopped after step {step}, saved; the same command resumes the run"
+            raise Stopped(text, status)
+
+
+def _kept(steps: list[int]) -> str:
+    """Which checkpoints there are, and what to do."""
+    there = f"Checkpoints of steps {steps} are kept. " if steps else "No checkpoint was written. "
+    again = "another --workdir" if steps else "the same workdir"
+    return (
+        f"{there}In {again}, lower the learning rate or the terms' weights, or let the terms start "
+        "later."
+    )
