@@ -7,6 +7,7 @@ devices.
 
 import os
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Int
 from orbax.checkpoint import multihost
 
 from gini_jax.errors import InputError
+from gini_jax.target import tracing_for
 
 AXIS = "batch"
 # On CPUs, jaxlib 0.10 hands convolutions and products to its library YNN, which is slower than the
@@ -117,8 +119,14 @@ def map_over_devices(
     Returns:
         The mapped function; its results are replicated.
     """
+
+    @wraps(step)
+    def traced(*arguments: Any) -> Any:
+        with tracing_for(devices):
+            return step(*arguments)
+
     return jax.pmap(
-        step,
+        traced,
         axis_name=AXIS,
         devices=devices,
         in_axes=in_axes,

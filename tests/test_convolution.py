@@ -1,6 +1,7 @@
 """The CPU's own convolutions equal XLA's, in value and gradients, in whatever way they are used."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from gini_jax.models import convolution
+from gini_jax.models import convolution, create_model
 from gini_jax.models.convolution import conv_general_dilated
+from gini_jax.target import tracing_for
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -113,7 +115,7 @@ def test_under_vmap_remat_and_on_eight_devices(geometry):
     close(gradients.sum(axis=0), whole)
 
 
-def test_second_derivatives_work_in_reverse_mode_and_forward_mode_is_refused():
+def test_second_derivatives_work_in_reverse_mode_and_forward_mode_is_refused_on_cpus():
     x, w, options = inputs(GEOMETRIES[0])
 
     def norm(conv, w):
@@ -126,6 +128,21 @@ def test_second_derivatives_work_in_reverse_mode_and_forward_mode_is_refused():
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(lambda w: conv_general_dilated(x, w, **options), (w,), (w,))
+
+
+def test_forward_mode_works_in_what_is_traced_for_a_tpu():
+    model = create_model("resnet18", num_classes=3, width=4)
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    variables = model.init(jax.random.key(1), images)
+
+    def loss(images):
+        return jnp.sin(model.apply(variables, images)[0]).sum()
+
+    gradient = jax.jit(jax.grad(loss))(images)
+    with tracing_for([SimpleNamespace(platform="tpu")]):
+        _, slope = jax.jit(lambda x: jax.jvp(loss, (x,), (gradient,)))(images)
+        assert "custom_vjp" not in str(jax.make_jaxpr(loss)(images))
+    np.testing.assert_allclose(slope, jnp.square(gradient).sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -3,8 +3,8 @@
 On CPUs, XLA is slow in three cases, which are products here: 1x1 kernels, depthwise kernels, and
 the gradient with respect to the weights of the others. For this gradient XLA brings the images into
 another order, and computes them again on the way, with all that was fused into them: inside a
-network that takes longer than in benchmarks/convolutions.py, which measures kernels alone. On other
-platforms the program is XLA's.
+network that takes longer than in benchmarks/convolutions.py, which measures kernels alone. Programs
+for other platforms call XLA's convolution.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from gini_jax.target import traces_for_cpus
 
 # How many numbers the shifted copies may hold at a time, so that they stay in the CPU's caches.
 _CHUNK = 1 << 20
@@ -45,8 +47,8 @@ def conv_general_dilated(
 ) -> Float[Array, "N P Q K"]:
     """`lax.conv_general_dilated`, with a separate method on CPUs where that is faster.
 
-    Reverse-mode derivatives of any order work. Forward mode (`jax.jvp`, `jax.hessian`) raises the
-    TypeError of `jax.custom_vjp`.
+    Reverse-mode derivatives of any order work. On CPUs, forward mode (`jax.jvp`, `jax.hessian`)
+    raises the TypeError of `jax.custom_vjp`; elsewhere it works.
 
     Args:
         lhs: activations, channels last.
@@ -70,6 +72,7 @@ def conv_general_dilated(
         and not dilated
         and batch_group_count == 1
         and others.get("preferred_element_type") in (None, lhs.dtype)
+        and traces_for_cpus()
     )
     if standard:
         pads = padding
