@@ -2,8 +2,8 @@
 
 `PYTHONPATH=. python docs/collect.py RUNS NAME` reads the sweeps of `FILES[NAME]` in the folder
 RUNS, where the commands in results.md put them. It writes two files: NAME.csv, a row for each run
-with its result and the settings in which runs of one objective differ; and NAME_shares.csv, the
-share of the gradient and the value of each term, by validated epoch.
+with its result and the settings in which runs of one objective differ; and
+NAME_gradient_ratios.csv, the gradient ratio and the value of each term, by validated epoch.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from gini_jax.analysis.pictures import RATIO
 from gini_jax.analysis.runs import Run, epochs_of
 from gini_jax.analysis.sensitivity import varied_table
 from gini_jax.losses.terms import PRESETS
@@ -71,7 +72,7 @@ def collect(runs: Path, name: str) -> None:
     Raises:
         SystemExit: a sweep is not there; nothing is written.
     """
-    results, shares = [], []
+    results, ratios = [], []
     for sweep in FILES[name]:
         folders = sorted((runs / sweep.folder).glob("*-seed*"), key=by_objective)
         if not folders:
@@ -90,13 +91,15 @@ def collect(runs: Path, name: str) -> None:
             result = own | json.loads((folder / "result.json").read_text())
             config = json.loads(config_json(saved_config(folder)))
             results.append(Run(folder, group, result, config, [], {}))
-            shares += shares_of(folder, group, int(seed))
+            ratios += gradient_ratios_of(folder, group, int(seed))
     table = varied_table({name: results})
     print(table.groupby("group", sort=False)["test_accuracy"].agg(["count", "mean", "std"]))
     table.to_csv(SWEEPS / f"{name}.csv", index=False)
-    if shares:
-        columns = ["group", "seed", "epoch", "term", "share", "value"]
-        pd.DataFrame(shares, columns=columns).to_csv(SWEEPS / f"{name}_shares.csv", index=False)
+    if ratios:
+        columns = ["group", "seed", "epoch", "term", "gradient_ratio", "value"]
+        pd.DataFrame(ratios, columns=columns).to_csv(
+            SWEEPS / f"{name}_gradient_ratios.csv", index=False
+        )
 
 
 def by_objective(folder: Path) -> tuple[int, str, int]:
@@ -106,17 +109,17 @@ def by_objective(folder: Path) -> tuple[int, str, int]:
     return names.index(objective) if objective in names else len(names), group, int(seed)
 
 
-def shares_of(folder: Path, group: str, seed: int) -> list[tuple[Any, ...]]:
-    """The share and the value of each term, by validated epoch.
+def gradient_ratios_of(folder: Path, group: str, seed: int) -> list[tuple[Any, ...]]:
+    """The gradient ratio and the value of each term, by validated epoch.
 
-    Earlier runs divided by zero where cross-entropy has no gradient; their shares are left out.
+    Earlier runs divided by zero where cross-entropy has no gradient; their ratios are left out.
     """
     lines = epochs_of(folder)
     return [
         (group, seed, line["epoch"], term, f"{line[key]:.6g}", f"{line[f'train_{term}']:.6g}")
         for line in lines
         for key in line
-        if (term := key.removeprefix("train_share_")) != key and line[key] < 1e6
+        if (term := RATIO.split(key)[-1]) != key and line[key] < 1e6
     ]
 
 

@@ -218,28 +218,30 @@ def draw_kl_gradient() -> None:
 
 
 def draw_held() -> None:
-    """The Gini term's share of the gradient and the impurity of the batches, with held shares."""
-    table = pd.read_csv(SWEEPS / "caltech101_64_held_shares.csv").query("term == 'gini'")
+    """The Gini term's gradient ratio and the impurity of the batches, with held ratios."""
+    table = pd.read_csv(SWEEPS / "caltech101_64_held_gradient_ratios.csv").query("term == 'gini'")
     groups = table[table["group"] != "gini_kl"].groupby("group", sort=False)
     figure, axes = plt.subplots(
         2, groups.ngroups, figsize=(10, 5), layout="constrained", sharex=True, sharey="row"
     )
-    for (share, impurity), (name, runs) in zip(axes.T, groups, strict=True):
+    for (ratio, impurity), (name, runs) in zip(axes.T, groups, strict=True):
         for colour, (seed, run) in zip(COLOURS, runs.groupby("seed"), strict=False):
-            share.semilogy(run["epoch"], run["share"], "o-", ms=3, color=colour, label=seed)
+            ratio.semilogy(
+                run["epoch"], run["gradient_ratio"], "o-", ms=3, color=colour, label=seed
+            )
             impurity.plot(run["epoch"], run["value"], "o-", ms=3, color=colour)
         target = float(name.split()[1]) / 100
-        share.axhline(target, color="#7d8590", lw=1, ls="--")
-        share.set_title(f"held at {target:.0%}")
-        share.legend(title="seed", fontsize=7, title_fontsize=7)
+        ratio.axhline(target, color="#7d8590", lw=1, ls="--")
+        ratio.set_title(f"held at {target:.0%}")
+        ratio.legend(title="seed", fontsize=7, title_fontsize=7)
         impurity.set_xlabel("epoch")
-    axes[0, 0].set_ylabel("share of the Gini term")
+    axes[0, 0].set_ylabel("gradient ratio of the Gini term")
     axes[0, 0].yaxis.set_major_formatter("{x:.0%}")
     axes[1, 0].set_ylabel("impurity of the batches")
     for axis in axes.flat:
         axis.axvline(5, color="black", lw=0.8, ls=":")
         axis.grid(alpha=0.3)
-    figure.savefig(DOCS / "held_shares.png", dpi=110)
+    figure.savefig(DOCS / "held_gradient_ratios.png", dpi=110)
 
 
 def draw_term_signal() -> None:

@@ -165,14 +165,14 @@ def batches() -> str:
     return "\n".join(lines)
 
 
-def shares() -> str:
+def gradient_ratios() -> str:
     """Each term's gradient relative to cross-entropy's, over the training."""
     lines = ["| data | objective | term | first epoch written with the terms | halfway | last |"]
     lines.append("| --- " * 6 + "|")
     for name, start in STARTS.items():
-        table = pd.read_csv(RESULTS / "sweeps" / f"{name}_shares.csv")
+        table = pd.read_csv(RESULTS / "sweeps" / f"{name}_gradient_ratios.csv")
         for (objective, term), own in table.groupby(["group", "term"], sort=False):
-            by_epoch = own.groupby("epoch")["share"].median()
+            by_epoch = own.groupby("epoch")["gradient_ratio"].median()
             last = by_epoch.index.max()
             half = min(by_epoch.index, key=lambda epoch, last=last: abs(epoch - last / 2))
             cells = [f"{epoch}: {by_epoch[epoch]:.2%}" for epoch in (start, half, last)]
@@ -207,7 +207,7 @@ CLAIMS = (
         "caltech101_64",
         "gini_kl",
     ),
-    ("Caltech-101, ResNet-18, held shares", "caltech101_64_held", "gini_kl, 3 %"),
+    ("Caltech-101, ResNet-18, held gradient ratios", "caltech101_64_held", "gini_kl, 3 %"),
     ("Caltech-101, ResNet-17", "caltech101_64_resnet17", "gini_kl"),
     ("CIFAR-100, 100 classes, ResNet-18 of width 64, 50 epochs", "cifar100_h200", "gini_kl"),
     ("CIFAR-100, ResNet-18 of width 8, 15 epochs", "cifar100", "gini_kl"),
@@ -253,7 +253,7 @@ def _claim_of(name: str, group: str) -> str:
     )
 
 
-# The first epoch with the terms whose shares were written, by sweep.
+# The first epoch with the terms whose ratios were written, by sweep.
 STARTS = {
     "digits": 5,
     "caltech101_64": 6,
@@ -283,7 +283,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batches": batches,
     "claim": claim,
     "stand": stand,
-    "shares": shares,
+    "gradient_ratios": gradient_ratios,
     "running_sums": running_sums,
     "digits": lambda: sweep("digits", SHOWN),
     "caltech101_64": lambda: sweep("caltech101_64", SHOWN),

@@ -20,7 +20,7 @@ def _is_any(config: ConfigDict, *names: str) -> bool:
 # Settings that some configs leave unused, and whether a config uses them.
 _USED_BY = {
     "loss.running_decay": lambda config: bool(config.loss.terms),
-    "loss.hold_shares": lambda config: bool(config.loss.terms),
+    "loss.hold_gradient_ratios": lambda config: bool(config.loss.terms),
     "loss.pseudo_confidence": lambda config: bool(config.dataset.labelled),
     "loss.kl_target": lambda config: bool(config.loss.terms.get("kl")),
     "dataset.val_seed": lambda config: any(
@@ -211,10 +211,11 @@ def _check_objective(config: ConfigDict) -> None:
         if isinstance(weights, ConfigDict):
             _check_layer_weights(config, term, weights.to_dict())
     active = name != "ce"
-    if active and config.loss.hold_shares and not config.loss.ce_weight:
+    if active and config.loss.hold_gradient_ratios and not config.loss.ce_weight:
         raise InputError(
-            "loss.hold_shares=True holds shares of cross-entropy's gradient, but "
-            "loss.ce_weight=0; set --config.loss.hold_shares=False or a --config.loss.ce_weight"
+            "loss.hold_gradient_ratios=True holds ratios to cross-entropy's gradient, but "
+            "loss.ce_weight=0; set --config.loss.hold_gradient_ratios=False or a "
+            "--config.loss.ce_weight"
         )
     if active and config.loss.start_epoch > config.num_epochs:
         raise InputError(
@@ -240,10 +241,10 @@ def _check_layer_weights(config: ConfigDict, term: str, weights: dict[str, float
             f"loss.terms.{term}={weights}: no layer has a weight; leave the term out: "
             f"--config.loss.terms.{term}=0"
         )
-    if config.loss.hold_shares:
+    if config.loss.hold_gradient_ratios:
         raise InputError(
-            f"loss.terms.{term}={weights}: loss.hold_shares=True holds one share for a term; give "
-            f"one weight, such as --config.loss.terms.{term}=0.1"
+            f"loss.terms.{term}={weights}: loss.hold_gradient_ratios=True holds one ratio for a "
+            f"term; give one weight, such as --config.loss.terms.{term}=0.1"
         )
 
 

@@ -142,11 +142,11 @@ SETTINGS: dict[str, Setting] = {
     ),
     "augment.flip": Setting(False, "mirror horizontally, with probability 1/2"),
     "augment.mixup": Setting(
-        0.0, "mix images and labels, with a share from Beta(this, this)", bounds=NOT_NEGATIVE
+        0.0, "mix images and labels, with a coefficient from Beta(this, this)", bounds=NOT_NEGATIVE
     ),
     "augment.cutmix": Setting(
         0.0,
-        "paste a box of another image, share from Beta(this, this); with mixup: one of the two",
+        "paste a box of another image, its area from Beta(this, this); with mixup: one of the two",
         bounds=NOT_NEGATIVE,
     ),
     "model.name": Setting(
@@ -166,9 +166,9 @@ SETTINGS: dict[str, Setting] = {
     "loss.ramp_epochs": Setting(
         0.0, "epochs over which the weights rise from 0, from start_epoch on", bounds=NOT_NEGATIVE
     ),
-    "loss.hold_shares": Setting(
+    "loss.hold_gradient_ratios": Setting(
         False,
-        "weights of terms are shares: each gradient is held at weight times cross-entropy's",
+        "terms' weights are gradient ratios: a gradient is held at weight times cross-entropy's",
     ),
     "loss.kl_target": Setting(
         "batch",

@@ -12,6 +12,7 @@ from gini_jax.settings import flattened
 RENAMED = {
     "loss.gini_weight": "loss.terms.gini",
     "loss.kl_weight": "loss.terms.kl",
+    "loss.hold_shares": "loss.hold_gradient_ratios",
     "loss.terms.collision": "loss.terms.renyi, not divided by log K: divide the weight by log K",
 }
 

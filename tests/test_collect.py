@@ -11,7 +11,7 @@ from gini_jax.training.workdir import config_json
 from tests import tiny
 
 
-def add_run(runs, sweep, name, shares=(), **changes):
+def add_run(runs, sweep, name, ratios=(), **changes):
     objective, _, seed = name.rpartition("-seed")
     config = tiny.get_config(objective)
     config.update_from_flattened_dict({"seed": int(seed), **changes})
@@ -20,7 +20,8 @@ def add_run(runs, sweep, name, shares=(), **changes):
     (folder / "config.json").write_text(config_json(config))
     result = {"objective": objective, "seed": int(seed), "test_accuracy": 0.5 + int(seed) / 10}
     (folder / "result.json").write_text(json.dumps(result))
-    lines = [{"epoch": i + 1, "train_kl": 0.1, "train_share_kl": s} for i, s in enumerate(shares)]
+    name_of_ratio = "train_share_kl" if sweep == "first" else "train_gradient_ratio_kl"
+    lines = [{"epoch": i + 1, "train_kl": 0.1, name_of_ratio: r} for i, r in enumerate(ratios)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -32,8 +33,8 @@ def test_sweeps_are_joined_with_the_settings_in_which_they_differ(tmp_path, monk
     first = Sweep("first", only=("ce", "kl"), seeds=2)
     monkeypatch.setattr(collect, "FILES", {"both": [first, Sweep("second", ", 16")]})
     for name in ("kl-seed1", "kl-seed0", "ce-seed1", "ce-seed0", "kl-seed2", "gini-seed0"):
-        add_run(runs, "first", name, shares=[0.2, 0.3] if name.startswith("kl") else ())
-    add_run(runs, "second", "kl-seed0", shares=[0.4, 1e12], **{"batch_size": 16})
+        add_run(runs, "first", name, ratios=[0.2, 0.3] if name.startswith("kl") else ())
+    add_run(runs, "second", "kl-seed0", ratios=[0.4, 1e12], **{"batch_size": 16})
     (add_run(runs, "second", "kl-seed1") / "result.json").unlink()
 
     collect.collect(runs, "both")
@@ -44,10 +45,10 @@ def test_sweeps_are_joined_with_the_settings_in_which_they_differ(tmp_path, monk
     assert [name for name in table if name.startswith("config.")] == ["config.batch_size"]
     assert "kl-seed1 has not finished; left out" in capsys.readouterr().out
 
-    shares = pd.read_csv(out / "both_shares.csv")
-    of_second = shares[shares["group"] == "kl, 16"]
-    assert shares[shares["group"] == "kl"]["share"].tolist() == [0.2, 0.3, 0.2, 0.3]
-    assert of_second["share"].tolist() == [0.4] and of_second["value"].tolist() == [0.1]
+    ratios = pd.read_csv(out / "both_gradient_ratios.csv")
+    of_second = ratios[ratios["group"] == "kl, 16"]
+    assert ratios[ratios["group"] == "kl"]["gradient_ratio"].tolist() == [0.2, 0.3, 0.2, 0.3]
+    assert of_second["gradient_ratio"].tolist() == [0.4] and of_second["value"].tolist() == [0.1]
 
 
 def test_where_a_sweep_is_not_there_the_file_stays(tmp_path, monkeypatch):

@@ -49,8 +49,11 @@ def test_a_config_builds_its_training_step(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    shares = {"share_gini", "share_kl"}  # the logits depend on the layers, of CvT too
-    assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl", "gradient_norm"} | shares
+    ratios = {
+        "gradient_ratio_gini",
+        "gradient_ratio_kl",
+    }  # the logits depend on the layers, of CvT too
+    assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl", "gradient_norm"} | ratios
     count = parameter_overview.count_parameters(new.params)
     millions = millions or BODIES[model_name]
     if millions:

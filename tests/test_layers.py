@@ -57,7 +57,7 @@ def test_a_run_has_a_weight_for_each_layer(tmp_path):
     first, one = lines_of(tmp_path / "run")[0], lines_of(tmp_path / "alike")[0]
     assert 0 < first["train_gini"] < one["train_gini"]
     assert first["train_loss"] == pytest.approx(first["train_ce"] + first["train_gini"], rel=1e-5)
-    assert first["train_share_gini"] > 0
+    assert first["train_gradient_ratio_gini"] > 0
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["loss"]["terms"] == {"gini": {"stage1": 0.25, "stage2": 1.0}}
     again = config_of_run(saved)
@@ -71,7 +71,11 @@ def test_a_run_has_a_weight_for_each_layer(tmp_path):
         ("gini", {"loss.terms.gini.stage2": 0.0}, "no layer has a weight"),
         ("gini", {"loss.terms.gini.stage2": -1.0}, "must lie in"),
         ("cosface", {"loss.terms.cosface.stage2": 0.5}, "does not act on the features of layers"),
-        ("kl", {"loss.terms.kl.stage2": 0.1, "loss.hold_shares": True}, "one share for a term"),
+        (
+            "kl",
+            {"loss.terms.kl.stage2": 0.1, "loss.hold_gradient_ratios": True},
+            "one ratio for a term",
+        ),
     ],
 )
 def test_weights_of_layers_that_cannot_be_are_refused(objective, given, text):

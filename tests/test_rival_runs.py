@@ -309,7 +309,7 @@ WRONG = {
     "need different heads": ("ce", {"loss.terms": {"cosface": 1.0, "simclr": 1.0}}),
     "needs a cosine head, but model.head=linear": ("cosface", {"model.head": "linear"}),
     "relation is not a function of sums": ("relation", {"grad_accumulation": 2}),
-    "the head is a probe": ("simclr", {"loss.hold_shares": True}),
+    "the head is a probe": ("simclr", {"loss.hold_gradient_ratios": True}),
     "augment.mixup=1.0 needs before": ("ce", {"dataset.labelled": 5, "augment.mixup": 1.0}),
     "dataset.sampler=class_balanced": (
         "ce",

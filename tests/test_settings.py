@@ -20,6 +20,7 @@ from gini_jax.models import MODELS
 from gini_jax.modes.train import main as train
 from gini_jax.settings import flattened
 from gini_jax.storage import run_path, storage_path
+from gini_jax.training.workdir import config_of
 from tests import tiny
 from tests.conftest import ROOT
 from tests.program import Program
@@ -72,6 +73,18 @@ def test_the_help_tells_every_setting():
     for path in all_rows(default_config()):
         assert f"--config.{path}=" in text
     assert "--config.schedule.name=step\n      boundaries=(), factor=0.2\n" in text
+
+
+def test_a_config_of_version_0_2_is_read():
+    saved = digits.get_config().to_dict()
+    del saved["loss"]["hold_gradient_ratios"]
+    saved["loss"]["hold_shares"] = True
+    saved["schedule"]["boundaries"] = [3]  # of another schedule
+    config = config_of(saved)
+    check_config(config, 1)
+    expected = digits.get_config()
+    expected.loss.hold_gradient_ratios = True
+    assert config.to_dict() == expected.to_dict()
 
 
 def test_nested_tuples_may_be_the_lists_of_a_saved_config():
@@ -256,6 +269,8 @@ def test_a_network_whose_features_are_all_dead_is_tested_like_any_other():
 
 def test_shares_of_a_cross_entropy_without_weight_cannot_be_held():
     config = default_config("gini_kl")
-    config.loss.update(hold_shares=True, ce_weight=0.0)
-    with pytest.raises(InputError, match=r"ce_weight=0; set --config\.loss\.hold_shares=False"):
+    config.loss.update(hold_gradient_ratios=True, ce_weight=0.0)
+    with pytest.raises(
+        InputError, match=r"ce_weight=0; set --config\.loss\.hold_gradient_ratios=False"
+    ):
         check_config(config, 1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from matplotlib.figure import Figure
 from gini_jax.analysis.runs import epochs_of
 from gini_jax.drawing import plain_numbers
 from gini_jax.storage import write
+
+# Of a term's gradient to cross-entropy's; named a share up to version 0.2.
+RATIO = re.compile("_(?:gradient_ratio|share)_")
 
 
 def draw_curves(workdir: Path, png: Path) -> None:
@@ -31,8 +35,8 @@ def draw_curves(workdir: Path, png: Path) -> None:
         "KL of the features' distribution from the classes'": ["train_kl", "val_kl"],
     }
     panels |= {f"Term {name}": [f"train_{name}"] for name in other_terms(config)}
-    if shares := sorted({key for line in lines for key in line if "_share_" in key}):
-        panels["Gradient of a term / of cross-entropy"] = shares
+    if ratios := sorted({key for line in lines for key in line if RATIO.search(key)}):
+        panels["Gradient of a term / of cross-entropy"] = ratios
         panels["Share of features that never fire"] = ["val_dead"]
     columns = -(-len(panels) // 2)
     figure = Figure(figsize=(5 * columns, 6.5), layout="constrained")
@@ -45,8 +49,8 @@ def draw_curves(workdir: Path, png: Path) -> None:
             known = [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
             if known:
                 label = "training batches" if name.startswith("train") else "validation split"
-                if "_share_" in name:
-                    label = name.partition("_share_")[2]
+                if RATIO.search(name):
+                    label = RATIO.split(name)[-1]
                     axis.set_yscale("log")
                     plain_numbers(axis.yaxis)
                 marker = "." if len(known) < 10 else None

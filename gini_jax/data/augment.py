@@ -68,13 +68,13 @@ def mix_batch(
     """Mixup and CutMix: each image and its label row, mixed with those of a partner.
 
     The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on
-    any number of devices. The whole batch has one share, drawn from Beta(a, a), as in the papers
-    (arXiv 1710.09412 and 1905.04899). If both are on, one of them is drawn for each batch.
+    any number of devices. The whole batch has one mixing coefficient, drawn from Beta(a, a), as in
+    the papers (arXiv 1710.09412 and 1905.04899). If both are on, each batch draws one of them.
 
     Args:
         config: `config.augment`: `mixup` and `cutmix`, each the `a` of its distribution or 0.
         key: one key for the batch, the same on all devices.
-        images: `[n, H, W, 3]`, this device's share of the batch.
+        images: `[n, H, W, 3]`, this device's part of the batch.
         labels: `[n, K]` rows that sum to 1.
         axis_name: the mapped axis that the batch is divided over, if there is one.
 
@@ -92,21 +92,23 @@ def mix_batch(
     """
     if not (config.mixup or config.cutmix):
         return images, labels
-    kind_key, share_key, box_key = jax.random.split(key, 3)
+    kind_key, coefficient_key, box_key = jax.random.split(key, 3)
     probability = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
     cut = jax.random.bernoulli(kind_key, probability)
     concentration = jnp.where(cut, config.cutmix or 1.0, config.mixup or 1.0)
-    share = jax.random.beta(share_key, concentration, concentration)
+    coefficient = jax.random.beta(coefficient_key, concentration, concentration)
     size = images.shape[1:3]
-    side = jnp.sqrt(1 - share)
+    side = jnp.sqrt(1 - coefficient)
     centre = jax.random.uniform(box_key, (2,), maxval=jnp.array(size))
     half = jnp.array(size) * side / 2
     box = _rectangle(centre - half, centre + half, size)
-    own = jnp.where(cut, 1.0 - box, share)  # per pixel
-    share = own.mean()  # the box may extend beyond the image
+    own = jnp.where(cut, 1.0 - box, coefficient)  # per pixel
+    coefficient = own.mean()  # the box may extend beyond the image
     other_images, other_labels = _mirrored((images, labels), axis_name)
     own = own[..., None]
-    return own * images + (1 - own) * other_images, share * labels + (1 - share) * other_labels
+    return own * images + (1 - own) * other_images, coefficient * labels + (
+        1 - coefficient
+    ) * other_labels
 
 
 def _mirrored(tree: Any, axis_name: str | None) -> Any:
@@ -138,12 +140,12 @@ def _padded_crop(
 
 
 def _resized_crop(
-    key: jax.Array, image: jax.Array, size: int, least_share: float, flip: bool
+    key: jax.Array, image: jax.Array, size: int, least_area: float, flip: bool
 ) -> jax.Array:
-    """A rectangle of at least `least_share` of the image's area, resized to a square of `size`."""
+    """A rectangle of at least `least_area` of the image's area, resized to a square of `size`."""
     area_key, aspect_key, corner_key, flip_key = jax.random.split(key, 4)
     whole = jnp.array(image.shape[:2], jnp.float32)
-    area = whole.prod() * jax.random.uniform(area_key, minval=least_share)
+    area = whole.prod() * jax.random.uniform(area_key, minval=least_area)
     aspect = _log_uniform(aspect_key, CROP_ASPECT, 1 / CROP_ASPECT)
     sides = jnp.sqrt(area * jnp.array([1 / aspect, aspect]))
     sides = jnp.minimum(sides, whole)

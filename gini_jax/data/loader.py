@@ -85,7 +85,7 @@ def resident_batch(
     step: Int32[Array, ""],
     image_shape: tuple[int, ...],
 ) -> Split:
-    """A device's share of a step's batch, out of the training split that lies on it.
+    """A device's part of a step's batch, out of the training split that lies on it.
 
     Args:
         data: the whole training split; see `resident`.

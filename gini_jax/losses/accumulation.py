@@ -21,7 +21,7 @@ def linearize_at(
     the inner product `<f'(s), s_b(theta)>` of each micro-batch. Memory is that of one micro-batch,
     at the price of a second forward pass. Batch normalisation sees micro-batches in both passes.
 
-    The shares of several devices are micro-batches too. With `total` summed over the devices by
+    The parts of several devices are micro-batches too. With `total` summed over the devices by
     `psum`, each device differentiates the product with its own sums, and the gradients add over
     the devices: the backward pass needs no collective of its own.
 

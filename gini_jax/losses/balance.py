@@ -1,4 +1,4 @@
-"""Weights that hold the terms' gradients at fixed shares of cross-entropy's."""
+"""Weights that hold the terms' gradients at fixed ratios to cross-entropy's."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -13,7 +13,7 @@ LARGEST_FACTOR = 1e6  # a term at its minimum has no gradient, and no weight giv
 class GradientNorms(NamedTuple):
     """Moving averages of the squared norms of gradients with respect to the features.
 
-    Averages of squares hold the root mean square of the share. A term's gradient in single batches
+    Averages of squares hold the root mean square of the ratio. A term's gradient in single batches
     can be many times larger than in others; an average of logarithms would let these pass.
 
     Attributes:
@@ -45,7 +45,7 @@ class GradientNorms(NamedTuple):
         """By term, the weight that makes its gradient as large as that of cross-entropy.
 
         `factor = sqrt(E |dCE/dx|^2 / E |dterm/dx|^2)`, at most 1e6, and 0 before the first update.
-        With weight `r * factor` the term's share of cross-entropy's gradient is `r`.
+        With weight `r * factor` the ratio of the term's gradient to cross-entropy's is `r`.
 
         References:
             Esser, Rombach, Ommer, "Taming transformers for high-resolution image synthesis", 2021,

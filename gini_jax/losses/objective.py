@@ -59,7 +59,8 @@ class Objective:
             of weight 0 is left out. One with numbers for layers has them in its value, and the
             weight 1.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
-        hold_shares: the weights are shares of cross-entropy's gradient; see `GradientNorms`.
+        hold_gradient_ratios: the weights are ratios to cross-entropy's gradient; see
+            `GradientNorms`.
         options: by name of the term, its own settings, where they differ from their defaults.
         about: what terms may want to know of the run.
 
@@ -75,7 +76,7 @@ class Objective:
         self,
         weights: Mapping[str, float | Mapping[str, float]],
         running_decay: float = 0.0,
-        hold_shares: bool = False,
+        hold_gradient_ratios: bool = False,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         about: About = About(),  # noqa: B008
     ):
@@ -89,7 +90,11 @@ class Objective:
             if by_layer:
                 terms[name] = terms[name]._replace(layers=dict(by_layer))
             active[name] = 1.0 if by_layer else weight  # type: ignore[assignment]
-        self.weights, self.running_decay, self.hold_shares = active, running_decay, hold_shares
+        self.weights, self.running_decay, self.hold_gradient_ratios = (
+            active,
+            running_decay,
+            hold_gradient_ratios,
+        )
         self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
         self.other_terms: dict[str, Any] = {
             name: term for name, term in terms.items() if name not in self.sum_terms
@@ -108,7 +113,7 @@ class Objective:
             running = RunningSums.zeros_like(
                 jax.eval_shape(lambda tree: self.sums(Outputs(*tree)), tuple(arrays))
             )
-        held = self.hold_shares and self.weights
+        held = self.hold_gradient_ratios and self.weights
         norms = GradientNorms.zeros(self.weights) if held else None
         states = {n: term.init(outputs) for n, term in self.other_terms.items()}
         state = ObjectiveState(states, running, norms)
@@ -232,7 +237,7 @@ def shared_value(
 
     Args:
         objective: the terms.
-        outputs: of this device's share of the batch, or of one micro-batch of it.
+        outputs: of this device's part of the batch, or of one micro-batch of it.
         state: the terms' state.
         scale: what all weights are multiplied by.
         total: the global batch's sums; see `global_sums`.

@@ -31,7 +31,7 @@ from gini_jax.losses.triplet import triplet_loss
 
 
 class Outputs(NamedTuple):
-    """What a network gave for a batch, or for this device's share of it.
+    """What a network gave for a batch, or for this device's part of it.
 
     Attributes:
         features: by layer, `[n, ..., C]`: the layers of `config.loss.layers`.

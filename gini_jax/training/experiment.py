@@ -59,7 +59,7 @@ def build_experiment(
         objective=Objective(
             config.loss.terms.to_dict(),
             config.loss.running_decay,
-            config.loss.hold_shares,
+            config.loss.hold_gradient_ratios,
             options=config.loss.options.to_dict(),
             about=about(config, dataset),
         ),
@@ -185,7 +185,7 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
     check_config(config, num_devices(devices))
     model = create_model_of(config, num_classes=2)
     check_layers(config.loss.layers, feature_shapes(model, 32))
-    if config.loss.hold_shares and any(config.loss.terms.values()):
+    if config.loss.hold_gradient_ratios and any(config.loss.terms.values()):
         check_measurable(model, tuple(config.loss.layers))
     check_terms(config, model)
     check_groups(config.optimizer.groups, model)
@@ -223,15 +223,15 @@ def check_terms(config: ConfigDict, model: nn.Module) -> None:
 
 
 def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
-    """Rejects layers where shares of cross-entropy's gradient cannot be held.
+    """Rejects layers where gradient ratios cannot be held.
 
     Raises:
-        InputError: shares are not measured there; see `why_not_measured`.
+        InputError: they are not measured there; see `why_not_measured`.
     """
     if why_not := why_not_measured(model, 32, layers):
         raise InputError(
-            f"loss.hold_shares=True with loss.layers={layers}: {why_not}; set --config.loss.layers "
-            "to other ones, or --config.loss.hold_shares=False"
+            f"loss.hold_gradient_ratios=True with loss.layers={layers}: {why_not}; set "
+            "--config.loss.layers to other ones, or --config.loss.hold_gradient_ratios=False"
         )
 
 

@@ -165,7 +165,7 @@ def start_text(
         )
         why_not = why_not_measured(experiment.model, experiment.image_size, config.loss.layers)
         if why_not:
-            lines.append(f"note: train_share_TERM is not written: {why_not}")
+            lines.append(f"note: train_gradient_ratio_TERM is not written: {why_not}")
     return "\n".join([*lines, *(f"note: {note}" for note in notes_on(config))])
 
 

@@ -173,7 +173,7 @@ def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
 
 
 def why_not_measured(model: nn.Module, image_size: int, layers: Iterable[str]) -> str:
-    """Why the terms' shares of the gradient are not measured at layers; empty if they are."""
+    """Why the terms' gradient ratios are not measured at layers; empty if they are."""
     if getattr(model, "head", "") == "probe":
         return "the head is a probe, so cross-entropy has no gradient below it"
     before = layers_before_logits(model, image_size)
@@ -191,8 +191,8 @@ def why_not_measured(model: nn.Module, image_size: int, layers: Iterable[str]) -
     )
 
 
-def measures_shares(experiment: Experiment) -> bool:
-    """Whether the terms' shares of the gradient are measured.
+def measures_gradient_ratios(experiment: Experiment) -> bool:
+    """Whether the terms' gradient ratios are measured: norms over that of cross-entropy's gradient.
 
     They are where the network perturbs all layers of the terms, and its logits depend on them.
     """

@@ -21,7 +21,12 @@ from gini_jax.losses.objective import (
 )
 from gini_jax.losses.terms import Outputs, needs_of
 from gini_jax.training.labels import is_labelled, mean_where, with_own_labels
-from gini_jax.training.state import Experiment, TrainState, measures_shares, perturbation_shapes
+from gini_jax.training.state import (
+    Experiment,
+    TrainState,
+    measures_gradient_ratios,
+    perturbation_shapes,
+)
 
 
 class Batch(NamedTuple):
@@ -50,7 +55,7 @@ class Forward(NamedTuple):
         values: the terms' values on the global batch; None between two micro-batches.
         squares: squared norms of gradients with respect to the features that the terms act on: of
             cross-entropy as `ce`, and of each term with weight 1. Empty if they are not measured;
-            see `measures_shares`.
+            see `measures_gradient_ratios`.
     """
 
     ce: Float[Array, ""]
@@ -67,7 +72,7 @@ def train_step(
 
     Args:
         state: replicated.
-        batch: this device's share: images `[n, H, W, 3]` uint8 and labels `[n]` int32.
+        batch: this device's part: images `[n, H, W, 3]` uint8 and labels `[n]` int32.
         experiment: the fixed parts of the run.
 
     Returns:
@@ -88,7 +93,7 @@ def train_step(
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
     metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **forward.values.terms}
-    metrics |= gradient_shares(squares, objective.weights_at(state.terms))
+    metrics |= gradient_ratios(squares, objective.weights_at(state.terms))
     terms = forward.values.state
     if terms.norms is not None:
         terms = terms._replace(norms=terms.norms.update(squares))
@@ -114,7 +119,7 @@ def with_average(state: TrainState, average: Any, final_decay: float) -> TrainSt
     return state.replace(average=average)  # type: ignore[attr-defined]
 
 
-def gradient_shares(
+def gradient_ratios(
     squares: dict[str, Float[Array, ""]], weights: dict[str, Any]
 ) -> dict[str, Float[Array, ""]]:
     """By term, the norm of its weighted gradient at its layers over that of cross-entropy.
@@ -126,7 +131,9 @@ def gradient_shares(
     if not squares:
         return {}
     ce = jnp.maximum(squares["ce"], 1e-30)
-    return {f"share_{k}": weight * jnp.sqrt(squares[k] / ce) for k, weight in weights.items()}
+    return {
+        f"gradient_ratio_{k}": weight * jnp.sqrt(squares[k] / ce) for k, weight in weights.items()
+    }
 
 
 def batch_gradients(
@@ -134,16 +141,16 @@ def batch_gradients(
     batch: Batch,
     experiment: Experiment,
     total: Any = None,
-    share: float = 1.0,
+    fraction: float = 1.0,
 ) -> tuple[Any, Forward]:
-    """Gradients of this device's share of a batch.
+    """Gradients of this device's part of a batch.
 
     Args:
         state: the state before the step.
-        batch: the share, or a micro-batch of it.
+        batch: the part, or a micro-batch of it.
         experiment: the fixed parts of the run.
         total: the sums that the terms are functions of, if they have already been gathered.
-        share: the micro-batch's share of the batch, by which cross-entropy is scaled.
+        fraction: of the part that the micro-batch is, by which cross-entropy is scaled.
 
     Returns:
         Gradients, to be averaged over devices and summed over micro-batches; and the forward pass.
@@ -162,7 +169,7 @@ def batch_gradients(
             there.params, state.batch_stats, batch, experiment, perturbations
         )
         outputs, ce, accuracy = classified(outputs, experiment)
-        ce, accuracy = ce * share, accuracy * share
+        ce, accuracy = ce * fraction, accuracy * fraction
         squares = {}
         with jax.named_scope("terms"):
             whole = global_sums(objective, outputs) if total is None else total
@@ -203,9 +210,9 @@ def classified(
 def zero_perturbations(batch: Batch, experiment: Experiment) -> dict[str, Any]:
     """Zeros by layer; the gradient with respect to them is that of the layer's features.
 
-    Empty where there is no term, or where shares are not measured; see `measures_shares`.
+    Empty where there is no term, or `measures_gradient_ratios` is false.
     """
-    if not experiment.objective.weights or not measures_shares(experiment):
+    if not experiment.objective.weights or not measures_gradient_ratios(experiment):
         return {}
     shapes = perturbation_shapes(experiment.model, experiment.image_size)
     size = len(batch.images)
@@ -215,7 +222,7 @@ def zero_perturbations(batch: Batch, experiment: Experiment) -> dict[str, Any]:
 def accumulated_gradients(
     state: TrainState, batch: Batch, experiment: Experiment
 ) -> tuple[Any, Forward]:
-    """Gradients of this device's share of a batch, taken in `config.grad_accumulation` parts.
+    """Gradients of this device's part of a batch, taken in `config.grad_accumulation` parts.
 
     There are two passes over the parts: the first gathers the sums of all parts, the second the
     gradients. So the terms are exactly those of the whole batch. Batch normalisation sees one part

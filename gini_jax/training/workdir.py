@@ -73,6 +73,10 @@ def config_of(saved: dict[str, Any]) -> ConfigDict:
         others = having(section, set(own) - set(config[section]))
         kept = {key: value for key, value in own.items() if key not in others}
         saved = saved | {section: kept}
+    loss = dict(saved["loss"])
+    if "hold_shares" in loss:  # its name up to version 0.2
+        loss["hold_gradient_ratios"] = loss.pop("hold_shares")
+    saved = saved | {"loss": loss}
     with config.unlocked():
         config.loss.terms = term_weights(saved["loss"]["terms"])
         config.loss.options = ConfigDict(saved["loss"].get("options", {}))

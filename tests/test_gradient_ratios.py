@@ -1,4 +1,4 @@
-"""The terms' share of the gradient at their layers, weights that hold it, and their ramp."""
+"""The terms' gradient ratios at their layers, weights that hold them, and their ramp."""
 
 from functools import partial
 from typing import NamedTuple
@@ -71,7 +71,7 @@ def direct_norms(config, run):
 
 
 @pytest.mark.parametrize(("devices", "start_epoch"), [(1, 1), (8, 3)])
-def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
+def test_ratios_equal_a_direct_computation_by_grad(devices, start_epoch):
     """And do not depend on whether the terms are on yet, nor on terms at later layers."""
     terms = {"loss.terms.gini": 20.0, "loss.terms.kl": 5.0, "loss.start_epoch": start_epoch}
     config = config_of(**{"loss.layers": ("stage1", "stage2", "pooled"), **terms})
@@ -80,50 +80,58 @@ def test_shares_equal_a_direct_computation_by_grad(devices, start_epoch):
     _, metrics = run.step(run.state, run.data, run.order)
     for name, norm in norms.terms.items():
         expected = config.loss.terms[name] * norm / norms.ce
-        np.testing.assert_allclose(metrics[f"share_{name}"][0], expected, rtol=1e-4)
+        np.testing.assert_allclose(metrics[f"gradient_ratio_{name}"][0], expected, rtol=1e-4)
 
 
-def test_held_shares_weigh_the_terms_by_the_ratio_of_the_gradients():
+def test_held_ratios_weigh_the_terms_by_the_ratio_of_the_gradients():
     """The first step measures, so the second has the weights of the first step's gradients."""
-    shares = {"gini": 0.3, "kl": 0.1}
-    terms = {f"loss.terms.{name}": share for name, share in shares.items()}
-    config = config_of(**{"loss.hold_shares": True, **terms})
+    ratios = {"gini": 0.3, "kl": 0.1}
+    terms = {f"loss.terms.{name}": ratio for name, ratio in ratios.items()}
+    config = config_of(**{"loss.hold_gradient_ratios": True, **terms})
     run = set_up(config, 2)
     norms = direct_norms(config, run)
     state, first = run.step(run.state, run.data, run.order)
     assert first["loss"][0] == first["ce"][0]
     _, second = run.step(state, run.data, run.order)
     added = sum(
-        share * norms.ce / norms.terms[name] * float(second[name][0])
-        for name, share in shares.items()
+        ratio * norms.ce / norms.terms[name] * float(second[name][0])
+        for name, ratio in ratios.items()
     )
     np.testing.assert_allclose(second["loss"][0] - second["ce"][0], added, rtol=1e-3)
 
 
-def test_held_shares_without_terms_have_no_effect():
-    run = set_up(config_of("ce", **{"loss.hold_shares": True}))
+def test_held_ratios_without_terms_have_no_effect():
+    run = set_up(config_of("ce", **{"loss.hold_gradient_ratios": True}))
     _, metrics = run.step(run.state, run.data, run.order)
     assert metrics["loss"][0] == metrics["ce"][0]
 
 
-def test_held_shares_stay_at_the_weights():
+def test_held_ratios_stay_at_the_weights():
     """In a network that hardly changes, so that only the batches' chance is left."""
     terms = {"loss.terms.gini": 0.2, "loss.terms.kl": 0.05}
-    config = config_of(**{"loss.hold_shares": True, "schedule.learning_rate": 1e-5, **terms})
+    config = config_of(
+        **{"loss.hold_gradient_ratios": True, "schedule.learning_rate": 1e-5, **terms}
+    )
     run = set_up(config)
     state, seen = run.state, []
     for _ in range(18):
         state, metrics = run.step(state, run.data, run.order)
-        seen.append([float(metrics["share_gini"][0]), float(metrics["share_kl"][0])])
+        seen.append(
+            [float(metrics["gradient_ratio_gini"][0]), float(metrics["gradient_ratio_kl"][0])]
+        )
     np.testing.assert_allclose(np.mean(seen[2:], axis=0), [0.2, 0.05], rtol=0.1)
 
 
-def test_held_shares_do_not_depend_on_devices_or_micro_batches():
+def test_held_ratios_do_not_depend_on_devices_or_micro_batches():
     from tests.test_train import LayerDrops
 
     ends = []
     for parts, devices in ((1, 1), (1, 8), (4, 2)):
-        changes = {"loss.layers": ("pooled",), "loss.hold_shares": True, "grad_accumulation": parts}
+        changes = {
+            "loss.layers": ("pooled",),
+            "loss.hold_gradient_ratios": True,
+            "grad_accumulation": parts,
+        }
         run = set_up(config_of(**changes), devices, model=LayerDrops(broadcast=False))
         state = run.state
         for _ in range(3):
@@ -143,15 +151,17 @@ def test_factors_of_vanishing_gradients_are_finite(ce, term, expected):
     np.testing.assert_allclose(norms.factors()["kl"], expected)
 
 
-def test_shares_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypatch):
+def test_ratios_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypatch):
     class Plain(nn.Module):
         def __call__(self, images, train=False, example_index=None):
             return images.mean(axis=(1, 2)), {"stage2": images}
 
     monkeypatch.setattr("gini_jax.training.experiment.create_model_of", lambda *a, **k: Plain())
-    check_before_data(config_of("ce", **{"loss.hold_shares": True}))
-    with pytest.raises(InputError, match=r"Plain calls self.perturb for none.*hold_shares=False"):
-        check_before_data(config_of(**{"loss.hold_shares": True}))
+    check_before_data(config_of("ce", **{"loss.hold_gradient_ratios": True}))
+    with pytest.raises(
+        InputError, match=r"Plain calls self.perturb for none.*hold_gradient_ratios=False"
+    ):
+        check_before_data(config_of(**{"loss.hold_gradient_ratios": True}))
 
 
 @pytest.mark.parametrize(
@@ -183,36 +193,36 @@ def cvt_config(*layers, **changes):
     return config
 
 
-def test_shares_are_not_written_where_cross_entropy_has_no_gradient():
+def test_ratios_are_not_written_where_cross_entropy_has_no_gradient():
     run = set_up(cvt_config("stage3"))
     _, metrics = run.step(run.state, run.data, run.order)
-    assert not any(name.startswith("share_") for name in metrics)
+    assert not any(name.startswith("gradient_ratio_") for name in metrics)
     text = start_text(run.experiment, run.state, "device", None)
     assert "logits do not depend on stage3" in text and "on pooled, stage1, stage2" in text
 
     run = set_up(cvt_config("pooled"))
     _, metrics = run.step(run.state, run.data, run.order)
-    assert 0 < metrics["share_kl"][0] < np.inf
+    assert 0 < metrics["gradient_ratio_kl"][0] < np.inf
     assert "logits" not in start_text(run.experiment, run.state, "device", None)
 
 
-def test_shares_cannot_be_held_where_cross_entropy_has_no_gradient():
-    check_before_data(cvt_config("stage1", "stage2", **{"loss.hold_shares": True}))
+def test_ratios_cannot_be_held_where_cross_entropy_has_no_gradient():
+    check_before_data(cvt_config("stage1", "stage2", **{"loss.hold_gradient_ratios": True}))
     for layers in (("stage3",), ("stage2", "stage3")):
         with pytest.raises(InputError, match=r"stage3.*not depend on stage3.*pooled, stage1"):
-            check_before_data(cvt_config(*layers, **{"loss.hold_shares": True}))
+            check_before_data(cvt_config(*layers, **{"loss.hold_gradient_ratios": True}))
 
 
-def test_shares_of_micro_batches_are_those_of_the_whole_without_batch_norm():
+def test_ratios_of_micro_batches_are_those_of_the_whole_without_batch_norm():
     from tests.test_train import LayerDrops
 
-    shares = []
+    ratios = []
     for parts in (1, 4):
         config = config_of(**{"loss.layers": ("pooled",), "grad_accumulation": parts})
         run = set_up(config, 2, model=LayerDrops(broadcast=False))
         _, metrics = run.step(run.state, run.data, run.order)
-        shares.append([metrics[f"share_{name}"][0] for name in ("gini", "kl")])
-    np.testing.assert_allclose(shares[0], shares[1], rtol=1e-4)
+        ratios.append([metrics[f"gradient_ratio_{name}"][0] for name in ("gini", "kl")])
+    np.testing.assert_allclose(ratios[0], ratios[1], rtol=1e-4)
 
 
 def test_weights_rise_over_the_ramp():
