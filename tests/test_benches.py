@@ -302,6 +302,7 @@ def swept(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_one_command_gives_every_column_that_applies(swept, capsys, monkeypatch):
     few = {name: (norm, min(steps, 2)) for name, (norm, steps) in robust.ATTACKS.items()}
     monkeypatch.setattr(robust, "ATTACKS", few)

@@ -84,6 +84,7 @@ def test_the_pretrained_networks_compute_what_the_originals_do(name, size):
     assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
 def test_their_gradients_and_statistics_are_those_of_the_originals(name):
     """Gradients with the running statistics, and the statistics after a batch in training.

@@ -28,6 +28,7 @@ def test_the_terms_lower_the_impurity_in_the_notebook_of_the_losses(tmp_path):
     assert gini < ce_gini - 0.01
 
 
+@pytest.mark.slow
 def test_the_notebook_of_training_shows_a_run_and_a_comparison(tmp_path):
     text = executed("train", tmp_path)
     assert float(re.search(r"test accuracy ([\d.]+)", text)[1]) > 0.9

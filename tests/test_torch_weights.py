@@ -150,7 +150,12 @@ def test_cvt_logits_equal_those_of_transformers(name, size, blocks):
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("resnet18", "imagenet"), ("resnet18", "cifar"), ("resnet50", "cifar"), ("cvt13", None)],
+    [
+        ("resnet18", "cifar"),
+        ("cvt13", None),
+        pytest.param("resnet18", "imagenet", marks=pytest.mark.slow),
+        pytest.param("resnet50", "cifar", marks=pytest.mark.slow),
+    ],
 )
 def test_training_equals_that_of_pytorch(name, stem):
     """Running statistics after 3 steps, and all gradients of the third.

@@ -69,6 +69,7 @@ def test_two_nodes_end_like_one_process(undisturbed, tmp_path):
     assert len(alone) == len(undisturbed)  # process 0 alone writes
 
 
+@pytest.mark.slow
 def test_two_tasks_of_a_node_have_devices_of_their_own(cluster, undisturbed, tmp_path):
     workdir = tmp_path / "four"
     four = ["--nodes=2", "--ntasks-per-node=2"]
@@ -81,6 +82,7 @@ def test_two_tasks_of_a_node_have_devices_of_their_own(cluster, undisturbed, tmp
     assert first["train_loss"] == pytest.approx(alone["train_loss"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_lives_through_a_signal_a_requeue_and_a_failed_node(cluster, undisturbed, tmp_path):
     """One after the other, and in the end it comes to what an undisturbed one does.
 
@@ -119,6 +121,7 @@ def test_a_run_lives_through_a_signal_a_requeue_and_a_failed_node(cluster, undis
     assert ends_of(workdir) == undisturbed
 
 
+@pytest.mark.slow
 def test_time_limits_with_a_signal_and_without_and_a_cancellation(cluster, tmp_path):
     """The limit is moved to now, and noticed within half a minute."""
     workdir = tmp_path / "run"

@@ -84,6 +84,7 @@ def test_an_array_of_which_one_is_preempted_and_one_fails_equals_a_sweep_in_one_
     assert tables[0] == tables[1] and len(tables[0]) == 5
 
 
+@pytest.mark.slow
 def test_a_cancelled_member_is_told_apart_and_can_be_run_again(cluster, submitit, tmp_path):
     few = ["--seeds=0-1", "--config.num_epochs=100000"]
     start(tmp_path, *SLURM, *few).finish()

@@ -1,0 +1,61 @@
+"""Runs the tests that take too long for every change, and keeps what came of them.
+
+    python benchmarks/slow_tests.py                        all of them
+    python benchmarks/slow_tests.py tests/slurm            those of a file or folder
+
+They are marked `slow`. `pytest` alone leaves them out, but checks in tests/test_slow.py that each of
+them has passed here, since it was written or named. Run this before a release, and after changes
+of what they test: losses on devices, runs on clusters, pretrained networks, survival.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "slow_tests.json"
+
+
+class Outcomes:
+    """A plugin of pytest that collects, by test, what came of it and how long it took."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, dict[str, Any]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Adds setup, call or teardown of a test."""
+        test = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
+        test["seconds"] = round(test["seconds"] + report.duration, 1)
+        if report.outcome != "passed":
+            test["outcome"] = report.outcome
+
+
+def main(places: list[str]) -> int:
+    """Runs the slow tests of some places; returns pytest's exit status."""
+    os.chdir(ROOT)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    outcomes = Outcomes()
+    options = ["-m", "slow", "-n", "2", "--dist", "worksteal"]
+    status = int(pytest.main([*options, *places], plugins=[outcomes]))
+    known = json.loads(RESULTS.read_text())["tests"] if RESULTS.exists() else {}
+    for name, test in outcomes.tests.items():
+        known[name] = test | {"commit": commit}
+    results = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "tests": dict(sorted(known.items())),
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"{RESULTS.relative_to(ROOT)}: {len(outcomes.tests)} tests of commit {commit}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
