@@ -3,7 +3,7 @@
     python benchmarks/slow_tests.py                        all of them
     python benchmarks/slow_tests.py tests/slurm            those of a file or folder
 
-They are marked `slow`. `pytest` alone leaves them out, but checks in tests/test_slow.py that each of
+They are marked `slow`. `pytest` alone leaves them out, but tests/test_slow.py checks that each of
 them has passed here, since it was written or named. Run this before a release, and after changes
 of what they test: losses on devices, runs on clusters, pretrained networks, survival.
 """

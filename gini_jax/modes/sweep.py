@@ -98,6 +98,43 @@ def main(
             print(member_command(member, workdir, command))
         return pd.DataFrame()
     _check_processes(executor)
+    _check_data_and_folder(config, workdir, search)
+    if hasattr(engine, "check"):
+        engine.check(workdir, **values)
+    make_workdir(workdir)
+    for member in members:  # all of them, before the first one trains
+        refuse_patterns(workdir / member.name)
+        _check_member(member)
+        if (workdir / member.name).exists():
+            check_workdir(workdir / member.name, member.config)
+    write_record(workdir, members, search is not None)
+    failed, busy = run_members(members, workdir, engine.run, values)
+    table = write_tables(workdir)
+    written = "sweep.csv, sweep.md"
+    if not table.empty and not search:  # a report would show the test split
+        write_report(workdir)
+        written += ", report.html"
+    print(f"written to {workdir}: {written}")
+    _tell_of_others([member.name for member in members], failed, busy)
+    return table
+
+
+def _tell_of_others(names: Sequence[str], failed: dict[str, str], busy: Sequence[str]) -> None:
+    """Says which members are trained elsewhere, and raises RunError if some failed."""
+    if busy:
+        done = [name for name in names if name not in {*busy, *failed}]
+        print(f"done: {', '.join(done) or 'none yet'}")
+        print(f"{len(busy)} members are trained elsewhere; call this again for the whole table")
+    if failed:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+        raise RunError(
+            f"{len(failed)} of {len(names)} members failed; the same command tries them again:\n"
+            f"{reasons}"
+        )
+
+
+def _check_data_and_folder(config: ConfigDict, workdir: Path, search: str | None) -> None:
+    """Refuses a search without validation images, and a folder that holds a run."""
     if search and not dataset_shapes(config.dataset).splits["val"].labels.shape[0]:
         raise InputError(
             "--search=random chooses by validation accuracy, but there is no validation split; set "
@@ -108,36 +145,6 @@ def main(
             f"workdir {str(workdir)!r} holds a run; give the sweep a folder of its own, such as "
             f"--workdir={workdir}_sweep"
         )
-    if hasattr(engine, "check"):
-        engine.check(workdir, **values)
-    make_workdir(workdir)
-    for member in members:  # all of them, before the first one trains
-        refuse_patterns(workdir / member.name)
-        _check_member(member)
-        if (workdir / member.name).exists():
-            check_workdir(workdir / member.name, member.config)
-    write_record(workdir, members, search is not None)
-    start = time.monotonic()
-    failed, busy = run_members(members, workdir, engine.run, values)
-    table = write_tables(workdir)
-    good = len(members) - len(failed) - len(busy)
-    _say(f"sweep: {good} of {len(members)} members done, {_minutes(time.monotonic() - start)}")
-    written = "sweep.csv, sweep.md"
-    if not table.empty and not search:  # a report would show the test split
-        write_report(workdir)
-        written += ", report.html"
-    print(f"written to {workdir}: {written}")
-    if busy:
-        done = [x.name for x in members if x.name not in {*busy, *failed}]
-        print(f"done: {', '.join(done) or 'none yet'}")
-        print(f"{len(busy)} members are trained elsewhere; call this again for the whole table")
-    if failed:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
-        raise RunError(
-            f"{len(failed)} of {len(members)} members failed; the same command tries them again:\n"
-            f"{reasons}"
-        )
-    return table
 
 
 def _check_processes(executor: str) -> None:
@@ -209,6 +216,8 @@ def run_members(
     except Stopped:
         write_csv(workdir)
         raise
+    good, seconds = len(members) - len(failed) - len(busy), time.monotonic() - start
+    _say(f"sweep: {good} of {len(members)} members done, {_minutes(seconds)}")
     return failed, busy
 
 

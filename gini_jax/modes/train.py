@@ -57,12 +57,7 @@ def main(
         RunError: the run could not continue.
     """
     if init_from:
-        if config.model.init:
-            raise InputError(
-                f"--init_from={init_from} and model.init={config.model.init!r} both name weights "
-                "to start from; give one of them"
-            )
-        config.model.init = str(run_path("--init_from", init_from))
+        _set_init(config, init_from)
     check_before_data(config, devices)
     check_loggers(config, workdir)
     check_workdir(workdir, config)
@@ -99,6 +94,15 @@ def main(
             write_results(config, workdir, result, arrays)
             print(summary_text(result, workdir))
         return result
+
+
+def _set_init(config: ConfigDict, init_from: str) -> None:
+    if config.model.init:
+        raise InputError(
+            f"--init_from={init_from} and model.init={config.model.init!r} both name weights "
+            "to start from; give one of them"
+        )
+    config.model.init = str(run_path("--init_from", init_from))
 
 
 class CurvesNow:
