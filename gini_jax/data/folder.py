@@ -13,12 +13,12 @@ from PIL import Image, ImageOps
 from gini_jax.data.cache import on_this_machine
 from gini_jax.data.images import decode
 from gini_jax.data.sampling import stratified
-from gini_jax.data.source import Example, refuse_size
+from gini_jax.data.source import VALIDATION, Example, refuse_size
 from gini_jax.errors import InputError, first_line
 from gini_jax.storage import printable, storage_path
 
 # Names of the folders of splits, in any case.
-TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "dev")
+TRAIN = ("train", "training")
 
 
 class Folder:
@@ -148,7 +148,11 @@ def _split_folders(root: Path, test_split: str) -> dict[str, Path]:
         InputError: two folders could be the same split.
     """
     tested = test_split.lower()
-    names = {"train": TRAIN, "val": tuple(x for x in VAL if x != tested), test_split: (tested,)}
+    names = {
+        "train": TRAIN,
+        "val": tuple(x for x in VALIDATION if x != tested),
+        test_split: (tested,),
+    }
     found: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
         for split, known in names.items():

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gini_jax.data.sampling import stratified
-from gini_jax.data.source import Example, refuse_size
+from gini_jax.data.source import Example, own_validation, refuse_size
 from gini_jax.errors import InputError, first_line
 
 INSTALL = 'pip install "datasets>=3"'
@@ -17,9 +17,8 @@ INSTALL = 'pip install "datasets>=3"'
 class HuggingFace:
     """A set of the hub by its name, or a folder of `save_to_disk`; see `source.Source`.
 
-    The validation split is the one named `validation` or `val`, unless it is tested on. A set
-    without a test split is divided class by class: `test_size` and `val_size` images in all, drawn
-    with `val_seed`.
+    The validation split is that of `own_validation`. A set without a test split is divided class by
+    class: `test_size` and `val_size` images in all, drawn with `val_seed`.
 
     Args:
         config: `config.dataset`: `name`, `data_dir` (where the hub's files are kept),
@@ -48,10 +47,8 @@ class HuggingFace:
         self._parts = {name: (part, None) for name, part in found.items()}
         if "train" not in found and len(found) > 1:
             raise InputError(f"{config.name} has splits {sorted(found)}, and no train")
-        for name in {"validation", "val"} & set(found) - {config.test_split}:
-            if config.test_split != "val":
-                self._parts["val"] = self._parts[name]
-                refuse_size(config, "val_size", config.name)
+        if own := own_validation(found, config, config.name):
+            self._parts["val"] = self._parts[own]
         for name in {"train", "val", config.test_split} & set(self._parts):
             self._check_labels(name)
         if config.test_split in found:

@@ -1,6 +1,6 @@
 """What a data source is, and what it becomes: the splits of a data set as arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -48,6 +48,28 @@ class Source(Protocol):
 
         For files: their paths, sizes and times.
         """
+
+
+# The names under which sets have their validation split, the most usual one first.
+VALIDATION = ("validation", "val", "valid", "dev")
+
+
+def own_validation(names: Iterable[str], config: ConfigDict, where: str) -> str | None:
+    """The name of a set's own validation split; None if it has none, or if that is tested on.
+
+    Raises:
+        InputError: there is one, and `val_size` asks for another.
+
+    Examples:
+        >>> config = ConfigDict({"test_split": "test", "val_size": 0})
+        >>> own_validation(["train", "valid"], config, "birds")
+        'valid'
+    """
+    found = [name for name in VALIDATION if name in {*names} - {config.test_split}]
+    if not found or config.test_split == "val":
+        return None
+    refuse_size(config, "val_size", where)
+    return found[0]
 
 
 def refuse_size(config: ConfigDict, key: str, where: str) -> None:

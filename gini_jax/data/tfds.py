@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gini_jax.data.cache import exclusive_lock, on_this_machine
-from gini_jax.data.source import Example, refuse_size
+from gini_jax.data.source import Example, own_validation
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.storage import storage_path
 
@@ -38,10 +38,8 @@ class Tfds:
         self.image_shape = tuple(features["image"].shape[:2])
         splits = self.builder.info.splits
         self._split_of = {name: name for name in splits}
-        for name in {"validation", "val"} & set(splits) - {config.test_split}:
-            if config.test_split != "val":
-                self._split_of["val"] = name
-                refuse_size(config, "val_size", self.name)
+        if own := own_validation(splits, config, self.name):
+            self._split_of["val"] = own
         self.splits = {
             name: _Examples(self.builder, there) for name, there in self._split_of.items()
         }
