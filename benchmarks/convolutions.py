@@ -45,6 +45,12 @@ KERNELS = {
     "CvT stem 7x7": (64, 32, 3, 64, 7, 4, 1),
     "CvT depthwise 3x3": (64, 8, 64, 64, 3, 1, 64),
     "CvT depthwise 3x3, stride 2": (64, 8, 64, 64, 3, 2, 64),
+    "MobileNetV2 stem": (32, 128, 3, 32, 3, 2, 1),
+    "MobileNetV2 1x1, in": (32, 32, 24, 144, 1, 1, 1),
+    "MobileNetV2 1x1, out": (32, 32, 144, 24, 1, 1, 1),
+    "MobileNetV2 depthwise 3x3": (32, 32, 144, 144, 3, 1, 144),
+    "MobileNetV2 depthwise 3x3, stride 2": (32, 64, 96, 96, 3, 2, 96),
+    "MobileNetV2 depthwise 3x3, last": (32, 4, 960, 960, 3, 1, 960),
 }
 
 
