@@ -170,7 +170,7 @@ class SaveOrStop(Callback):
             RunError: as for `save`.
             Stopped: after a signal, with everything saved.
         """
-        status = self._interrupts.status(run.step)
+        status = self._interrupts.status()
         if status or self._is_due(run.experiment.config.checkpoint_every_minutes):
             run.settle()
             self.save(run)
@@ -184,7 +184,7 @@ class SaveOrStop(Callback):
             Stopped: after a signal, with everything saved.
         """
         progress, config = run.progress, run.experiment.config
-        status = self._interrupts.status(run.step)
+        status = self._interrupts.status()
         due = progress.epochs % config.checkpoint_every_epochs == 0
         if progress.is_last(config) or due or status or progress.best_step == run.step:
             self.save(run)

@@ -17,6 +17,15 @@ from gini_jax.errors import RunError
 from gini_jax.storage import is_remote, not_written, refuse_patterns
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves signals to `Interrupts`: where processes stop follows from who asks how often."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never."""
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints in a folder.
 
@@ -41,7 +50,7 @@ class Checkpoints:
 
     def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(preservation_policy=self)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = _Manager(self._folder, options=options)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Which checkpoints stay; orbax calls this."""

@@ -15,17 +15,17 @@ class Interrupts:
     """A context in which a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
 
     In a distributed run, also of one process, jax handles SIGTERM from its start on, and makes all
-    processes stop after the same step; SIGINT is passed on to jax as SIGTERM.
+    processes stop after the same call of `status`; SIGINT is passed on to jax as SIGTERM.
 
     Examples:
         >>> with Interrupts() as interrupts:
         ...     signal.raise_signal(signal.SIGTERM)
-        ...     interrupts.status(step=3)
+        ...     interrupts.status()
         143
     """
 
     def __init__(self) -> None:
-        self._signal = 0
+        self._signal = self._asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -45,14 +45,15 @@ class Interrupts:
             if jax.distributed.is_initialized():
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def status(self, step: int) -> int:
+    def status(self) -> int:
         """Exit status with which the run should end now, 128 + signal; 0 to continue.
 
-        Args:
-            step: number of steps done; the same for all processes.
+        All processes call it equally often: jax has them stop in the call after the one in which
+        the last of them was when the signal came, and misses that if numbers are left out.
         """
         number = self._signal
         if jax.distributed.is_initialized():
-            stop = multihost_utils.reached_preemption_sync_point(step)
+            self._asked += 1
+            stop = multihost_utils.reached_preemption_sync_point(self._asked)
             number = (number or signal.SIGTERM) if stop else 0
         return 128 + number if number else 0
