@@ -1,5 +1,6 @@
 """The settings of a run: one row each, from which defaults, checks and the help text come."""
 
+import importlib
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -378,9 +379,7 @@ class _CallableModule(ModuleType):
     """So that `gini_jax.config("digits:ce", num_epochs=5)` calls `gini_jax.api.config`."""
 
     def __call__(self, name: str = "digits", /, **settings: Any) -> ConfigDict:
-        from gini_jax.api import config
-
-        return config(name, **settings)
+        return importlib.import_module("gini_jax.api").config(name, **settings)
 
 
 sys.modules[__name__].__class__ = _CallableModule

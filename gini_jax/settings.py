@@ -18,7 +18,7 @@ class Setting(NamedTuple):
         choices: the known values, or `"module:TABLE"`, whose keys they are.
         bounds: an interval such as `"[0, 1)"`.
         own: `"module:function"` that finds a part of one's own, `module:Name`, if that is a value
-            too; see `components.find`.
+            too; see `parts.find`.
     """
 
     default: Any

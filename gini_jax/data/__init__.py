@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from gini_jax.components import find
 from gini_jax.data import cache
 from gini_jax.data.images import stored_size
 from gini_jax.data.protocols import divided, held_classes, noisy, with_classes
 from gini_jax.data.sampling import balanced_subset, some_labels
 from gini_jax.data.source import Dataset, LazySubset, Source, Split
 from gini_jax.errors import InputError
+from gini_jax.parts import find
 
 __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
 

@@ -12,8 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from gini_jax.components import find
 from gini_jax.data.policies import apply_policy
+from gini_jax.parts import find
 from gini_jax.settings import NOT_NEGATIVE, SHARE, Setting
 
 ERASED_AREA = (0.02, 1 / 3)  # shares of the image, and ...

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gini_jax.components import find
 from gini_jax.evals import accuracy, features
 from gini_jax.evals.extract import Extractor, SplitOutputs
 from gini_jax.evals.inputs import MOST_EXAMPLES, Inputs, subsample
+from gini_jax.parts import find
 
 __all__ = [
     "EVALS",

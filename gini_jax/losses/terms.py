@@ -363,7 +363,7 @@ def entry_of(name: str) -> Entry:
     row = TERMS.get(name, name)
     if isinstance(row, Entry):
         return row
-    from gini_jax.components import find  # here alone: who imports the losses needs only jax
+    from gini_jax.parts import find  # here alone: who imports the losses needs only jax
 
     what = "a loss, a class like Term, or an Entry"
     found = find(

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gini_jax.components import find
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import needs_of
 from gini_jax.models.layers import Network
+from gini_jax.parts import find
 from gini_jax.settings import in_bounds
 
 FILES = (

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import find
 from gini_jax.errors import InputError, first_line
+from gini_jax.parts import find
 from gini_jax.settings import flattened
 from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, find, is_component
+from gini_jax.components import create, is_component
 from gini_jax.errors import InputError
+from gini_jax.parts import find
 from gini_jax.settings import BELOW_1, setting
 from gini_jax.training.groups import groups_of, scaled_rates, with_decay
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, find, is_component
+from gini_jax.components import create, is_component
 from gini_jax.errors import InputError
+from gini_jax.parts import find
 from gini_jax.settings import NOT_NEGATIVE, setting
 
 

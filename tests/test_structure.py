@@ -1,0 +1,34 @@
+"""The package stays easy to read: imports lead down, and files are short."""
+
+import ast
+import graphlib
+
+from tests.conftest import ROOT
+
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "gini_jax").rglob("*.py")
+}
+
+
+def imported(path):
+    """Modules of the package that a file imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in FILES else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & set(FILES)
+
+
+def test_no_import_leads_back_to_its_file():
+    """A circle raises, with its files."""
+    graph = {name: imported(path) for name, path in FILES.items()}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(FILES)
+
+
+def test_no_file_is_longer_than_400_lines():
+    lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
+    assert max(lengths.values()) <= 400, max(lengths, key=lengths.get)
