@@ -151,9 +151,9 @@ def test_cvt_logits_equal_those_of_transformers(name, size, blocks):
 @pytest.mark.parametrize(
     ("name", "stem"),
     [
+        ("resnet18", "imagenet"),
         ("resnet18", "cifar"),
         ("cvt13", None),
-        pytest.param("resnet18", "imagenet", marks=pytest.mark.slow),
         pytest.param("resnet50", "cifar", marks=pytest.mark.slow),
     ],
 )
