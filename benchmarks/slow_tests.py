@@ -47,7 +47,8 @@ def main(places: list[str]) -> int:
     status = int(pytest.main([*options, *places], plugins=[outcomes]))
     known = json.loads(RESULTS.read_text())["tests"] if RESULTS.exists() else {}
     for name, test in outcomes.tests.items():
-        known[name] = test | {"commit": commit}
+        if test["outcome"] != "skipped" or name not in known:
+            known[name] = test | {"commit": commit}
     results = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "tests": dict(sorted(known.items())),

@@ -122,7 +122,7 @@ def map_over_devices(
 
     @wraps(step)
     def traced(*arguments: Any) -> Any:
-        with tracing_for(devices):
+        with tracing_for(devices[0].platform if devices else None):
             return step(*arguments)
 
     return jax.pmap(

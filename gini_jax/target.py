@@ -1,7 +1,7 @@
 """The platform that a program is traced for, which need not be that of this machine."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 import jax
@@ -10,9 +10,12 @@ _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
 @contextlib.contextmanager
-def tracing_for(devices: Sequence[jax.Device] | None) -> Iterator[None]:
-    """A context in which what is traced is for some devices; None: for jax's default ones."""
-    token = _platform.set(devices[0].platform if devices else None)
+def tracing_for(platform: str | None) -> Iterator[None]:
+    """A context in which what is traced is for a platform, such as `tpu`; None: jax's default.
+
+    What is traced for CPUs runs on other platforms too, in their own way.
+    """
+    token = _platform.set(platform)
     try:
         yield
     finally:
@@ -23,7 +26,7 @@ def traces_for_cpus() -> bool:
     """Whether what is traced now is for CPUs.
 
     Examples:
-        >>> with tracing_for(jax.devices("cpu")):
+        >>> with tracing_for("cpu"):
         ...     traces_for_cpus()
         True
     """

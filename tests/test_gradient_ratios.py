@@ -20,7 +20,7 @@ from gini_jax.losses.balance import GradientNorms
 from gini_jax.models import create_model
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.progress import examples_per_class, start_text
-from gini_jax.training.state import layers_before_logits
+from gini_jax.training.state import layers_before_logits, why_not_measured
 from gini_jax.training.step import augmented_batch
 from tests import tiny
 from tests.runs import set_up
@@ -186,6 +186,23 @@ def test_the_layers_before_the_logits_are_those_with_a_gradient(name, settings, 
     assert layers_before_logits(model, 32) == with_gradient
 
 
+def test_what_a_network_perturbs_inside_its_parts_is_no_layer():
+    class Part(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return self.perturb("inner", nn.Dense(4)(x))
+
+    class Whole(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False, example_index=None):
+            x = Part(name="block1")(images.reshape(len(images), -1))
+            pooled = self.perturb("pooled", x)
+            return nn.Dense(3)(pooled), {"block1": x, "pooled": pooled}
+
+    assert layers_before_logits(Whole(), 8) == {"pooled"}
+    assert "block1" in why_not_measured(Whole(), 8, ("block1",))
+
+
 def cvt_config(*layers, **changes):
     config = config_of()
     set_model(config, "cvt13", widths=(8, 8, 8), blocks=(1, 1, 1), heads=(1, 1, 1))
@@ -198,7 +215,7 @@ def test_ratios_are_not_written_where_cross_entropy_has_no_gradient():
     _, metrics = run.step(run.state, run.data, run.order)
     assert not any(name.startswith("gradient_ratio_") for name in metrics)
     text = start_text(run.experiment, run.state, "device", None)
-    assert "logits do not depend on stage3" in text and "on pooled, stage1, stage2" in text
+    assert "logits do not depend on stage3" in text and "of pooled, stage1, stage2" in text
 
     run = set_up(cvt_config("pooled"))
     _, metrics = run.step(run.state, run.data, run.order)

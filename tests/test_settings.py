@@ -267,7 +267,7 @@ def test_a_network_whose_features_are_all_dead_is_tested_like_any_other():
     assert arrays["fired_images"].shape == (16, 8, 8, 8, 3)
 
 
-def test_shares_of_a_cross_entropy_without_weight_cannot_be_held():
+def test_ratios_to_a_cross_entropy_without_weight_cannot_be_held():
     config = default_config("gini_kl")
     config.loss.update(hold_gradient_ratios=True, ce_weight=0.0)
     with pytest.raises(

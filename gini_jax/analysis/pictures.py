@@ -26,7 +26,10 @@ def draw_curves(workdir: Path, png: Path) -> None:
         png: the picture to write.
     """
     config = json.loads((workdir / "config.json").read_text())
-    lines = epochs_of(workdir)
+    lines = [
+        {RATIO.sub("_gradient_ratio_", name): value for name, value in line.items()}
+        for line in epochs_of(workdir)
+    ]
     epochs = [line["epoch"] for line in lines]
     panels = {
         "Cross-entropy": ["train_ce", "val_loss"],

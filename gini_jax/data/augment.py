@@ -106,9 +106,8 @@ def mix_batch(
     coefficient = own.mean()  # the box may extend beyond the image
     other_images, other_labels = _mirrored((images, labels), axis_name)
     own = own[..., None]
-    return own * images + (1 - own) * other_images, coefficient * labels + (
-        1 - coefficient
-    ) * other_labels
+    mixed_labels = coefficient * labels + (1 - coefficient) * other_labels
+    return own * images + (1 - own) * other_images, mixed_labels
 
 
 def _mirrored(tree: Any, axis_name: str | None) -> Any:

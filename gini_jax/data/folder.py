@@ -18,7 +18,7 @@ from gini_jax.errors import InputError, first_line
 from gini_jax.storage import printable, storage_path
 
 # Names of the folders of splits, in any case.
-TRAIN = ("train", "training")
+TRAIN, VAL = ("train", "training"), (*VALIDATION, "valid", "dev")
 
 
 class Folder:
@@ -150,7 +150,7 @@ def _split_folders(root: Path, test_split: str) -> dict[str, Path]:
     tested = test_split.lower()
     names = {
         "train": TRAIN,
-        "val": tuple(x for x in VALIDATION if x != tested),
+        "val": tuple(x for x in VAL if x != tested),
         test_split: (tested,),
     }
     found: dict[str, Path] = {}

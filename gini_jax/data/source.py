@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 # The names under which sets have their validation split, the most usual one first.
-VALIDATION = ("validation", "val", "valid", "dev")
+VALIDATION = ("validation", "val")
 
 
 def own_validation(names: Iterable[str], config: ConfigDict, where: str) -> str | None:
@@ -62,8 +62,8 @@ def own_validation(names: Iterable[str], config: ConfigDict, where: str) -> str 
 
     Examples:
         >>> config = ConfigDict({"test_split": "test", "val_size": 0})
-        >>> own_validation(["train", "valid"], config, "birds")
-        'valid'
+        >>> own_validation(["train", "validation"], config, "birds")
+        'validation'
     """
     found = [name for name in VALIDATION if name in {*names} - {config.test_split}]
     if not found or config.test_split == "val":

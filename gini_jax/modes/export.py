@@ -15,6 +15,7 @@ from gini_jax.data.augment import standardize, statistics
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.models import to_torch
 from gini_jax.storage import write
+from gini_jax.target import tracing_for
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
 
@@ -107,7 +108,9 @@ def to_stablehlo(trained: Trained) -> bytes:
     (batch,) = jax.export.symbolic_shape("batch")
     size = trained.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    return bytes(jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images).serialize())
+    with tracing_for("cpu"):  # so that the program is the same on whatever machine it is made
+        program = jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images)
+    return bytes(program.serialize())
 
 
 def to_weights(trained: Trained, format: str) -> bytes:

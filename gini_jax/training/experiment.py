@@ -230,8 +230,8 @@ def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
     """
     if why_not := why_not_measured(model, 32, layers):
         raise InputError(
-            f"loss.hold_gradient_ratios=True with loss.layers={layers}: {why_not}; set "
-            "--config.loss.layers to other ones, or --config.loss.hold_gradient_ratios=False"
+            f"loss.hold_gradient_ratios=True with loss.layers={layers}: {why_not}; or set "
+            "--config.loss.hold_gradient_ratios=False"
         )
 
 

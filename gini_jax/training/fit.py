@@ -67,19 +67,22 @@ def fit(
     if writes:
         print(start_text(experiment, state, stepper.feed_name, devices))
     with contextlib.ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts())
         callbacks: list[Callback] = [
             StopAtNaN(stepper, checkpoints),
             Validate(dataset, devices),
             Log(create_loggers(workdir, config) if writes else []),
             AfterEpoch(after_epoch if writes else lambda: None),
             ShowProgress(ProgressBar(experiment, step, show=writes)),
-            SaveOrStop(checkpoints, stack.enter_context(Interrupts())),
+            SaveOrStop(checkpoints, interrupts),
         ]
         if config.profile:
             callbacks.append(Profile(workdir / "profile"))
         for callback in callbacks:
             stack.callback(callback.close)
-        Run(stepper, replicate(state, devices), progress, step, callbacks).train()
+        run = Run(stepper, replicate(state, devices), progress, step, callbacks)
+        del state  # its memory is free while the copies train
+        run.train()
     if writes and progress.stopped_early(config):
         print(f"stopped early: epoch {progress.best_epoch} is the best of {progress.epochs}")
     checkpoints.close()

@@ -39,7 +39,9 @@ def resumed_or_new(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Tr
     if restored is None:
         return start_state(experiment), Progress()
     state, progress = restored
-    return state, Progress(**progress)
+    sums = progress["epoch_sums"]  # up to version 0.2, gradient ratios were named shares
+    sums = {re.sub("^share_", "gradient_ratio_", name): value for name, value in sums.items()}
+    return state, Progress(**progress | {"epoch_sums": sums})
 
 
 def check_init(config: ConfigDict) -> None:

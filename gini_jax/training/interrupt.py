@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT, handled between two steps."""
 
+import itertools
 import os
 import signal
 from types import FrameType
@@ -9,6 +10,7 @@ import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_numbers = itertools.count(1)  # of this process, as jax's point to stop at is
 
 
 class Interrupts:
@@ -25,7 +27,7 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self._signal = self._asked = 0
+        self._signal = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -48,12 +50,12 @@ class Interrupts:
     def status(self) -> int:
         """Exit status with which the run should end now, 128 + signal; 0 to continue.
 
-        All processes call it equally often: jax has them stop in the call after the one in which
-        the last of them was when the signal came, and misses that if numbers are left out.
+        All processes call it equally often. When a signal comes, jax takes the highest number that
+        any of them has asked with, and all stop when they ask with the next one. So the numbers
+        rise by one.
         """
         number = self._signal
         if jax.distributed.is_initialized():
-            self._asked += 1
-            stop = multihost_utils.reached_preemption_sync_point(self._asked)
+            stop = multihost_utils.reached_preemption_sync_point(next(_numbers))
             number = (number or signal.SIGTERM) if stop else 0
         return 128 + number if number else 0

@@ -149,7 +149,7 @@ def perturbation_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
     They include what a network perturbs besides: flax wants all of them, or none.
     """
     features, variables = _shapes(model, image_size)
-    return {**variables.get("perturbations", {}), **features}
+    return {**features, **variables.get("perturbations", {})}
 
 
 @lru_cache(maxsize=8)
@@ -180,14 +180,15 @@ def why_not_measured(model: nn.Module, image_size: int, layers: Iterable[str]) -
     if not before:
         return (
             f"{type(model).__name__} calls self.perturb for none of the layers before its logits, "
-            "by which the terms' gradients are measured (docs/extending.md)"
+            "by which the terms' gradients are measured (CONTRIBUTING.md, Network)"
         )
     behind = [layer for layer in layers if layer not in before]
     if not behind:
         return ""
     return (
-        f"the logits do not depend on {', '.join(behind)}, so cross-entropy has no gradient there; "
-        f"they depend on {', '.join(sorted(before))}"
+        f"the logits do not depend on {', '.join(behind)}, or the network does not call "
+        "self.perturb there, so cross-entropy's gradient is 0 or unknown; --config.loss.layers may "
+        f"be some of {', '.join(sorted(before))}"
     )
 
 
