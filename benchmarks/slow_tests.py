@@ -4,8 +4,8 @@
     python benchmarks/slow_tests.py tests/slurm            those of a file or folder
 
 They are marked `slow`. `pytest` alone leaves them out, but tests/test_slow.py checks that each of
-them has passed here, since it was written or named. Run this before a release, and after changes
-of what they test: losses on devices, runs on clusters, pretrained networks, survival.
+them passed when this was last run. Run it before a release, and after changes of what they test:
+runs on clusters, pretrained networks, benches, notebooks.
 """
 
 import json

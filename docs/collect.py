@@ -119,7 +119,7 @@ def gradient_ratios_of(folder: Path, group: str, seed: int) -> list[tuple[Any, .
         (group, seed, line["epoch"], term, f"{line[key]:.6g}", f"{line[f'train_{term}']:.6g}")
         for line in lines
         for key in line
-        if (term := RATIO.split(key)[-1]) != key and line[key] < 1e6
+        if (term := key.removeprefix(RATIO)) != key and line[key] < 1e6
     ]
 
 

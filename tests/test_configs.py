@@ -49,10 +49,8 @@ def test_a_config_builds_its_training_step(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    ratios = {
-        "gradient_ratio_gini",
-        "gradient_ratio_kl",
-    }  # the logits depend on the layers, of CvT too
+    # The logits depend on the layers, of CvT too.
+    ratios = {"gradient_ratio_gini", "gradient_ratio_kl"}
     assert set(metrics) == {"loss", "ce", "accuracy", "gini", "kl", "gradient_norm"} | ratios
     count = parameter_overview.count_parameters(new.params)
     millions = millions or BODIES[model_name]

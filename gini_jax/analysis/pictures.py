@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from gini_jax.analysis.runs import epochs_of
 from gini_jax.drawing import plain_numbers
 from gini_jax.storage import write
 
-# Of a term's gradient to cross-entropy's; named a share up to version 0.2.
-RATIO = re.compile("_(?:gradient_ratio|share)_")
+RATIO = "train_gradient_ratio_"  # of a term's gradient to cross-entropy's
 
 
 def draw_curves(workdir: Path, png: Path) -> None:
@@ -26,10 +24,7 @@ def draw_curves(workdir: Path, png: Path) -> None:
         png: the picture to write.
     """
     config = json.loads((workdir / "config.json").read_text())
-    lines = [
-        {RATIO.sub("_gradient_ratio_", name): value for name, value in line.items()}
-        for line in epochs_of(workdir)
-    ]
+    lines = epochs_of(workdir)
     epochs = [line["epoch"] for line in lines]
     panels = {
         "Cross-entropy": ["train_ce", "val_loss"],
@@ -38,7 +33,7 @@ def draw_curves(workdir: Path, png: Path) -> None:
         "KL of the features' distribution from the classes'": ["train_kl", "val_kl"],
     }
     panels |= {f"Term {name}": [f"train_{name}"] for name in other_terms(config)}
-    if ratios := sorted({key for line in lines for key in line if RATIO.search(key)}):
+    if ratios := sorted({key for line in lines for key in line if key.startswith(RATIO)}):
         panels["Gradient of a term / of cross-entropy"] = ratios
         panels["Share of features that never fire"] = ["val_dead"]
     columns = -(-len(panels) // 2)
@@ -52,8 +47,8 @@ def draw_curves(workdir: Path, png: Path) -> None:
             known = [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
             if known:
                 label = "training batches" if name.startswith("train") else "validation split"
-                if RATIO.search(name):
-                    label = RATIO.split(name)[-1]
+                if name.startswith(RATIO):
+                    label = name.removeprefix(RATIO)
                     axis.set_yscale("log")
                     plain_numbers(axis.yaxis)
                 marker = "." if len(known) < 10 else None

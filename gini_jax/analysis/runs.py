@@ -102,9 +102,11 @@ def arrays_in(path: Path, again: str) -> dict[str, np.ndarray]:
 def epochs_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that are of an epoch, not of a single step.
 
-    A last line that is not complete, of a run that is writing it, is left out.
+    A last line that is not complete, of a run that is writing it, is left out. Gradient ratios,
+    named shares up to version 0.2, have their name of today.
     """
-    texts = (folder / "metrics.jsonl").read_text().splitlines()
+    text = (folder / "metrics.jsonl").read_text()
+    texts = text.replace('"train_share_', '"train_gradient_ratio_').splitlines()
     lines = [json.loads(text) for text in texts if text.endswith("}")]
     return [line for line in lines if "epoch" in line]
 

@@ -148,11 +148,7 @@ def _split_folders(root: Path, test_split: str) -> dict[str, Path]:
         InputError: two folders could be the same split.
     """
     tested = test_split.lower()
-    names = {
-        "train": TRAIN,
-        "val": tuple(x for x in VAL if x != tested),
-        test_split: (tested,),
-    }
+    names = {"train": TRAIN, "val": tuple(x for x in VAL if x != tested), test_split: (tested,)}
     found: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
         for split, known in names.items():

@@ -116,7 +116,7 @@ def layer_sums(
     batch: Any = {"num_classes": num_classes, "where": where, "axis": axis}
     sums = {
         kind: {name: SUMS[kind](layer, labels, **batch) for name, layer in layers.items()}
-        for kind in {"class_sums": None, _impurity_term(impurity).kind: None}
+        for kind in dict.fromkeys(["class_sums", _impurity_term(impurity).kind])
     }
     if axis_name is not None:
         summed = lax.psum(sums, axis_name)  # which sorts the keys

@@ -90,11 +90,8 @@ class Objective:
             if by_layer:
                 terms[name] = terms[name]._replace(layers=dict(by_layer))
             active[name] = 1.0 if by_layer else weight  # type: ignore[assignment]
-        self.weights, self.running_decay, self.hold_gradient_ratios = (
-            active,
-            running_decay,
-            hold_gradient_ratios,
-        )
+        self.weights, self.running_decay = active, running_decay
+        self.hold_gradient_ratios = hold_gradient_ratios
         self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
         self.other_terms: dict[str, Any] = {
             name: term for name, term in terms.items() if name not in self.sum_terms

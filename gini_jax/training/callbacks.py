@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from gini_jax.data.source import Dataset
 from gini_jax.errors import RunError, Stopped
@@ -21,9 +23,7 @@ from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import Logger
 from gini_jax.training.loop import Callback, Run
 from gini_jax.training.nan import first_nan
-from gini_jax.training.progress import ProgressBar
-from gini_jax.training.state import not_finite
-from gini_jax.training.stepper import Stepper
+from gini_jax.training.state import Experiment, not_finite
 
 
 class Profile(Callback):
@@ -51,8 +51,8 @@ class Profile(Callback):
 class StopAtNaN(Callback):
     """Ends a run whose loss or gradient is not finite."""
 
-    def __init__(self, stepper: Stepper, checkpoints: Checkpoints):
-        self._stepper, self._checkpoints = stepper, checkpoints
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
 
     def on_step(self, run: Run, metrics: dict[str, float]) -> None:
         """Checks a step.
@@ -74,16 +74,18 @@ class StopAtNaN(Callback):
         kept = _kept(self._checkpoints.steps())
         if experiment.config.debug_nans:
             state, _ = resumed_or_new(experiment, self._checkpoints)
-            raise RunError(f"{text}{first_nan(self._stepper, state, step)} {kept}")
+            raise RunError(f"{text}{first_nan(run.stepper, state, step)} {kept}")
         raise RunError(f"{text}{kept} --config.debug_nans=True names the first module with a NaN.")
 
 
 class Validate(Callback):
     """Validates every `eval_every_epochs` epochs, and after the last."""
 
-    def __init__(self, dataset: Dataset, devices: Sequence[jax.Device] | None):
-        self._dataset, self._devices = dataset, devices
-        self._extract: Extractor | None = None
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, devices: Sequence[jax.Device] | None
+    ):
+        self._dataset, size = dataset, dataset.image_size
+        self._extract = Extractor(experiment.model, experiment.config, size, devices)
 
     def after_epoch(self, run: Run) -> None:
         """Adds the validation to the epoch's metrics; without a validation split, nothing."""
@@ -92,9 +94,6 @@ class Validate(Callback):
             return
         split, values = self._dataset.splits["val"], {}
         if len(split.labels):
-            if self._extract is None:
-                model, size = run.experiment.model, self._dataset.image_size
-                self._extract = Extractor(model, config, size, self._devices)
             features = self._extract(run.state.evaluated, split)
             values = validation_metrics(features, self._dataset.num_classes)
         run.line |= run.progress.add_validation(values, run.step)
@@ -137,19 +136,56 @@ class AfterEpoch(Callback):
         self._call()
 
 
-class ShowProgress(Callback):
-    """Shows how far the run is; see `ProgressBar`."""
+class ProgressBar(Callback):
+    """A progress bar on a terminal; elsewhere, one plain line per epoch.
 
-    def __init__(self, bar: ProgressBar):
-        self._bar = bar
+    Args:
+        experiment: the run.
+        step: number of steps already done.
+        show: whether this process prints anything.
+    """
+
+    def __init__(self, experiment: Experiment, step: int, show: bool):
+        config = experiment.config
+        self._batch_size, self._epochs, self._val = config.batch_size, config.num_epochs, ""
+        bar = sys.stderr.isatty() or "ipykernel" in sys.modules  # a terminal or a notebook
+        self._lines = show and not bar
+        self._start, self._first = time.monotonic(), step // experiment.steps_per_epoch
+        self._bar = tqdm(
+            total=config.num_epochs * experiment.steps_per_epoch * config.batch_size,
+            initial=step * config.batch_size,
+            unit=" images",
+            unit_scale=True,
+            mininterval=1,
+            disable=not show or self._lines,
+        )
 
     def on_step(self, run: Run, metrics: dict[str, float]) -> None:
         """Shows a step."""
-        self._bar.update(metrics, run.progress)
+        if self._bar.disable:
+            return
+        shown = "  ".join(
+            f"{name} {value:.3f}" for name, value in metrics.items() if "norm" not in name
+        )
+        text = f"epoch {run.progress.epochs + 1}  {shown}{self._val}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(self._batch_size)
 
     def after_epoch(self, run: Run) -> None:
-        """Shows an epoch."""
-        self._bar.end_epoch(run.line, run.progress)
+        """Shows the validation, and the best one so far."""
+        line, best = run.line, run.progress.val_accuracy
+        if "val_accuracy" in line:
+            self._val = f"  val {line['val_accuracy']:.4f} (best {best:.4f})"
+        if not self._lines:
+            return
+        seconds = time.monotonic() - self._start
+        left = seconds / max(line["epoch"] - self._first, 1) * (self._epochs - line["epoch"])
+        print(
+            f"epoch {line['epoch']}/{self._epochs}  loss {line['train_loss']:.4f}  accuracy "
+            f"{line['train_accuracy']:.4f}{self._val}  {left / 60:.1f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def close(self) -> None:
         """Leaves the bar as it is."""

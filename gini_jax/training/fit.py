@@ -13,8 +13,8 @@ from gini_jax.training.callbacks import (
     AfterEpoch,
     Log,
     Profile,
+    ProgressBar,
     SaveOrStop,
-    ShowProgress,
     StopAtNaN,
     Validate,
 )
@@ -23,7 +23,7 @@ from gini_jax.training.initial import resumed_or_new
 from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import create_loggers
 from gini_jax.training.loop import Callback, Run
-from gini_jax.training.progress import Progress, ProgressBar, start_text
+from gini_jax.training.progress import Progress, start_text
 from gini_jax.training.state import Experiment
 from gini_jax.training.stepper import Stepper
 from gini_jax.training.workdir import keep_lines_until
@@ -69,11 +69,11 @@ def fit(
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         callbacks: list[Callback] = [
-            StopAtNaN(stepper, checkpoints),
-            Validate(dataset, devices),
+            StopAtNaN(checkpoints),
+            Validate(experiment, dataset, devices),
             Log(create_loggers(workdir, config) if writes else []),
             AfterEpoch(after_epoch if writes else lambda: None),
-            ShowProgress(ProgressBar(experiment, step, show=writes)),
+            ProgressBar(experiment, step, show=writes),
             SaveOrStop(checkpoints, interrupts),
         ]
         if config.profile:

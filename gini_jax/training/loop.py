@@ -36,6 +36,7 @@ class Run:
     """A run while it trains.
 
     Attributes:
+        stepper: its compiled step and its feed.
         experiment: its fixed parts.
         state: on the devices, after `step` steps.
         progress: what the metrics that have arrived say.
@@ -50,10 +51,10 @@ class Run:
         step: int,
         callbacks: Sequence[Callback],
     ):
-        self.experiment, self.progress = stepper.experiment, progress
+        self.stepper, self.experiment, self.progress = stepper, stepper.experiment, progress
         self.state, self.step = state, step
         self.line: dict[str, Any] = {}
-        self._stepper, self._callbacks = stepper, callbacks
+        self._callbacks = callbacks
         self._pending: dict[str, jax.Array] = {}
         self._start = time.perf_counter()
 
@@ -71,7 +72,9 @@ class Run:
                 for callback in self._callbacks:
                     callback.before_call(self)
                 self._call(step, count)
-                for callback in self._callbacks if self.step < (epoch + 1) * steps else ():
+                if self.step == (epoch + 1) * steps:
+                    break
+                for callback in self._callbacks:
                     callback.after_call(self)
             self.settle()
             self.line = self.progress.end_epoch(self.experiment)
@@ -86,7 +89,7 @@ class Run:
         self._start = self.progress.add_time(self._start)
 
     def _call(self, step: int, count: int) -> None:
-        self.state, metrics = self._stepper(self.state, step, count)
+        self.state, metrics = self.stepper(self.state, step, count)
         self._fetch()  # the metrics of the call before, while this one runs
         self._pending, self.step = metrics, step + count
 

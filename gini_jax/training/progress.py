@@ -1,7 +1,6 @@
-"""The progress of a run, and how it is shown."""
+"""The progress of a run, and what it says at its start."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from gini_jax.checks import notes_on
 from gini_jax.devices import num_devices
@@ -77,59 +75,6 @@ class Progress:
         if accuracy > self.val_accuracy or not values:
             self.best_epoch, self.best_step, self.val_accuracy = self.epochs, step, accuracy
         return {f"val_{name}": value for name, value in values.items()}
-
-
-class ProgressBar:
-    """A progress bar on a terminal; elsewhere, one plain line per epoch.
-
-    Args:
-        experiment: the run.
-        step: number of steps already done.
-        show: whether this process prints anything.
-    """
-
-    def __init__(self, experiment: Experiment, step: int, show: bool):
-        config = experiment.config
-        self._batch_size, self._epochs, self._val = config.batch_size, config.num_epochs, ""
-        bar = sys.stderr.isatty() or "ipykernel" in sys.modules  # a terminal or a notebook
-        self._lines = show and not bar
-        self._start, self._first = time.monotonic(), step // experiment.steps_per_epoch
-        self._bar = tqdm(
-            total=config.num_epochs * experiment.steps_per_epoch * config.batch_size,
-            initial=step * config.batch_size,
-            unit=" images",
-            unit_scale=True,
-            mininterval=1,
-            disable=not show or self._lines,
-        )
-
-    def update(self, metrics: dict[str, float], progress: Progress) -> None:
-        """Shows a step."""
-        shown = "  ".join(
-            f"{name} {value:.3f}" for name, value in metrics.items() if "norm" not in name
-        )
-        text = f"epoch {progress.epochs + 1}  {shown}{self._val}"
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(self._batch_size)
-
-    def end_epoch(self, line: dict[str, Any], progress: Progress) -> None:
-        """Shows the validation, and the best one so far."""
-        if "val_accuracy" in line:
-            self._val = f"  val {line['val_accuracy']:.4f} (best {progress.val_accuracy:.4f})"
-        if not self._lines:
-            return
-        seconds = time.monotonic() - self._start
-        left = seconds / max(line["epoch"] - self._first, 1) * (self._epochs - line["epoch"])
-        print(
-            f"epoch {line['epoch']}/{self._epochs}  loss {line['train_loss']:.4f}  accuracy "
-            f"{line['train_accuracy']:.4f}{self._val}  {left / 60:.1f} min left",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        self._bar.close()
 
 
 def num_parameters(params: Any) -> int:
