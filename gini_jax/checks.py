@@ -12,32 +12,6 @@ from gini_jax.keys import check_keys
 from gini_jax.settings import Setting, flattened, in_bounds
 
 
-def _is_any(config: ConfigDict, *names: str) -> bool:
-    """Whether the data are one of these, or may be: of Hugging Face, or from one's own source."""
-    return config.dataset.name in names or ":" in config.dataset.name
-
-
-# Settings that some configs leave unused, and whether a config uses them.
-_USED_BY = {
-    "loss.running_decay": lambda config: bool(config.loss.terms),
-    "loss.hold_gradient_ratios": lambda config: bool(config.loss.terms),
-    "loss.pseudo_confidence": lambda config: bool(config.dataset.labelled),
-    "loss.kl_target": lambda config: bool(config.loss.terms.get("kl")),
-    "dataset.val_seed": lambda config: any(
-        config.dataset[key]
-        for key in ("val_size", "train_size", "test_size", "labelled", "label_noise")
-    ),
-    "dataset.label_noise_kind": lambda config: bool(config.dataset.label_noise),
-    "dataset.data_dir": lambda config: config.dataset.name != "digits",
-    "dataset.test_size": lambda config: _is_any(config, "folder"),
-    "dataset.skip_damaged": lambda config: _is_any(config, "folder"),
-    "dataset.image_column": lambda config: _is_any(config),
-    "dataset.label_column": lambda config: _is_any(config),
-    "early_stopping_epochs": lambda config: config.early_stopping_epochs < config.num_epochs,
-    "dataset.examples_per_class": lambda config: config.dataset.sampler == "class_balanced",
-}
-
-
 def check_config(config: ConfigDict, num_devices: int) -> None:
     """Refuses values that break a rule.
 
@@ -110,10 +84,8 @@ def unread(config: ConfigDict) -> set[str]:
         >>> "loss.start_epoch" in unread(default_config("kl"))
         False
     """
-    found = {path for path, used_by in _USED_BY.items() if not used_by(config)}
-    if not any(config.loss.terms.values()):
-        found |= {"loss.start_epoch", "loss.ramp_epochs"}
-    return found
+    rows = all_rows(config).items()
+    return {path for path, row in rows if row.read_if and not row.read_if(config)}
 
 
 def notes_on(config: ConfigDict) -> list[str]:
@@ -138,13 +110,14 @@ def notes_on(config: ConfigDict) -> list[str]:
             "pretrained on ImageNet expect --config.dataset.mean=imagenet "
             "--config.dataset.std=imagenet"
         )
-    rows = all_rows(config)
-    for path, used_by in _USED_BY.items():
-        section, _, key = path.rpartition(".")
-        of = config[section] if section else config
-        value, name = of[key], of.get("name") if section else None
-        if value != rows[path].default and not used_by(config):
-            notes.append(f"{path}={value!r} has no effect" + (f" with {name}" if name else ""))
+    values, rows = flattened(config), all_rows(config)
+    recipes = {"loss.start_epoch", "loss.ramp_epochs"}  # set them for every objective
+    for path in sorted(unread(config) - recipes):
+        name = values.get(f"{path.rpartition('.')[0]}.name")
+        if values[path] != rows[path].default:
+            notes.append(
+                f"{path}={values[path]!r} has no effect" + (f" with {name}" if name else "")
+            )
     if config.eval_every_epochs > config.num_epochs:
         notes.append(
             f"eval_every_epochs={config.eval_every_epochs}: only the last epoch is validated"

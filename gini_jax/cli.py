@@ -14,12 +14,13 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from gini_jax.checks import check_name
-from gini_jax.components import SECTIONS, component_rows
-from gini_jax.config import SETTINGS, all_rows, default_config
+from gini_jax.components import SECTIONS, component_rows, option_rows
+from gini_jax.config import all_rows, default_config
 from gini_jax.config_files import changed, config_of, shipped_configs, written
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
-from gini_jax.settings import ANY, flattened
+from gini_jax.settings import ANY, Setting, flattened
 from gini_jax.storage import reading, run_path, storage_path
+from gini_jax.table import SETTINGS
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
 MODES = {
@@ -184,10 +185,7 @@ def help_text() -> str:
         if head != section:
             lines.append("")
             section = head
-        rule = row.bounds if row.bounds != ANY else ""
-        choices = ", ".join(str(choice) for choice in row.known())
-        rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
-        lines.append(f"  --config.{path}={values[path]!r}\n      {row.meaning}{rules}")
+        lines.append(_row_text(path, values[path], row))
     lines += ["", "What each network, optimiser and schedule brings to its section:"]
     for section in SECTIONS:
         for name in SETTINGS[f"{section}.name"].known():
@@ -196,7 +194,16 @@ def help_text() -> str:
             lines.append(
                 f"  --config.{section}.name={name}\n      {own or 'no setting of its own'}"
             )
+    lines += ["", "What terms bring:"]
+    lines += [_row_text(path, row.default, row) for path, row in option_rows().items()]
     return "\n".join(lines[1:])
+
+
+def _row_text(path: str, value: Any, row: Setting) -> str:
+    rule = row.bounds if row.bounds != ANY else ""
+    choices = ", ".join(str(choice) for choice in row.known())
+    rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
+    return f"  --config.{path}={value!r}\n      {row.meaning.rstrip('.')}{rules}"
 
 
 def _split(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gini_jax.settings import Setting, named
+from gini_jax.settings import Setting, arguments_as_settings, named
 
 # Sections in which a name picks a component, and what finds it.
 SECTIONS = {
@@ -18,7 +18,10 @@ OPTIONS = "loss.options."
 
 
 def rows_of(component: Any) -> dict[str, Setting]:
-    """A component's own settings: its `rows`, or its dataclass's fields that `setting` declares.
+    """A component's own settings.
+
+    They are its `rows`; or its dataclass's fields that `setting` declares; or the arguments of a
+    function, or another class, whose default is a number or a word.
 
     Examples:
         >>> from gini_jax.training.schedules import Cosine
@@ -27,6 +30,8 @@ def rows_of(component: Any) -> dict[str, Setting]:
     """
     if hasattr(component, "rows"):
         return component.rows
+    if not dataclasses.is_dataclass(component):
+        return arguments_as_settings(component)
     fields = dataclasses.fields(component)
     return {f.name: f.metadata["setting"] for f in fields if "setting" in f.metadata}
 
@@ -77,8 +82,11 @@ def option_rows(own: Iterable[str] = ()) -> dict[str, Setting]:
     """
     from gini_jax.losses.terms import TERMS, entry_of
 
+    entries = {term: entry_of(term) for term in (*TERMS, *own)}
     return {
-        f"{OPTIONS}{term}.{key}": Setting(default, f"of the term {term}", choices)
-        for term in dict.fromkeys([*TERMS, *own])
-        for key, (default, choices) in entry_of(term).settings.items()
+        f"{OPTIONS}{term}.{key}": row
+        for term, entry in entries.items()
+        if entry.part
+        for key, row in rows_of(entry.part).items()
+        if key not in entry.given
     }

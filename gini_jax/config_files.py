@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from gini_jax.components import OPTIONS, SECTIONS, option_rows
 from gini_jax.config import (
-    WEIGHTS,
     all_rows,
     set_component,
     set_objective,
@@ -22,6 +21,7 @@ from gini_jax.data.augment import augmentation_of
 from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.keys import RENAMED, check_keys, unknown_setting
 from gini_jax.losses.terms import entry_of, objective_name
+from gini_jax.table import WEIGHTS
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from gini_jax.components import SECTIONS, component_rows, option_rows
-from gini_jax.config import SETTINGS, all_rows
+from gini_jax.config import all_rows
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.settings import flattened
+from gini_jax.table import SETTINGS
 
 RENAMED = {
     "loss.gini_weight": "loss.terms.gini",

@@ -1,9 +1,12 @@
 """A setting and its rules: what a row of a table of settings holds."""
 
 import dataclasses
+import functools
 import importlib
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -19,6 +22,7 @@ class Setting(NamedTuple):
         bounds: an interval such as `"[0, 1)"`.
         own: `"module:function"` that finds a part of one's own, `module:Name`, if that is a value
             too; see `parts.find`.
+        read_if: whether a run of this config reads the setting; None: each does.
     """
 
     default: Any
@@ -26,6 +30,7 @@ class Setting(NamedTuple):
     choices: tuple[Any, ...] | str = ()
     bounds: str = ""
     own: str = ""
+    read_if: Callable[[Any], Any] | None = None
 
     def known(self) -> tuple[Any, ...]:
         """The choices, looked up where they are defined."""
@@ -64,6 +69,38 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
     """
     row = Setting(default, meaning, **rules)
     return dataclasses.field(default=default, metadata={"setting": row})
+
+
+@functools.cache
+def arguments_as_settings(function: Callable[..., Any]) -> dict[str, Setting]:
+    """The arguments of a function, or of a class, whose default is a number or a word.
+
+    The meaning comes from the docstring, choices from `Literal`, bounds from
+    `Annotated[float, "(0, inf)"]`.
+
+    Examples:
+        >>> from gini_jax.losses import supcon_loss
+        >>> row = arguments_as_settings(supcon_loss)["temperature"]
+        >>> row.default, row.meaning, row.bounds
+        (0.1, 'what cosines are divided by.', '(0, inf)')
+    """
+    from docstring_parser import parse  # here alone: few runs read a term's settings
+
+    arguments = parse(inspect.getdoc(function) or "").params
+    meanings = {argument.arg_name: argument.description for argument in arguments}
+    rows = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if not isinstance(parameter.default, (int, float, str)):
+            continue
+        kind = parameter.annotation
+        rules = {typing.get_origin(k): typing.get_args(k) for k in (kind, *typing.get_args(kind))}
+        rows[name] = Setting(
+            parameter.default,
+            " ".join((meanings.get(name) or "").split()),
+            choices=rules.get(typing.Literal, ()),
+            bounds=next(iter(getattr(kind, "__metadata__", ())), ""),
+        )
+    return rows
 
 
 def in_bounds(value: float | Sequence[float], bounds: str) -> bool:

@@ -12,7 +12,7 @@ import optax
 
 from gini_jax.data.source import Example
 from gini_jax.models.layers import Classifier
-from gini_jax.settings import COUNT, POSITIVE, setting
+from gini_jax.settings import COUNT, POSITIVE, SHARE, setting
 
 
 class TwoLayers(nn.Module):
@@ -36,6 +36,25 @@ def spread_loss(features, labels, *, where=None, axis_name=None, power=2.0):
     del labels, where
     value = (jnp.abs(features) ** power).mean()
     return jax.lax.pmean(value, axis_name) if axis_name else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Pull:
+    """A term with a state: features are pulled to a running mean of all of them."""
+
+    strength: float = setting(0.5, "how far the mean moves in a step", bounds=SHARE)
+
+    def init(self, outputs):
+        """A mean of 0, `[C]`."""
+        return jnp.zeros(outputs.features["hidden"].shape[-1])
+
+    def __call__(self, outputs, state):
+        """Half the mean squared distance, and the mean moved to that of the batch."""
+        hidden = outputs.features["hidden"]
+        loss, mean = 0.5 * jnp.square(hidden - state).mean(), jax.lax.stop_gradient(hidden.mean(0))
+        if outputs.axis_name is not None:
+            loss, mean = jax.lax.pmean((loss, mean), outputs.axis_name)
+        return loss, state + self.strength * (mean - state)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ import pytest
 
 import gini_jax
 from gini_jax.checks import check_config
-from gini_jax.config import SETTINGS
 from gini_jax.config_files import shipped_configs
 from gini_jax.errors import InputError
 from gini_jax.repair import repaired, suggestion
+from gini_jax.table import SETTINGS
 from gini_jax.training.experiment import check_before_data
 from tests import tiny
 from tests.conftest import ROOT

@@ -85,6 +85,7 @@ def test_all_five_work_together(project):
         "--config.num_epochs=1",
         "--config.loss.start_epoch=1",
         "--config.loss.terms.moving_center=0.01",
+        "--config.loss.options.moving_center.rate=0.2",
         "--config.loss.layers=('tokens',)",
         "--config.model.name=tiny_vit",
         "--config.evals=('nearest',)",
@@ -107,3 +108,4 @@ def test_all_five_work_together(project):
     assert "train_moving_center" in (project / "run" / "metrics.jsonl").read_text()
     shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
     assert "moving_center: 0.01" in shown
+    assert "rate: 0.2" in shown

@@ -21,6 +21,8 @@ OWN = {
     "loss.layers": "hidden",
     "loss.terms.parts:spread_loss": "0.01",
     "loss.options.parts:spread_loss.power": "3.0",
+    "loss.terms.parts:Pull": "0.001",
+    "loss.options.parts:Pull.strength": "0.25",
     "schedule.name": "parts:WarmRestarts",
     "schedule.waves": "3",
     "optimizer.name": "parts:Lion",
@@ -51,10 +53,11 @@ def folder(tmp_path_factory):
 
 def test_every_part_of_a_run_may_be_ones_own(folder):
     config = json.loads((folder / "run" / "config.json").read_text())
-    assert config["objective"] == "spread_loss"
+    assert config["objective"] == "Pull_spread_loss"
     assert config["schedule"]["waves"] == 3 and "final" not in config["schedule"]
     assert config["optimizer"]["b1"] == 0.95 and "momentum" not in config["optimizer"]
-    assert config["loss"]["options"] == {"parts:spread_loss": {"power": 3.0}}
+    options = {"parts:spread_loss": {"power": 3.0}, "parts:Pull": {"strength": 0.25}}
+    assert config["loss"]["options"] == options
     lines = lines_of(folder / "run")
     assert all(line["train_parts:spread_loss"] > 0 for line in lines)
     # Three waves in 12 steps: the last step of a wave has the rate after three quarters of it.

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from jax import lax
 EPS = 1e-10
 
 AxisName: TypeAlias = Hashable | tuple[Hashable, ...]
+Positive: TypeAlias = Annotated[float, "(0, inf)"]
+NotNegative: TypeAlias = Annotated[float, "[0, inf)"]
 Sums = TypeVar("Sums")
 
 

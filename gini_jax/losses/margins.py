@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.class_sums import AxisName, NotNegative, Positive
 from gini_jax.losses.logits import mean_over_examples
 
 
@@ -13,8 +13,8 @@ def cosface_loss(
     cosines: jax.Array,
     labels: jax.Array,
     *,
-    scale: float = 64.0,
-    margin: float = 0.35,
+    scale: Positive = 64.0,
+    margin: NotNegative = 0.35,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
@@ -58,8 +58,8 @@ def arcface_loss(
     cosines: jax.Array,
     labels: jax.Array,
     *,
-    scale: float = 64.0,
-    margin: float = 0.5,
+    scale: Positive = 64.0,
+    margin: NotNegative = 0.5,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:

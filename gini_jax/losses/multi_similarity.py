@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.class_sums import AxisName, Positive
 from gini_jax.losses.pairs import Rows, cosine, masked_logsumexp, mean_over_anchors
 
 
@@ -11,8 +11,8 @@ def multi_similarity_loss(
     features: jax.Array,
     labels: jax.Array,
     *,
-    alpha: float = 2.0,
-    beta: float = 50.0,
+    alpha: Positive = 2.0,
+    beta: Positive = 50.0,
     base: float = 0.5,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,

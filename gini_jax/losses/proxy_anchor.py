@@ -6,6 +6,8 @@ from jax import lax
 
 from gini_jax.losses.class_sums import (
     AxisName,
+    NotNegative,
+    Positive,
     check_features,
     check_where,
     label_rows,
@@ -20,8 +22,8 @@ def proxy_anchor_loss(
     labels: jax.Array,
     proxies: jax.Array,
     *,
-    alpha: float = 32.0,
-    margin: float = 0.1,
+    alpha: Positive = 32.0,
+    margin: NotNegative = 0.1,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,

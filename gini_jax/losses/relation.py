@@ -8,6 +8,7 @@ from jax import lax
 
 from gini_jax.losses.class_sums import (
     AxisName,
+    NotNegative,
     check_features,
     check_where,
     label_rows,
@@ -157,7 +158,7 @@ def relation_triplet_loss(
     labels: jax.Array,
     comparator: Comparator,
     *,
-    margin: float = 0.5,
+    margin: NotNegative = 0.5,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,

@@ -8,6 +8,7 @@ from jax import lax
 
 from gini_jax.losses.class_sums import (
     AxisName,
+    Positive,
     check_features,
     check_where,
     on_any_mesh,
@@ -43,7 +44,7 @@ def simclr_loss(
     labels: jax.Array | None,
     projection: Projection,
     *,
-    temperature: float = 0.5,
+    temperature: Positive = 0.5,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.class_sums import AxisName, Positive
 from gini_jax.losses.pairs import Rows, cosine, masked_logsumexp, mean_over_anchors
 
 
@@ -13,7 +13,7 @@ def supcon_loss(
     features: jax.Array,
     labels: jax.Array,
     *,
-    temperature: float = 0.1,
+    temperature: Positive = 0.1,
     average: Literal["outside", "inside"] = "outside",
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,

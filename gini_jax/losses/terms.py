@@ -3,8 +3,6 @@
 A new term is one new file and one line in `TERMS`.
 """
 
-import inspect
-import typing
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -220,30 +218,16 @@ class Entry(NamedTuple):
 
     Attributes:
         create: from what the run is like, and the term's own settings, to the term.
-        settings: by name, the default of each of the term's own settings, and its choices.
+        part: what declares the term's own settings; see `components.rows_of`.
+        given: those of its arguments that are no settings: training gives them.
         needs: what training must provide: a `cosine` or a `probe` head, `superclasses`, or two
             `views` of each image.
     """
 
     create: Callable[..., Term | SumTerm]
-    settings: Mapping[str, tuple[float | str, tuple[str, ...]]] = {}
+    part: Callable[..., Any] | None = None
+    given: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-
-
-def settings_of(loss: Callable[..., Any]) -> dict[str, tuple[float | str, tuple[str, ...]]]:
-    """A loss's own settings: its arguments whose default is a number or a word.
-
-    Examples:
-        >>> settings_of(supcon_loss)
-        {'temperature': (0.1, ()), 'average': ('outside', ('outside', 'inside'))}
-    """
-    found = {}
-    for name, parameter in inspect.signature(loss).parameters.items():
-        if isinstance(parameter.default, (float, str)):
-            kinds = (parameter.annotation, *typing.get_args(parameter.annotation))
-            choices = [typing.get_args(k) for k in kinds if typing.get_origin(k) is typing.Literal]
-            found[name] = (parameter.default, choices[0] if choices else ())
-    return found
 
 
 def of_class_sums(loss: Callable[[Any], jax.Array], kind: str = "class_sums") -> Entry:
@@ -261,7 +245,7 @@ def of_features(
     def term(about: About, **settings: Any) -> FeatureTerm:
         return FeatureTerm(partial(loss, **settings), create)
 
-    return Entry(term, settings_of(loss), needs)
+    return Entry(term, loss, given=("axis",), needs=needs)
 
 
 def of_margin(loss: Callable[..., jax.Array]) -> Entry:
@@ -277,8 +261,7 @@ def of_margin(loss: Callable[..., jax.Array]) -> Entry:
 
         return LogitTerm(added)
 
-    own = {name: row for name, row in settings_of(loss).items() if name != "scale"}
-    return Entry(term, own, needs=("cosine",))
+    return Entry(term, loss, given=("scale", "axis"), needs=("cosine",))
 
 
 def _comparator(key: jax.Array, channels: int, num_classes: int) -> Comparator:
@@ -357,8 +340,8 @@ def entry_of(name: str) -> Entry:
         InputError: there is no such term.
 
     Examples:
-        >>> entry_of("gini_jax.losses.supcon:supcon_loss").settings["temperature"][0]
-        0.1
+        >>> entry_of("gini_jax.losses.supcon:supcon_loss").part.__name__
+        'supcon_loss'
     """
     row = TERMS.get(name, name)
     if isinstance(row, Entry):
@@ -371,7 +354,9 @@ def entry_of(name: str) -> Entry:
     )
     if isinstance(found, Entry):
         return found
-    return Entry(lambda about: found()) if isinstance(found, type) else of_features(found)
+    if not isinstance(found, type):
+        return of_features(found)
+    return Entry(lambda about, **settings: found(**settings), found)
 
 
 def needs_of(terms: Mapping[str, Any]) -> set[str]:

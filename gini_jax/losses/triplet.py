@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.class_sums import AxisName, NotNegative
 from gini_jax.losses.pairs import (
     FAR,
     Compare,
@@ -24,7 +24,7 @@ def triplet_loss(
     features: jax.Array,
     labels: jax.Array,
     *,
-    margin: float = 0.2,
+    margin: NotNegative = 0.2,
     triplets: Literal["hard", "all", "semi-hard"] = "hard",
     distance: Literal["euclidean", "squared"] | Compare = "euclidean",
     where: jax.Array | None = None,

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from gini_jax.components import OPTIONS, SECTIONS, component_rows, option_rows
-from gini_jax.config import WEIGHT, WEIGHTS, all_rows, term_weights
+from gini_jax.config import all_rows, term_weights
 from gini_jax.config_files import changed, fitting, set_value, written
 from gini_jax.data.augment import augmentation_of
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import PRESETS, entry_of, objective_name
 from gini_jax.settings import flattened
+from gini_jax.table import WEIGHT, WEIGHTS
 from gini_jax.training.search import Range, draws, range_of
 
 # What --vary cannot vary, and what does.
