@@ -32,3 +32,17 @@ def test_no_import_leads_back_to_its_file():
 def test_no_file_is_longer_than_400_lines():
     lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
     assert max(lengths.values()) <= 400, max(lengths, key=lengths.get)
+
+
+def test_no_function_is_longer_than_60_lines():
+    """Without its docstring, 50; the docstring of a loss may take more."""
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            lines = node.end_lineno - node.lineno + 1
+            text = node.body[0] if ast.get_docstring(node) else None
+            code = lines - (text.end_lineno - text.lineno + 1 if text else 0)
+            where = f"{name}.{node.name}"
+            assert code <= 50, where
+            assert lines <= 60 or name.startswith("gini_jax.losses."), where

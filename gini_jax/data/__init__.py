@@ -62,10 +62,9 @@ def load_dataset(
     Returns:
         The data set. If the source has no validation split, `val_size` training images, drawn with
         `val_seed`, form one. With `train_size`, the training split is a class-balanced subset of
-        the rest, also drawn with `val_seed`. With `labelled`, only so many images of each class
-        keep their label in it; the label of the others is -1. With `held_out_classes`, the test
-        images of these classes form a split of their own, `held_out`; with `label_noise`, some
-        training labels are wrong.
+        the rest, also drawn with `val_seed`. With `labelled`, only so many of its images of each
+        class keep their label; the others have -1. With `held_out_classes`, the test images of
+        these form a split, `held_out`; with `label_noise`, some training labels are wrong.
 
     Raises:
         InputError: the set is unknown or missing, a split is too small, or the number of classes

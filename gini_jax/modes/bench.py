@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,23 +65,11 @@ def main(
     make_workdir(workdir, "bench.md is written there")
     cache_compilations(workdir)
     measuring = {name: x for name, x in modules.items() if hasattr(x, "measure")}
-    unfit: dict[str, str] = {}
-    fitting: set[str] = {name for name in modules if name not in measuring}
+    data_dir = config.dataset.data_dir if config else ""
     bar = tqdm(total=len(runs) * len(measuring), unit=" benches", disable=None)
     with bar:
-        for run in runs:
-            data_dir = config.dataset.data_dir if config else ""
-            reasons = _measured(run, measuring, outliers, data_dir, bar)
-            fitting |= set(measuring) - set(reasons)
-            unfit |= reasons
-    named = benches != "all"
-    for name in measuring:
-        if name not in fitting and named:
-            raise InputError(f"--benches={name} fits none of the runs: {unfit[name]}")
-        if name in unfit:
-            print(
-                f"{name} left out{'' if name not in fitting else ' for some runs'}: {unfit[name]}"
-            )
+        reasons = [_measured(run, measuring, outliers, data_dir, bar) for run in runs]
+    _tell_unfit(measuring, reasons, named=benches != "all")
     groups = read_runs(workdir, *others)  # with what they hold now
     table = _table(groups, measuring)
     write(workdir / "bench.csv", csv_text(table))
@@ -95,6 +83,17 @@ def main(
     names = ", ".join(["bench.csv", "bench.md", *(name for name, _ in drawn)])
     print(f"written to {workdir}: {names}; the report shows them too")
     return table
+
+
+def _tell_unfit(names: Iterable[str], reasons: Sequence[Mapping[str, str]], named: bool) -> None:
+    """Tells which benches were left out for some runs; one that is named must fit one of them."""
+    for name in names:
+        unfit = [of_run[name] for of_run in reasons if name in of_run]
+        if len(unfit) == len(reasons) and named:
+            raise InputError(f"--benches={name} fits none of the runs: {unfit[-1]}")
+        if unfit:
+            some = " for some runs" if len(unfit) < len(reasons) else ""
+            print(f"{name} left out{some}: {unfit[-1]}")
 
 
 def _measured(

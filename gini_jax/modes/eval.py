@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gini_jax.data import load_dataset
+from gini_jax.data.source import Dataset
 from gini_jax.devices import num_devices, wait_for_all
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.storage import json_text, write
@@ -59,15 +60,7 @@ def main(
     make_workdir(workdir, "eval.json is written there; copy the run to a folder of your own")
     dataset = load_dataset(config.dataset, only={"train", split})
     wait_for_all("data")
-    changes = changes_of_data(workdir, dataset)
-    if changes and changes[0].startswith("  classes"):
-        raise InputError(
-            f"the classes of the data are not those that the run in {str(workdir)!r} learnt:\n"
-            f"{changes[0]}\nGive data with the run's classes: --config.dataset.data_dir"
-        )
-    if changes:
-        text = "\n".join(["warning: these are not the run's own data:", *changes])
-        print(text, file=sys.stderr)
+    changes = _changes(workdir, dataset)
     if not len(dataset.splits[split].labels):
         raise InputError(f"--split={split}: the run's {split} split is empty; give --split=test")
     # The training batch size does not matter here; it only has to fit the number of devices.
@@ -76,11 +69,10 @@ def main(
     trained.batch_size = num_devices(devices) * config.grad_accumulation
     experiment = build_experiment(trained, dataset, devices)
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        checkpoints = Checkpoints(workdir / "checkpoints")
-        step = checkpoints.best_step() if step is None else step
-        print(f"evaluating step {step} of {workdir} on its {split} split")
-        variables = checkpoints.variables(step)
-        checkpoints.close()
+        with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+            step = checkpoints.best_step() if step is None else step
+            print(f"evaluating step {step} of {workdir} on its {split} split")
+            variables = checkpoints.variables(step)
         tested = replace(dataset, splits=dataset.splits | {"test": dataset.splits[split]})
         numbers, _ = measure(experiment, tested, variables, None, devices)
         device = f"{num_devices(devices)} x {jax.devices()[0].device_kind}"
@@ -93,3 +85,17 @@ def main(
                     print(f"  {key.removeprefix('test_'):24} {value:.4f}")
             print(f"written to {workdir / 'eval.json'}")
     return result
+
+
+def _changes(workdir: Path, dataset: Dataset) -> list[str]:
+    """How the data differ from the run's own; that is told, and other classes are refused."""
+    changes = changes_of_data(workdir, dataset)
+    if changes and changes[0].startswith("  classes"):
+        raise InputError(
+            f"the classes of the data are not those that the run in {str(workdir)!r} learnt:\n"
+            f"{changes[0]}\nGive data with the run's classes: --config.dataset.data_dir"
+        )
+    if changes:
+        text = "\n".join(["warning: these are not the run's own data:", *changes])
+        print(text, file=sys.stderr)
+    return changes

@@ -4,7 +4,7 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -71,10 +71,31 @@ def main(
             "leave out --explain"
         )
     make_workdir(workdir, "predictions.csv is written there; or use gini_jax.load in Python")
+    stored, image_size = trained.config.dataset.image_size, trained.image_size
+    decode = partial(stored_or_reason, stored=stored, image_size=image_size)
+    rows, damaged = _predicted(trained, paths, decode)
+    for text in damaged[:20]:
+        print(f"left out: {printable(text)}", file=sys.stderr)
+    if not rows:
+        raise InputError(f"--images={images}: none of the {len(paths)} files is a readable image")
+    table = pd.DataFrame(rows)
+    write(workdir / "predictions.csv", csv_text(table))
+    for row in rows[:20]:
+        print(f"{row['image']}: {printable(row['class'])} ({row['probability']:.3f})")
+    left_out = f"; {len(damaged)} files left out" if damaged else ""
+    print(f"{len(rows)} predictions written to {workdir / 'predictions.csv'}{left_out}")
+    if explain:
+        readable = (x for x in map(decode, paths) if isinstance(x, np.ndarray))
+        _draw_votes(trained, np.stack(list(islice(readable, 20))), workdir / "explanations.png")
+    return table
+
+
+def _predicted(
+    trained: Trained, paths: Sequence[str], decode: Callable[[str], np.ndarray | str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each image, and the reason for each file that is none."""
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
-    sizes = trained.config.dataset.image_size, trained.image_size
-    decode = partial(stored_or_reason, stored=sizes[0], image_size=sizes[1])
     bar = tqdm(total=len(paths), unit=" images", disable=len(paths) <= BATCH)
     with bar, decoders(len(paths)) as pool:
         coming = pool.map(decode, paths[:BATCH], chunksize=16)
@@ -90,20 +111,7 @@ def main(
                 for i, p in zip(good, found, strict=True):
                     rows.append(_row(files[i], p, trained.class_names))
             bar.update(len(files))
-    for text in damaged[:20]:
-        print(f"left out: {printable(text)}", file=sys.stderr)
-    if not rows:
-        raise InputError(f"--images={images}: none of the {len(paths)} files is a readable image")
-    table = pd.DataFrame(rows)
-    write(workdir / "predictions.csv", csv_text(table))
-    for row in rows[:20]:
-        print(f"{row['image']}: {printable(row['class'])} ({row['probability']:.3f})")
-    left_out = f"; {len(damaged)} files left out" if damaged else ""
-    print(f"{len(rows)} predictions written to {workdir / 'predictions.csv'}{left_out}")
-    if explain:
-        readable = (x for x in map(decode, paths) if isinstance(x, np.ndarray))
-        _draw_votes(trained, np.stack(list(islice(readable, 20))), workdir / "explanations.png")
-    return table
+    return rows, damaged
 
 
 def _draw_votes(trained: Trained, pixels: np.ndarray, png: Path) -> None:

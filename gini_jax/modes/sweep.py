@@ -92,31 +92,42 @@ def main(
     engine, values = executors.chosen(executor, settings)
     members = members_of(config, names, seeds_of(seeds or str(config.seed)), vary, trials)
     if dry_run:
-        for member in members:
-            _check_member(member)
-        for member in members:
-            print(member_command(member, workdir, command))
-        return pd.DataFrame()
+        return _print_commands(members, workdir, command)
     _check_processes(executor)
     _check_data_and_folder(config, workdir, search)
     if hasattr(engine, "check"):
         engine.check(workdir, **values)
+    _prepare(workdir, members)
+    write_record(workdir, members, search is not None)
+    failed, busy = run_members(members, workdir, engine.run, values)
+    table = write_tables(workdir)
+    report = not table.empty and not search  # it would show the test split
+    if report:
+        write_report(workdir)
+    print(f"written to {workdir}: sweep.csv, sweep.md" + ", report.html" * report)
+    _tell_of_others([member.name for member in members], failed, busy)
+    return table
+
+
+def _print_commands(
+    members: Sequence[Member], workdir: Path, command: Sequence[str]
+) -> pd.DataFrame:
+    """Prints the members' own commands, once all of them are checked."""
+    for member in members:
+        _check_member(member)
+    for member in members:
+        print(member_command(member, workdir, command))
+    return pd.DataFrame()
+
+
+def _prepare(workdir: Path, members: Sequence[Member]) -> None:
+    """Makes the sweep's folder, and checks all members before the first one trains."""
     make_workdir(workdir)
-    for member in members:  # all of them, before the first one trains
+    for member in members:
         refuse_patterns(workdir / member.name)
         _check_member(member)
         if (workdir / member.name).exists():
             check_workdir(workdir / member.name, member.config)
-    write_record(workdir, members, search is not None)
-    failed, busy = run_members(members, workdir, engine.run, values)
-    table = write_tables(workdir)
-    written = "sweep.csv, sweep.md"
-    if not table.empty and not search:  # a report would show the test split
-        write_report(workdir)
-        written += ", report.html"
-    print(f"written to {workdir}: {written}")
-    _tell_of_others([member.name for member in members], failed, busy)
-    return table
 
 
 def _tell_of_others(names: Sequence[str], failed: dict[str, str], busy: Sequence[str]) -> None:

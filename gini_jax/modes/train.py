@@ -84,9 +84,8 @@ def main(
             write_run(workdir, config, dataset)
 
         progress = fit(experiment, dataset, workdir, devices, after_epoch=CurvesNow(workdir))
-        checkpoints = Checkpoints(workdir / "checkpoints")
-        best = checkpoints.variables(progress.best_step)
-        checkpoints.close()
+        with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+            best = checkpoints.variables(progress.best_step)
         initial = untrained_variables(experiment)
         numbers, arrays = measure(experiment, dataset, best, initial, devices)
         result = training_record(experiment, progress, best["params"], devices) | numbers
