@@ -100,6 +100,7 @@ def test_a_comparison_pairs_by_seed_and_tells_settings_apart(runs):
         gini_jax.compare([runs["ce0"], runs["ce0"].workdir])
 
 
+@pytest.mark.slow
 def test_the_report_of_several_runs_says_what_sets_them_apart(runs, tmp_path):
     own, small, gini = (runs[k].workdir for k in ("ce0", "small", "gini0"))
     arguments = (f"--workdir={own},{gini}", f"--workdir={small}")

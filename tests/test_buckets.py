@@ -69,6 +69,7 @@ def on_disk(tmp_path_factory):
     return train(config, workdir, devices=jax.devices()[:1]), lines_of(workdir)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk, tmp_path):
     """Then it is tested, loaded, reported, exported and used from there."""
     workdir = bucket("killed")
@@ -181,6 +182,7 @@ def test_a_prepared_set_in_a_bucket_has_the_examples_of_the_one_on_disk(
         assert source.splits["test"][i] == here[i]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_bucket_is_whole_and_its_finished_members_are_not_run_again(capsys):
     config = tiny.get_config()
     config.num_epochs = config.loss.start_epoch = 1

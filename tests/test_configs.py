@@ -27,7 +27,14 @@ BODIES = {"resnet17": None, "resnet18": 11.17, "resnet50": 23.5, "cvt13": 19.6}
 BODIES |= {"mobilenet_v2": 2.35, "efficientnet_lite0": 3.5}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+LARGE = [name for name in NAMES if name.startswith("caltech101")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow) if x in LARGE else x for x in NAMES],
+)
 def test_a_config_builds_its_training_step(name):
     """Traced, not compiled: every shape of the run is the true one."""
     config = with_batch(importlib.import_module(f"configs.{name}").get_config(), 10_000)
@@ -68,7 +75,9 @@ def test_a_batch_by_the_number_of_images_gives_twelve_steps_or_eight_images():
     assert with_batch(config, 10**6).schedule.learning_rate == 0.01
 
 
-@pytest.mark.parametrize("name", ["cifar100_cvt13", "caltech101_resnet50"])
+@pytest.mark.parametrize(
+    "name", ["cifar100_cvt13", pytest.param("caltech101_resnet50", marks=pytest.mark.slow)]
+)
 def test_a_step_of_a_shrunk_network_moves_every_parameter(name):
     """Compiled and run: what the ResNets of the other tests have not, dropout and attention."""
     config = importlib.import_module(f"configs.{name}").get_config()

@@ -132,7 +132,7 @@ def test_second_derivatives_work_in_reverse_mode_and_forward_mode_is_refused_on_
 def test_forward_mode_works_in_what_is_traced_for_a_tpu():
     model = create_model("resnet18", num_classes=3, width=4)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    variables = model.init(jax.random.key(1), images)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
 
     def loss(images):
         return jnp.sin(model.apply(variables, images)[0]).sum()

@@ -53,6 +53,7 @@ def cifar(shared_tfds):
     return config
 
 
+@pytest.mark.slow
 def test_cifar_100_has_its_sizes_its_balance_and_each_image_in_one_split(cifar):
     dataset = data.load_dataset(cifar)
     train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))

@@ -48,6 +48,7 @@ def test_accelerators_are_those_that_the_user_left(monkeypatch):
     assert accelerators() == ("cpu", [])
 
 
+@pytest.mark.slow
 def test_members_side_by_side_give_what_they_give_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "write_report", lambda workdir: None)
     config = tiny.get_config("ce")

@@ -174,13 +174,15 @@ def test_ratios_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypat
 def test_the_layers_before_the_logits_are_those_with_a_gradient(name, settings, others):
     model = create_model(name, num_classes=3, **settings)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    variables = model.init(jax.random.key(1), images)
-    features = model.apply(variables, images)[1]
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    features = jax.jit(model.apply)(variables, images)[1]
 
-    def first_logit(zeros):
+    @jax.jit
+    @jax.grad
+    def gradient_of_first_logit(zeros):
         return model.apply({**variables, "perturbations": zeros}, images)[0][:, 0].sum()
 
-    gradients = jax.grad(first_logit)(jax.tree.map(jnp.zeros_like, features))
+    gradients = gradient_of_first_logit(jax.tree.map(jnp.zeros_like, features))
     with_gradient = {layer for layer, gradient in gradients.items() if np.any(gradient)}
     assert with_gradient == set(features) - others
     assert layers_before_logits(model, 32) == with_gradient
@@ -210,6 +212,7 @@ def cvt_config(*layers, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_ratios_are_not_written_where_cross_entropy_has_no_gradient():
     run = set_up(cvt_config("stage3"))
     _, metrics = run.step(run.state, run.data, run.order)

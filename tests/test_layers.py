@@ -44,6 +44,7 @@ def test_a_weight_for_each_layer_is_the_papers_joint_objective():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), got, expected)
 
 
+@pytest.mark.slow
 def test_a_run_has_a_weight_for_each_layer(tmp_path):
     layers = {"loss.layers": ("stage1", "stage2"), "loss.start_epoch": 1, "num_epochs": 1}
     weights = {"loss.terms.gini.stage1": 0.25, "loss.terms.gini.stage2": 1.0}

@@ -27,6 +27,7 @@ def config_of(*loggers, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_metrics_reach_mlflow_and_a_longer_run_goes_on_there(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="writes to MLflow, which is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -167,6 +168,7 @@ def test_a_service_that_cannot_start_is_one_error(tmp_path, monkeypatch):
         create_loggers(tmp_path, config_of("wandb"))
 
 
+@pytest.mark.slow
 def test_steps_are_logged_between_the_epochs_lines(tmp_path):
     """Three steps a call; an epoch has 18. The last step of an epoch is in the epoch's line."""
     plain, often = tmp_path / "plain", tmp_path / "often"

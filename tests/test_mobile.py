@@ -70,7 +70,7 @@ def test_our_names_and_pytorchs_lead_to_each_other(name):
     jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("size", [64, pytest.param(96, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PLACES)
 def test_the_pretrained_networks_compute_what_the_originals_do(name, size):
     torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")

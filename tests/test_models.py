@@ -116,7 +116,7 @@ def test_cvt_features_and_counts():
     assert round(count / 1e6) == 277  # the paper's table 2
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cvt13"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("cvt13", marks=pytest.mark.slow)])
 def test_recomputing_activations_changes_no_gradient(name):
     settings = SMALL[name]
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)

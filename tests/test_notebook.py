@@ -20,6 +20,7 @@ def executed(name, folder):
     return "".join(x.get("text", "") + str(x.get("data", "")) for x in outputs)
 
 
+@pytest.mark.slow
 def test_the_terms_lower_the_impurity_in_the_notebook_of_the_losses(tmp_path):
     text = executed("losses", tmp_path)
     found = re.findall(r"test accuracy (\S+), Gini impurity of the features ([\d.]+)", text)

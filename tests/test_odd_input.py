@@ -58,6 +58,7 @@ def folder_config(root, **changes):
 # ---------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.slow
 def test_a_run_on_equal_test_images_ends_with_its_report(tmp_path, capsys):
     """All features coincide, which ends scikit-learn's t-SNE by a signal."""
     root = folder_of(tmp_path / "images")
@@ -107,6 +108,7 @@ def run_of(classes, features, names):
     )
 
 
+@pytest.mark.slow
 def test_pictures_take_dollars_large_numbers_and_sets_of_different_classes():
     features = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
     two = run_of(2, 1e6 * features, ["Ba$$in", r"cost_$\alpha$"])
@@ -137,6 +139,7 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_left_out(tmp_path, monkeypa
     assert "This picture is left out: it could not be drawn (ValueError: no such colour)" in page
 
 
+@pytest.mark.slow
 def test_a_test_split_of_two_images_is_enough_for_everything(tmp_path):
     root = folder_of(tmp_path / "images", test=1)
     config = folder_config(root, evals=("all",), report=True)

@@ -129,6 +129,7 @@ def test_a_finished_run_of_a_constant_learning_rate_is_extended(tmp_path):
     assert optax.global_norm(jax.tree.map(np.subtract, state.params, loaded["params"])) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_cosine_run_cannot_be_extended_but_its_weights_start_another(tmp_path, capsys):
     one, first = jax.devices()[:1], tmp_path / "first"
     train(config_of(num_epochs=1), first, devices=one)

@@ -70,6 +70,7 @@ def test_every_part_of_a_run_may_be_ones_own(folder):
     assert [json.loads(line)["epoch"] for line in notes[:3]] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_parts_is_evaluated_and_reported(folder):
     Program("--mode=eval", "--workdir=run", cwd=folder).finish()
     Program("--mode=report", "--workdir=run", cwd=folder).finish()

@@ -70,6 +70,7 @@ def test_label_noise_leaves_validation_and_test_labels_alone():
         np.testing.assert_array_equal(dataset.splits[name].labels, clean.splits[name].labels)
 
 
+@pytest.mark.slow
 def test_superclasses_are_learned_from_some_classes_and_tested_on_others(tmp_path, monkeypatch):
     """Digits in two superclasses: 0 to 4, and 5 to 9."""
     from gini_jax.data.digits import Digits

@@ -86,8 +86,8 @@ def first_batch(run, config):
 def test_a_cosine_head_gives_scaled_cosines(name, settings):
     model = create_model(name, 7, head="cosine", scale=5.0, **settings)
     images = jnp.asarray(np.random.default_rng(0).random((3, 16, 16, 3)), jnp.float32)
-    variables = model.init(jax.random.key(0), images)
-    logits, features = model.apply(variables, images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    logits, features = jax.jit(model.apply)(variables, images)
     x = np.asarray(features["pooled"], np.float64)
     w = np.asarray(variables["params"]["head"]["dense"]["kernel"], np.float64)
     cosines = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (w / np.linalg.norm(w, axis=0))
@@ -97,21 +97,22 @@ def test_a_cosine_head_gives_scaled_cosines(name, settings):
 
 def test_a_probe_learns_while_the_network_below_does_not():
     model, images = create_model("resnet_digits", 4, head="probe"), jnp.ones((2, 8, 8, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
 
     def ce(params):
         logits, _ = model.apply({**variables, "params": params}, images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1])).mean()
 
-    gradients = jax.grad(ce)(variables["params"])
+    gradients = jax.jit(jax.grad(ce))(variables["params"])
     of_head = gradients.pop("head")
     assert all(np.any(x) for x in jax.tree.leaves(of_head))
     jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), gradients)
 
 
+@pytest.mark.slow
 def test_pytorch_weights_start_a_cosine_head_and_it_is_exported_as_a_program_alone(tmp_path):
     model = create_model("resnet18", 10, width=8)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     again = from_torch("resnet18", to_torch("resnet18", variables), head="cosine")
     kernel = variables["params"]["head"]["dense"]["kernel"]
     np.testing.assert_array_equal(again["params"]["head"]["dense"]["kernel"], kernel)
@@ -124,7 +125,11 @@ def test_pytorch_weights_start_a_cosine_head_and_it_is_exported_as_a_program_alo
 
 # ------------------------------------------------------------- steps
 
-OBJECTIVES = ("proxy_anchor", "relation", "relation_triplet", "arcface", "remarnet", "simclr")
+OBJECTIVES = (
+    *("relation", "arcface", "simclr"),
+    *(pytest.param(x, marks=pytest.mark.slow) for x in ("proxy_anchor", "relation_triplet")),
+    pytest.param("remarnet", marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -253,7 +258,7 @@ def test_each_class_keeps_as_many_labels_as_are_asked_for():
     np.testing.assert_array_equal(more[few >= 0], few[few >= 0])
 
 
-@pytest.mark.parametrize("objective", ["gini_kl", "supcon"])
+@pytest.mark.parametrize("objective", ["gini_kl", pytest.param("supcon", marks=pytest.mark.slow)])
 def test_unsure_images_change_nothing(objective):
     """No image reaches a confidence of 1: the gradient is that of the labelled ones alone."""
     config = config_of(objective, **{"dataset.labelled": 40, "loss.pseudo_confidence": 1.0})

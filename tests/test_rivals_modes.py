@@ -33,7 +33,13 @@ def _batch():
 
 @pytest.mark.parametrize(
     ("way", "devices"),
-    [("pmap", 2), ("pmap", 8), ("vmap", 8), ("shard_map", 8), ("shard_map without check_vma", 2)],
+    [
+        ("pmap", 8),
+        ("shard_map", 8),
+        pytest.param("pmap", 2, marks=pytest.mark.slow),
+        pytest.param("vmap", 8, marks=pytest.mark.slow),
+        pytest.param("shard_map without check_vma", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_parts_on_several_devices_equal_the_whole(way, devices, batch):
     if way.startswith("shard_map") and not hasattr(jax, "shard_map"):

@@ -84,6 +84,7 @@ def test_a_search_needs_validation_images(tmp_path):
         sweep(config, tmp_path / "sweep", search="random", trials=2, vary=[RATE])
 
 
+@pytest.mark.slow
 def test_a_search_ends_in_the_best_settings_by_validation_alone(tmp_path):
     arguments = ("--objectives=ce,gini", "--search=random", "--trials=2", f"--vary={RATE}")
     common = ("--mode=sweep", "--config=tests/tiny.py", f"--workdir={tmp_path}")

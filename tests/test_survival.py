@@ -37,6 +37,7 @@ def undisturbed(tmp_path_factory):
     return ends_of(workdir)
 
 
+@pytest.mark.slow
 def test_killed_at_six_random_moments_a_run_comes_to_the_same_end(undisturbed, tmp_path):
     rng = random.Random(0)
     for _ in range(6):
@@ -103,6 +104,7 @@ def two_processes(workdir, *arguments):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_end_like_one(undisturbed, tmp_path):
     """Each reads its own part of the batches."""
     for process in two_processes(tmp_path, "--config.dataset.feed=stream"):
@@ -112,6 +114,7 @@ def test_two_processes_end_like_one(undisturbed, tmp_path):
     assert len(both) == len(undisturbed)  # process 0 alone writes
 
 
+@pytest.mark.slow
 def test_if_one_of_two_processes_dies_the_other_ends_and_the_run_goes_on_alone(
     undisturbed, tmp_path
 ):

@@ -117,6 +117,7 @@ ONE_EPOCH = ("--config.num_epochs=1", "--config.loss.start_epoch=1")
 TWO_BY_TWO = ("--objectives=ce,gini_kl", "--seeds=0,1", *ONE_EPOCH)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_whole(tmp_path):
     process = start(tmp_path, *TWO_BY_TWO)
     process.until((tmp_path / "gini_kl-seed0" / "metrics.jsonl").exists)
@@ -237,6 +238,7 @@ def test_a_folder_without_a_finished_run_has_no_report(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_members_of_fewer_epochs_are_not_finished(tmp_path):
     """A sweep repeated with more epochs extends them, where the schedule allows it."""
     config = tiny.get_config("ce")
@@ -256,6 +258,7 @@ def test_members_of_fewer_epochs_are_not_finished(tmp_path):
     assert holds_result(tmp_path, same_end.config)
 
 
+@pytest.mark.slow
 def test_a_member_that_stopped_early_goes_on_with_more_patience(tmp_path):
     config = tiny.get_config("ce")
     config.update_from_flattened_dict(

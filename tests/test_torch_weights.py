@@ -133,7 +133,7 @@ def test_resnet_logits_equal_those_of_pytorch(name, stem):
     ("name", "size", "blocks"),
     [
         ("cvt13", (96, 64), None),
-        ("cvt21", (32, 32), None),
+        pytest.param("cvt21", (32, 32), None, marks=pytest.mark.slow),
         ("cvt13", (224, 224), (1, 2, 3)),  # size and depth have no part in each other
     ],
 )
@@ -153,7 +153,7 @@ def test_cvt_logits_equal_those_of_transformers(name, size, blocks):
     [
         ("resnet18", "imagenet"),
         ("resnet18", "cifar"),
-        ("cvt13", None),
+        pytest.param("cvt13", None, marks=pytest.mark.slow),
         pytest.param("resnet50", "cifar", marks=pytest.mark.slow),
     ],
 )

@@ -128,11 +128,11 @@ def test_jax_is_asked_about_signals_once_after_each_call(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     changes = {"steps_per_call": 5, "checkpoint_every_minutes": 1e-4}
-    config = small_config("ce", num_epochs=2, **changes)
+    config = small_config("ce", num_epochs=1, **changes)
     for name in ("first", "second"):  # one count: jax has one point to stop at for the process
         train(config, tmp_path / name, devices=jax.devices()[:1])
     calls_of_an_epoch = 4  # 18 steps
-    assert asked == list(range(asked[0], asked[0] + 2 * 2 * calls_of_an_epoch))
+    assert asked == list(range(asked[0], asked[0] + 2 * calls_of_an_epoch))
 
 
 def test_the_same_seed_gives_the_same_result(finished, tmp_path):
@@ -153,6 +153,7 @@ def test_evaluation_repeats_the_result_and_leaves_the_record_alone(finished, dev
     assert (workdir / "result.json").read_bytes() == record
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_call_of_an_epoch_is_no_obstacle(finished, tmp_path, monkeypatch):
     advance = Stepper.__call__
 
@@ -202,7 +203,7 @@ def test_a_run_is_finished_once_everything_is_written(tmp_path, monkeypatch):
     assert not (tmp_path / "result.json").exists()
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_the_result_does_not_depend_on_the_number_of_devices(finished, tmp_path, devices):
     several = train(small_config(), tmp_path, devices=jax.devices()[:devices])
     assert abs(several["test_loss"] - finished[0]["test_loss"]) < 1e-3
@@ -255,6 +256,7 @@ def test_several_steps_in_a_call_are_the_same_steps():
     )
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_learns(tmp_path):
     config = small_config(**{"model.dtype": "bfloat16"})
     assert train(config, tmp_path, devices=jax.devices()[:1])["test_accuracy"] > 0.9
@@ -310,7 +312,10 @@ def test_a_term_over_pairs_is_that_of_the_whole_batch_and_refuses_micro_batches(
         set_up(config)
 
 
-@pytest.mark.parametrize("broadcast", [False, True], ids=["dropout", "drop_path"])
+@pytest.mark.parametrize(
+    "broadcast",
+    [pytest.param(False, id="dropout", marks=pytest.mark.slow), pytest.param(True, id="drop_path")],
+)
 def test_masks_belong_to_examples_on_any_number_of_devices_and_in_parts(broadcast):
     config = small_config(**{"loss.start_epoch": 1})
     config.loss.layers = ("pooled",)
@@ -324,6 +329,7 @@ def test_masks_belong_to_examples_on_any_number_of_devices_and_in_parts(broadcas
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
 
 
+@pytest.mark.slow
 def test_running_sums_train_several_layers_with_either_impurity(tmp_path):
     """In calls of 7 steps, of which the last of the 18 steps' takes what is left; one is traced."""
     changes = {"loss.running_decay": 0.9, "loss.layers": ("stage2", "pooled"), "num_epochs": 1}
@@ -334,6 +340,7 @@ def test_running_sums_train_several_layers_with_either_impurity(tmp_path):
     assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
 
 
+@pytest.mark.slow
 def test_one_epoch_of_a_narrow_resnet18_on_cifar100_starts(shared_tfds, tmp_path, monkeypatch):
     """Two steps on the real images; the whole epoch is in the README's table."""
     from configs import cifar100_resnet18

@@ -203,7 +203,9 @@ def test_exported_weights_come_back(run, capsys):
     jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(trained.variables))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cvt13"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", pytest.param("cvt13", marks=pytest.mark.slow)]
+)
 def test_pytorchs_networks_load_exported_weights_and_give_the_same_logits(name):
     torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
     from tests.test_torch_weights import _images, _relative_error, _torch_cvt, _torch_logits

@@ -11,11 +11,8 @@ from tests.conftest import QUICK, ROOT
 from tests.program import Program
 from tests.runs import lines_of, steps_of, without_times
 
-SMALL = [
-    "--config=tests/tiny.py",
-    "--config.num_epochs=10",
-    "--config.checkpoint_every_minutes=0.005",
-]
+TINY = ["--config=tests/tiny.py", "--config.checkpoint_every_minutes=0.005"]
+SMALL = [*TINY, "--config.num_epochs=10"]
 TWO_NODES = ["--nodes=2", "--ntasks-per-node=1"]
 ONE_NODE = ["--nodes=1", "--ntasks-per-node=1"]
 
@@ -62,11 +59,14 @@ def undisturbed(cluster, tmp_path_factory):
     return ends_of(workdir)
 
 
-def test_two_nodes_end_like_one_process(undisturbed, tmp_path):
-    Program(f"--workdir={tmp_path}", *SMALL).finish()
-    alone = ends_of(tmp_path)
-    assert abs(alone[0]["test_loss"] - undisturbed[0]["test_loss"]) < 1e-3
-    assert len(alone) == len(undisturbed)  # process 0 alone writes
+def test_two_nodes_end_like_one_process(cluster, tmp_path):
+    few = [*TINY, "--config.num_epochs=3"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    finish(cluster, submit(cluster, two, *few), two)
+    Program(f"--workdir={one}", *few).finish()
+    nodes, alone = ends_of(two), ends_of(one)
+    assert abs(alone[0]["test_loss"] - nodes[0]["test_loss"]) < 1e-3
+    assert len(alone) == len(nodes)  # process 0 alone writes
 
 
 @pytest.mark.slow

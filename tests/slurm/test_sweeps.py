@@ -17,10 +17,9 @@ from tests.runs import lines_of, steps_of, without_times
 SWEEP = [
     "--mode=sweep",
     "--config=tests/tiny.py:ce",
-    "--config.num_epochs=4",
     "--config.checkpoint_every_minutes=0.005",
-    "--seeds=0-5",
 ]
+SIX = ["--config.num_epochs=4", "--seeds=0-5"]
 SLURM = ["--executor=slurm", "--slurm.cpus=1", "--slurm.time=20", "--slurm.partition=all"]
 
 
@@ -38,39 +37,10 @@ def submitted(cluster):
     return sorted(jobs.split())
 
 
-def test_an_array_of_which_one_is_preempted_and_one_fails_equals_a_sweep_in_one_process(
-    cluster, submitit, tmp_path
-):
-    one, array = tmp_path / "one", tmp_path / "array"
-    for workdir in (one, array):  # seed 3 cannot save itself
-        (workdir / "ce-seed3").mkdir(parents=True)
-        (workdir / "ce-seed3" / "checkpoints").write_text("")
-    _, err = start(one).finish(1)
-    assert "1 of 6 members failed" in err
-
-    out, err = start(array, *SLURM, "--retries=1").finish()
-    assert "submitted 6 members as job" in err
-    assert "call this again" in out
-    there = submitted(cluster)
-    number = re.search(r"members as job (\d+)", err).group(1)
-    jobs = [job for job in there if job.startswith(f"{number}_")]
-    _, err = start(array, *SLURM, "--retries=1").finish()  # nothing is missing
-    assert submitted(cluster) == there and len(jobs) == 6
-    assert "ce-seed0 runs as job" in err or "ce-seed0 is pending" in err
-
-    cluster.until(lambda: steps_of(array / "ce-seed0"))
-    (node,) = cluster.ask("squeue", "-h", "-j", jobs[0], "-o", "%N").split()
-    cluster.ask("srun", "--partition=urgent", "--exclusive", f"--nodelist={node}", "true")
-    _, err = start(array, *SLURM, "--retries=1", "--wait").finish(1, timeout=600)
-    assert "1 of 6 members failed" in err
-    assert "ce-seed3" in err.split("members failed")[1] and "the end of" in err
-    shown = cluster.ask("scontrol", "-o", "show", "job", jobs[0].partition("_")[0]).splitlines()
-    done = [text for text in shown if "JobState=COMPLETED" in text]
-    assert len(done) == 5
-    assert any("Restarts=1" in text for text in done)  # the preempted one
-
-    for seed in (0, 1, 2, 4, 5):
-        folders = [workdir / f"ce-seed{seed}" for workdir in (one, array)]
+def same_members(one, other, seeds):
+    """Results, lines and tables of two sweeps are equal, times aside."""
+    for seed in seeds:
+        folders = [workdir / f"ce-seed{seed}" for workdir in (one, other)]
         results = [json.loads((folder / "result.json").read_text()) for folder in folders]
         assert without_times(results[0]) == without_times(results[1])
         assert lines_of(folders[0]) == lines_of(folders[1])
@@ -79,9 +49,54 @@ def test_an_array_of_which_one_is_preempted_and_one_fails_equals_a_sweep_in_one_
             (row["member"], row["test_loss"])
             for row in csv.DictReader((workdir / "sweep.csv").read_text().splitlines())
         ]
-        for workdir in (one, array)
+        for workdir in (one, other)
     ]
-    assert tables[0] == tables[1] and len(tables[0]) == 5
+    assert tables[0] == tables[1] and len(tables[0]) == len(seeds)
+
+
+def test_an_array_equals_a_sweep_in_one_process(cluster, submitit, tmp_path):
+    """The short form of the next test."""
+    two = ["--seeds=0-1", "--config.num_epochs=2"]
+    start(tmp_path / "one", *two).finish()
+    _, err = start(tmp_path / "array", *SLURM, *two, "--wait").finish()
+    assert "submitted 2 members as job" in err
+    same_members(tmp_path / "one", tmp_path / "array", (0, 1))
+
+
+@pytest.mark.slow
+def test_an_array_of_which_one_is_preempted_and_one_fails_equals_a_sweep_in_one_process(
+    cluster, submitit, tmp_path
+):
+    one, array = tmp_path / "one", tmp_path / "array"
+    for workdir in (one, array):  # seed 3 cannot save itself
+        (workdir / "ce-seed3").mkdir(parents=True)
+        (workdir / "ce-seed3" / "checkpoints").write_text("")
+    _, err = start(one, *SIX).finish(1)
+    assert "1 of 6 members failed" in err
+
+    array_of_six = [array, *SIX, *SLURM, "--retries=1"]
+    out, err = start(*array_of_six).finish()
+    assert "submitted 6 members as job" in err
+    assert "call this again" in out
+    there = submitted(cluster)
+    number = re.search(r"members as job (\d+)", err).group(1)
+    jobs = [job for job in there if job.startswith(f"{number}_")]
+    _, err = start(*array_of_six).finish()  # nothing is missing
+    assert submitted(cluster) == there and len(jobs) == 6
+    assert "ce-seed0 runs as job" in err or "ce-seed0 is pending" in err
+
+    cluster.until(lambda: steps_of(array / "ce-seed0"))
+    (node,) = cluster.ask("squeue", "-h", "-j", jobs[0], "-o", "%N").split()
+    cluster.ask("srun", "--partition=urgent", "--exclusive", f"--nodelist={node}", "true")
+    _, err = start(*array_of_six, "--wait").finish(1, timeout=600)
+    assert "1 of 6 members failed" in err
+    assert "ce-seed3" in err.split("members failed")[1] and "the end of" in err
+    shown = cluster.ask("scontrol", "-o", "show", "job", jobs[0].partition("_")[0]).splitlines()
+    done = [text for text in shown if "JobState=COMPLETED" in text]
+    assert len(done) == 5
+    assert any("Restarts=1" in text for text in done)  # the preempted one
+
+    same_members(one, array, (0, 1, 2, 4, 5))
 
 
 @pytest.mark.slow
@@ -118,10 +133,10 @@ def test_a_report_shows_members_that_ended_since_the_last_call(tmp_path, monkeyp
 
 
 def test_wrong_options_are_refused_before_anything_is_submitted(cluster, submitit, tmp_path):
-    _, err = start(tmp_path, *SLURM[:-1], "--slurm.partition=gpu").finish(1)
+    _, err = start(tmp_path, *SIX, *SLURM[:-1], "--slurm.partition=gpu").finish(1)
     assert "sbatch refuses the job" in err and "invalid partition specified: gpu" in err
     assert not list((tmp_path / "slurm").glob("*.json"))
-    _, err = start(tmp_path, *SLURM, "--slurm.options=account").finish(1)
+    _, err = start(tmp_path, *SIX, *SLURM, "--slurm.options=account").finish(1)
     assert "--slurm.options=account: write NAME=VALUE" in err
 
 
