@@ -47,6 +47,7 @@ FILES = {
     "caltech101_64_resnet17": [Sweep("caltech101_64_resnet17")],
     "caltech101_32_cvt13": [Sweep("caltech101_32_cvt13")],
     "cifar100": [Sweep("cifar100_width8")],
+    "finetune": [Sweep("finetune"), Sweep("finetune_center")],
     "cifar100_h200": [Sweep("cifar100")],
     "caltech101_64_held": [
         BASE,

@@ -41,8 +41,8 @@ def _running_heads() -> list[str]:
     return ["Gini: the batch alone", *decays, "KL: the batch alone", *decays]
 
 
-def sweep(name: str, metrics: tuple[str, ...]) -> str:
-    """A sweep's means, and its paired comparison of accuracy."""
+def sweep(name: str, metrics: tuple[str, ...], endpoint: str = "test_accuracy") -> str:
+    """A sweep's means, and its paired comparison of the endpoint."""
     table = pd.read_csv(RESULTS / "sweeps" / f"{name}.csv")
     groups = list(dict.fromkeys(table["group"]))
     lines = ["| | " + " | ".join(f"`{group}`" for group in groups) + " |"]
@@ -61,15 +61,15 @@ def sweep(name: str, metrics: tuple[str, ...]) -> str:
     unequal = "" if n.min() == n.max() else f", which all columns have, of {n.min()} to {n.max()}"
     note = (
         f"n = {common} seeds{unequal}; {first['epochs']} epochs, {first['device']}, jax "
-        f"{first['jax_version']}. Test accuracy, paired by seed, over all seeds of both:"
+        f"{first['jax_version']}. {METRICS[endpoint][0]}, paired by seed, over all seeds of both:"
     )
-    compared = markdown(compare(table, "test_accuracy"))
-    return "\n".join([*lines, "", note, "", compared, "", _power(table)])
+    compared = markdown(compare(table, endpoint))
+    return "\n".join([*lines, "", note, "", compared, "", _power(table, endpoint)])
 
 
-def _power(table: pd.DataFrame) -> str:
+def _power(table: pd.DataFrame, endpoint: str) -> str:
     """What a paired t-test can see with these seeds."""
-    accuracy = table.pivot(index="seed", columns="group", values="test_accuracy")
+    accuracy = table.pivot(index="seed", columns="group", values=endpoint)
     seen = [
         f"`{group}` {detectable((accuracy[group] - accuracy['ce']).dropna()):.4f}"
         for group in dict.fromkeys(table["group"])
@@ -296,6 +296,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu_trials": gpu_trials,
     "drawn_batches": drawn_batches,
     "held": lambda: sweep("caltech101_64_held", SHOWN),
+    "finetune_seeds": lambda: sweep("finetune", SHOWN, "test_class_accuracy"),
     "caltech101_64_resnet17": lambda: sweep("caltech101_64_resnet17", SHOWN),
 }
 

@@ -69,6 +69,12 @@ SETTINGS: dict[str, Setting] = {
         choices="gini_jax.evals:EVALS",
         own="gini_jax.evals:evaluation_of",
     ),
+    "step_metrics": Setting(
+        (),
+        "metrics of the training steps besides the loss and accuracy",
+        choices="gini_jax.training.step_metrics:METRICS",
+        own="gini_jax.training.step_metrics:metric_of",
+    ),
     "loggers": Setting(
         ("jsonl", "tensorboard"),
         "where metrics go; jsonl, which pictures are drawn from, is always written",

@@ -82,6 +82,11 @@ class Lion:
         return optax.lion(rate, b1=self.b1, weight_decay=decay.weight, mask=decay.mask)
 
 
+def certainty(outputs):
+    """A metric of a step: the largest probability."""
+    return jax.nn.softmax(outputs.logits).max(axis=-1)
+
+
 def darken(key, image, strength):
     """Multiplies the image by a random number above `1 - strength`."""
     return image * jax.random.uniform(key, minval=1 - strength)

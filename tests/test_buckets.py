@@ -102,6 +102,7 @@ def test_a_run_in_a_bucket_that_was_killed_ends_like_one_on_a_disk(on_disk, tmp_
     assert "black.png" in (workdir / "predictions.csv").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_in_a_bucket_end_like_one(on_disk):
     """Each reads its own part of the batches, and process 0 alone writes."""
     with socket.socket() as free:

@@ -75,9 +75,8 @@ def test_a_batch_by_the_number_of_images_gives_twelve_steps_or_eight_images():
     assert with_batch(config, 10**6).schedule.learning_rate == 0.01
 
 
-@pytest.mark.parametrize(
-    "name", ["cifar100_cvt13", pytest.param("caltech101_resnet50", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar100_cvt13", "caltech101_resnet50"])
 def test_a_step_of_a_shrunk_network_moves_every_parameter(name):
     """Compiled and run: what the ResNets of the other tests have not, dropout and attention."""
     config = importlib.import_module(f"configs.{name}").get_config()

@@ -78,6 +78,7 @@ def project(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_all_five_work_together(project):
     out = launch(
         project,

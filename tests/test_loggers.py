@@ -94,6 +94,7 @@ def records_of(data):
             parts = []
 
 
+@pytest.mark.slow
 def test_metrics_reach_an_offline_run_of_wandb_and_a_longer_run_goes_on_there(
     tmp_path, monkeypatch
 ):

@@ -62,6 +62,7 @@ def test_parameters_and_features(name, count):
     assert {"stem", "stage1", "stage7"} < set(features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
 def test_our_names_and_pytorchs_lead_to_each_other(name):
     model = create_model(name, 5)

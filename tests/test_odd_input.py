@@ -381,6 +381,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_ten_times_the_images_take_no_more_memory(run):
     """3,000 images of 96 pixels are 79 MiB, and their features in this network 105 MiB."""
     done = subprocess.run(

@@ -109,6 +109,7 @@ def test_a_run_stops_once_validation_no_longer_improves(tmp_path, capsys):
     assert train(config, tmp_path / "run", devices=jax.devices()[:1])["epochs"] > best + 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_a_constant_learning_rate_is_extended(tmp_path):
     """To the same end as a run that was that long from the start; the average included."""
     changes = {"schedule.name": "constant", "optimizer.ema_decay": 0.95}

@@ -34,6 +34,7 @@ OWN = {
     "dataset.num_classes": "0",
     "dataset.val_size": "0",
     "evals": "parts:Sparsity",
+    "step_metrics": "parts:certainty",
     "loggers": "parts:Notebook",
     "batch_size": "8",
     "num_epochs": "3",
@@ -60,6 +61,7 @@ def test_every_part_of_a_run_may_be_ones_own(folder):
     assert config["loss"]["options"] == options
     lines = lines_of(folder / "run")
     assert all(line["train_parts:spread_loss"] > 0 for line in lines)
+    assert all(0.5 <= line["train_parts:certainty"] <= 1 for line in lines)
     # Three waves in 12 steps: the last step of a wave has the rate after three quarters of it.
     wave = 0.003 * (1 + np.cos(np.pi * 3 / 4)) / 2
     np.testing.assert_allclose([line["learning_rate"] for line in lines], wave, rtol=1e-5)

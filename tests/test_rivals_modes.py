@@ -35,7 +35,7 @@ def _batch():
     ("way", "devices"),
     [
         ("pmap", 8),
-        ("shard_map", 8),
+        pytest.param("shard_map", 8, marks=pytest.mark.slow),
         pytest.param("pmap", 2, marks=pytest.mark.slow),
         pytest.param("vmap", 8, marks=pytest.mark.slow),
         pytest.param("shard_map without check_vma", 2, marks=pytest.mark.slow),

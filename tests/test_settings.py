@@ -144,6 +144,7 @@ def test_another_network_of_the_command_line_brings_its_own_settings():
     check_config(config, 1)
 
 
+@pytest.mark.slow
 def test_the_command_line_names_another_network_and_its_settings(tmp_path):
     settings = ("--config.model.name=cvt13", "--config.model.blocks=(1,1,1)")
     widths = ("--config.model.widths", "(32,96,160)", "--config.model.heads=(1,3,5)")

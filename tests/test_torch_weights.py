@@ -152,7 +152,7 @@ def test_cvt_logits_equal_those_of_transformers(name, size, blocks):
     ("name", "stem"),
     [
         ("resnet18", "imagenet"),
-        ("resnet18", "cifar"),
+        pytest.param("resnet18", "cifar", marks=pytest.mark.slow),
         pytest.param("cvt13", None, marks=pytest.mark.slow),
         pytest.param("resnet50", "cifar", marks=pytest.mark.slow),
     ],

@@ -211,6 +211,7 @@ def test_the_result_does_not_depend_on_the_number_of_devices(finished, tmp_path,
         np.testing.assert_allclose(list(a.values()), list(b.values()), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_steps_with_all_terms_do_not_depend_on_the_number_of_devices():
     """Of the default network, whole."""
     config = digits.get_config()
@@ -312,10 +313,8 @@ def test_a_term_over_pairs_is_that_of_the_whole_batch_and_refuses_micro_batches(
         set_up(config)
 
 
-@pytest.mark.parametrize(
-    "broadcast",
-    [pytest.param(False, id="dropout", marks=pytest.mark.slow), pytest.param(True, id="drop_path")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("broadcast", [False, True], ids=["dropout", "drop_path"])
 def test_masks_belong_to_examples_on_any_number_of_devices_and_in_parts(broadcast):
     config = small_config(**{"loss.start_epoch": 1})
     config.loss.layers = ("pooled",)

@@ -148,6 +148,32 @@ def dataset_shapes(config: ConfigDict) -> Dataset:
 
 
 def _shapes(config: ConfigDict, source: Source) -> Dataset:
+    size = _image_size(config, source)
+    if config.test_split not in source.splits:
+        raise InputError(
+            f"data set {config.name!r} has splits {sorted(source.splits)}, but no "
+            f"{config.test_split!r}; set --config.dataset.test_split to one of them"
+        )
+    train, val = _train_and_val(config, source)
+    sizes = {"train": train, "val": val, "test": len(source.splits[config.test_split])}
+    classes = len(source.class_names)
+    if config.num_classes not in (0, classes):
+        raise _other_classes(config, f"has {classes} classes")
+    stored = stored_size(config.image_size) or size
+    import jax  # here alone: processes that decode import this package and start without jax
+
+    shapes = {
+        name: Split(
+            jax.ShapeDtypeStruct((n, stored, stored, 3), np.uint8),
+            jax.ShapeDtypeStruct((n,), np.int32),
+        )
+        for name, n in sizes.items()
+    }
+    return Dataset(shapes, source.class_names, size, source.superclass_names)
+
+
+def _image_size(config: ConfigDict, source: Source) -> int:
+    """The side of the images that the network sees."""
     height, width = source.image_shape
     size = config.image_size or height
     if size is None:
@@ -159,11 +185,11 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
         raise InputError(
             f"images of {config.name} are not square; set --config.dataset.image_size={size}"
         )
-    if config.test_split not in source.splits:
-        raise InputError(
-            f"data set {config.name!r} has splits {sorted(source.splits)}, but no "
-            f"{config.test_split!r}; set --config.dataset.test_split to one of them"
-        )
+    return size
+
+
+def _train_and_val(config: ConfigDict, source: Source) -> tuple[int, int]:
+    """How many images there are to train on, and to validate on."""
     train = len(source.splits["train"])
     if _has_val(config, source):
         val = len(source.splits["val"])
@@ -186,21 +212,7 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
             f"{config.name} without a training image; set --config.dataset.train_size={classes} "
             "or more, or 0 to take all"
         )
-    train = config.train_size or train
-    sizes = {"train": train, "val": val, "test": len(source.splits[config.test_split])}
-    if config.num_classes not in (0, classes):
-        raise _other_classes(config, f"has {classes} classes")
-    stored = stored_size(config.image_size) or size
-    import jax  # here alone: processes that decode import this package and start without jax
-
-    shapes = {
-        name: Split(
-            jax.ShapeDtypeStruct((n, stored, stored, 3), np.uint8),
-            jax.ShapeDtypeStruct((n,), np.int32),
-        )
-        for name, n in sizes.items()
-    }
-    return Dataset(shapes, source.class_names, size, source.superclass_names)
+    return config.train_size or train, val
 
 
 def _has_val(config: ConfigDict, source: Source) -> bool:

@@ -27,6 +27,7 @@ from gini_jax.training.state import (
     measures_gradient_ratios,
     perturbation_shapes,
 )
+from gini_jax.training.step_metrics import metrics_of
 
 
 class Batch(NamedTuple):
@@ -50,7 +51,7 @@ class Forward(NamedTuple):
 
     Attributes:
         ce: cross-entropy, the mean over this device's examples.
-        accuracy: the mean over this device's examples.
+        metrics: by name, the means over this device's examples; see `metrics_of`.
         batch_stats: the model's next running statistics.
         values: the terms' values on the global batch; None between two micro-batches.
         squares: squared norms of gradients with respect to the features that the terms act on: of
@@ -59,7 +60,7 @@ class Forward(NamedTuple):
     """
 
     ce: Float[Array, ""]
-    accuracy: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
     batch_stats: Any
     values: Any  # Values
     squares: dict[str, Float[Array, ""]]
@@ -85,14 +86,14 @@ def train_step(
     else:
         gradients, forward = batch_gradients(state, seen, experiment)
     with jax.named_scope("optimizer"):
-        gradients, ce, accuracy, squares = lax.pmean(
-            (gradients, forward.ce, forward.accuracy, forward.squares), AXIS
+        gradients, ce, metrics, squares = lax.pmean(
+            (gradients, forward.ce, forward.metrics, forward.squares), AXIS
         )
         updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.learned)
         learned = optax.apply_updates(state.learned, updates)
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
-    metrics = {"loss": loss, "ce": ce, "accuracy": accuracy, **forward.values.terms}
+    metrics = {"loss": loss, "ce": ce, **metrics, **forward.values.terms}
     metrics |= gradient_ratios(squares, objective.weights_at(state.terms))
     terms = forward.values.state
     if terms.norms is not None:
@@ -168,15 +169,15 @@ def batch_gradients(
         outputs, batch_stats = apply_model(
             there.params, state.batch_stats, batch, experiment, perturbations
         )
-        outputs, ce, accuracy = classified(outputs, experiment)
-        ce, accuracy = ce * fraction, accuracy * fraction
+        outputs, *means = classified(outputs, experiment)
+        ce, metrics = jax.tree.map(lambda mean: mean * fraction, means)
         squares = {}
         with jax.named_scope("terms"):
             whole = global_sums(objective, outputs) if total is None else total
             of_terms, values = shared_value(objective, outputs, there.terms, scale, whole)
             if perturbations:
                 squares = gradient_squares(objective, outputs, there.terms, whole)
-        forward = Forward(ce, accuracy, batch_stats, values, lax.stop_gradient(squares))
+        forward = Forward(ce, metrics, batch_stats, values, lax.stop_gradient(squares))
         return (config.loss.ce_weight * ce, of_terms), forward
 
     (ce, of_terms), pull, forward = jax.vjp(losses, state.learned, perturbations, has_aux=True)
@@ -191,20 +192,21 @@ def batch_gradients(
 
 def classified(
     outputs: Outputs, experiment: Experiment
-) -> tuple[Outputs, Float[Array, ""], Float[Array, ""]]:
-    """The outputs with all labels, and this device's cross-entropy and accuracy.
+) -> tuple[Outputs, Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The outputs with all labels, and this device's cross-entropy and metrics.
 
-    Where images lack a label, both are this device's part of the mean over those that count.
+    Where images lack a label, they are this device's part of the mean over those that count.
     """
     weights = 1.0 if experiment.class_weights is None else experiment.class_weights
-    correct = outputs.logits.argmax(axis=-1) == outputs.labels.argmax(axis=-1)
+    values = {name: metric(outputs) for name, metric in metrics_of(experiment.config).items()}
     if not experiment.has_unlabelled:
         each = optax.softmax_cross_entropy(outputs.logits, outputs.labels * weights)
-        return outputs, each.mean(), correct.mean()
+        return outputs, each.mean(), {name: x.mean() for name, x in values.items()}
     labelled = is_labelled(outputs.labels).astype(jnp.float32)
     outputs = with_own_labels(outputs, experiment.config.loss.pseudo_confidence)
     each = optax.softmax_cross_entropy(outputs.logits, outputs.labels * weights)
-    return outputs, mean_where(each, outputs.where, AXIS), mean_where(correct, labelled, AXIS)
+    metrics = {name: mean_where(x, labelled, AXIS) for name, x in values.items()}
+    return outputs, mean_where(each, outputs.where, AXIS), metrics
 
 
 def zero_perturbations(batch: Batch, experiment: Experiment) -> dict[str, Any]:
@@ -251,7 +253,7 @@ def accumulated_gradients(
         gradients = jax.tree.map(jnp.add, gradients, more)
         forward = forward._replace(
             ce=before.ce + forward.ce,
-            accuracy=before.accuracy + forward.accuracy,
+            metrics=jax.tree.map(jnp.add, before.metrics, forward.metrics),
             squares=jax.tree.map(jnp.add, before.squares, forward.squares),
         )
         return (gradients, forward._replace(values=None)), forward.values
@@ -260,7 +262,8 @@ def accumulated_gradients(
     first = jax.tree.map(lambda x: x[0], parts)
     names = ("ce", *experiment.objective.weights) if zero_perturbations(first, experiment) else ()
     squares = {name: jnp.zeros(()) for name in names}
-    none = Forward(jnp.zeros(()), jnp.zeros(()), state.batch_stats, None, squares)
+    metrics = {name: jnp.zeros(()) for name in metrics_of(experiment.config)}
+    none = Forward(jnp.zeros(()), metrics, state.batch_stats, None, squares)
     (gradients, forward), values = lax.scan(add_part, (zeros, none), parts)
     # The values are functions of the total, so they are the same in each part.
     return gradients, forward._replace(values=jax.tree.map(lambda x: x[-1], values))

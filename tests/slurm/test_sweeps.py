@@ -119,6 +119,7 @@ def job_of(workdir, seed):
     return json.loads((workdir / "slurm" / f"ce-seed{seed}.json").read_text())["job"]
 
 
+@pytest.mark.slow
 def test_a_report_shows_members_that_ended_since_the_last_call(tmp_path, monkeypatch):
     """No cluster is needed: what a call has left is as if the members had been jobs."""
     config = tiny.get_config("ce")
