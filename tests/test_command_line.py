@@ -133,6 +133,9 @@ def test_a_sweep_varies_schedules_together_with_their_settings(tmp_path):
     assert "schedule.final" not in command and "--config.schedule.name=step" in command
     with pytest.raises(InputError, match=r"unknown setting in --vary 'schedule\.factor'"):
         members_of(config, ["ce"], [0], ["schedule.factor=0.1,0.2"])
+    last = ["schedule.factor=0.1", "schedule.name=step"]  # in any order, which names keep
+    (member,) = members_of(config, ["ce"], [0], last)
+    assert member.name == "ce-schedule.factor=0.1-schedule.name=step-seed0"
 
 
 def test_a_sweep_varies_settings_of_ones_own_parts():

@@ -235,7 +235,7 @@ def without(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
 def _parse_vary(config: ConfigDict, texts: Sequence[str], ranges: bool) -> dict[str, Any]:
     """Several `SETTING=VALUE,VALUE` as values of the settings' types, or ranges, by path."""
     settings: dict[str, Any] = {}
-    for text in texts:
+    for text in sorted(texts, key=lambda text: ".name=" not in text):  # names bring settings
         path, values = _parse_one(config, text, settings)
         if isinstance(values, Range) and not ranges:
             raise InputError(
@@ -245,7 +245,8 @@ def _parse_vary(config: ConfigDict, texts: Sequence[str], ranges: bool) -> dict[
         if path in settings:
             raise InputError(f"--vary={text}: {path} is varied twice; give all its values at once")
         settings[path] = values
-    return settings
+    given = [text.partition("=")[0].removeprefix("config.") for text in texts]
+    return {path: settings[path] for path in given}
 
 
 def _parse_one(
