@@ -40,6 +40,7 @@ class Outcomes:
 def main(places: list[str]) -> int:
     """Runs the slow tests of some places; returns pytest's exit status."""
     os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))  # as `python -m pytest` does
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
     ).stdout.strip()
