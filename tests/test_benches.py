@@ -289,27 +289,32 @@ def test_a_learning_curve_needs_runs_that_differ_in_the_setting():
 # ---------------------------------------------------------------------------- the mode
 
 
+def five_classes(objective):
+    """One epoch on five of the classes; the others are held out."""
+    config = tiny.get_config(objective)
+    config.num_epochs, config.loss.start_epoch = 1, 1
+    config.dataset.held_out_classes = 5
+    return config
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """A sweep of two objectives and two shares of wrong labels, five classes held out."""
     workdir = tmp_path_factory.mktemp("sweep")
-    config = tiny.get_config("ce")
-    config.num_epochs, config.loss.start_epoch = 1, 1
-    config.dataset.held_out_classes = 5
     sweep.main(
-        config, workdir, objectives="ce,gini_kl", vary=["dataset.label_noise=0.0,0.4"], seeds="0"
+        five_classes("ce"),
+        workdir,
+        objectives="ce,gini_kl",
+        vary=["dataset.label_noise=0.0,0.4"],
+        seeds="0",
     )
     return workdir
 
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory):
-    """A run on five of the classes; the others are held out."""
     workdir = tmp_path_factory.mktemp("once")
-    config = tiny.get_config("gini_kl")
-    config.num_epochs, config.loss.start_epoch = 1, 1
-    config.dataset.held_out_classes = 5
-    train.main(config, workdir)
+    train.main(five_classes("gini_kl"), workdir)
     return workdir
 
 

@@ -10,7 +10,7 @@ from gini_jax.config import default_config
 from gini_jax.config_files import changed, config_of, written
 from gini_jax.errors import InputError
 from gini_jax.training.experiment import check_before_data
-from gini_jax.training.members import member_command, members_of
+from gini_jax.training.members import member_command, members_of, seeds_of
 from gini_jax.training.workdir import config_json
 from gini_jax.training.workdir import config_of as config_of_run
 from tests import tiny
@@ -146,3 +146,10 @@ def test_a_sweep_varies_settings_of_ones_own_parts():
         vary = [f"loss.options.{term}.power=2.0,3.0", "augment.own_parts:darken=0.2,0.3"]
         members = members_of(config, [config.objective], [0], vary)
     assert len(members) == 4
+
+
+def test_seeds_of_a_sweep_are_in_rising_order_and_named_once():
+    with pytest.raises(InputError, match=r"--seeds=5-3 names no seed.*: 3-5"):
+        seeds_of("5-3")
+    with pytest.raises(InputError, match="names a seed twice"):
+        seeds_of("1,2,1")

@@ -28,7 +28,7 @@ from gini_jax.modes import sweep
 from gini_jax.modes.train import main as train
 from gini_jax.storage import csv_text, not_written, write
 from gini_jax.training.checkpoints import Checkpoints
-from gini_jax.training.members import members_of, seeds_of
+from gini_jax.training.members import members_of
 from gini_jax.training.workdir import make_workdir
 from tests import tiny
 from tests.conftest import ROOT
@@ -199,13 +199,6 @@ def test_seeds_are_numbers_of_32_bits(seed):
     config.seed = seed
     with pytest.raises(InputError, match=r"seed=.* must lie in \[0, 4294967295\]"):
         check_config(config, 1)
-
-
-def test_seeds_of_a_sweep_are_in_rising_order_and_named_once():
-    with pytest.raises(InputError, match=r"--seeds=5-3 names no seed.*: 3-5"):
-        seeds_of("5-3")
-    with pytest.raises(InputError, match="names a seed twice"):
-        seeds_of("1,2,1")
 
 
 def test_values_that_would_share_a_folder_are_refused():

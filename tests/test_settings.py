@@ -146,7 +146,7 @@ def test_another_network_of_the_command_line_brings_its_own_settings():
 
 @pytest.mark.slow
 def test_the_command_line_names_another_network_and_its_settings(tmp_path):
-    settings = ("--config.model.name=cvt13", "--config.model.blocks=(1,1,1)")
+    settings = ("--config.model.name=cvt13", "--config.model.drop_path=0.25")
     widths = ("--config.model.widths", "(32,96,160)", "--config.model.heads=(1,3,5)")
     settings += ("--config.loss.layers=('stage3',)", "--config.model.remat=1")
     common = ("--mode=summary", "--config.seed=1", "--config=digits", f"--workdir={tmp_path}/a")

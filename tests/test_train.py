@@ -128,11 +128,11 @@ def test_jax_is_asked_about_signals_once_after_each_call(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     changes = {"steps_per_call": 5, "checkpoint_every_minutes": 1e-4}
-    config = small_config("ce", num_epochs=1, **changes)
+    config = small_config("ce", num_epochs=2, **changes)
     for name in ("first", "second"):  # one count: jax has one point to stop at for the process
         train(config, tmp_path / name, devices=jax.devices()[:1])
     calls_of_an_epoch = 4  # 18 steps
-    assert asked == list(range(asked[0], asked[0] + 2 * calls_of_an_epoch))
+    assert asked == list(range(asked[0], asked[0] + 2 * 2 * calls_of_an_epoch))
 
 
 def test_the_same_seed_gives_the_same_result(finished, tmp_path):

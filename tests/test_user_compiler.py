@@ -29,7 +29,7 @@ def launch(program, *arguments, **variables):
 
 
 def test_the_default_learns_and_its_network_can_be_used(tmp_path):
-    """Train and load, on one device; and the module as a program."""
+    """Train, evaluate, load; on one device."""
     import gini_jax
     from gini_jax.data import load_dataset
 
@@ -38,7 +38,9 @@ def test_the_default_learns_and_its_network_can_be_used(tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_accuracy"] > 0.95
     assert result["probe_accuracy"] > 0.95
-    assert "--config.num_epochs=1" in launch(["-m", "gini_jax"], "--help")
+    launch(["-m", "gini_jax"], "--mode=eval", f"--workdir={tmp_path / 'run'}")
+    again = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert abs(again["test_loss"] - result["test_loss"]) < 1e-6
     trained = gini_jax.load(tmp_path / "run")
     dataset = load_dataset(trained.config.dataset)
     prediction = trained.predict(dataset.splits["test"].images)
