@@ -120,14 +120,22 @@ def undisturbed(workdir: Path, number: int, arguments: list[str]) -> list[list[d
 
 
 def soaked(
-    workdir: Path, number: int, arguments: list[str], rng: random.Random, seconds: float
+    workdir: Path,
+    number: int,
+    arguments: list[str],
+    rng: random.Random,
+    seconds: float,
+    times: float,
 ) -> int:
-    """Runs to the end, a process killed after up to so many seconds of training; how often."""
+    """Runs to the end, a process killed after up to so many seconds of training; how often.
+
+    Not more than `times` times.
+    """
     kills = 0
     while True:
         before = len(lines_of(workdir))
         processes = Processes(workdir, number, arguments)
-        while processes.running() and len(lines_of(workdir)) <= before:
+        while processes.running() and (kills >= times or len(lines_of(workdir)) <= before):
             time.sleep(0.05)
         deadline = time.monotonic() + (rng.uniform(0, seconds) if kills else 0)
         while processes.running() and time.monotonic() < deadline:
@@ -152,7 +160,14 @@ def growth(samples: list[list[dict[str, int]]], what: str) -> list[dict[str, flo
     return found
 
 
-def soak(folder: Path, number: int, epochs: int, seed: int, most: float = 20) -> dict:
+def soak(
+    folder: Path,
+    number: int,
+    epochs: int,
+    seed: int,
+    most: float = 20,
+    times: float = float("inf"),
+) -> dict:
     """Runs both ways, and compares them.
 
     Raises:
@@ -163,7 +178,7 @@ def soak(folder: Path, number: int, epochs: int, seed: int, most: float = 20) ->
     start = time.monotonic()
     samples = undisturbed(calm, number, arguments)
     seconds = round(time.monotonic() - start)
-    kills = soaked(hard, number, arguments, random.Random(seed), most)
+    kills = soaked(hard, number, arguments, random.Random(seed), most, times)
     results = [json.loads((workdir / "result.json").read_text()) for workdir in (calm, hard)]
     for result in results:
         for name in TIMES:

@@ -20,7 +20,7 @@ if version("jaxlib").startswith("0.10."):  # as `devices.prepare_cpu` sets it; o
     QUICK += " --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"  # writing takes as long
 if "PYTEST_XDIST_WORKER" not in os.environ:
     compiled, decoded = TemporaryDirectory(), TemporaryDirectory()  # gone with the process
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 
 import gini_jax
+from configs import digits
 from gini_jax.checks import check_config
 from gini_jax.config_files import shipped_configs
 from gini_jax.errors import InputError
 from gini_jax.repair import repaired, suggestion
 from gini_jax.table import SETTINGS
 from gini_jax.training.experiment import check_before_data
-from tests import tiny
 from tests.conftest import ROOT
 from tests.program import Program
 
 ONE_EPOCH = {"num_epochs": 1, "loss.start_epoch": 1}
 
 
-def tiny_config(objective, **changes):
-    return gini_jax.config(f"{ROOT}/tests/tiny.py:{objective}", **ONE_EPOCH, **changes)
+def dense_config(objective, **changes):
+    return gini_jax.config(f"{ROOT}/tests/dense.py:{objective}", **ONE_EPOCH, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +29,15 @@ def runs(tmp_path_factory):
     """Two seeds of two objectives, and a run of another batch size."""
     folder, devices = tmp_path_factory.mktemp("runs"), jax.devices()[:1]
     configs = {
-        f"{name}{seed}": tiny_config(name, seed=seed) for name in ("ce", "gini") for seed in (0, 1)
+        f"{name}{seed}": dense_config(name, seed=seed) for name in ("ce", "gini") for seed in (0, 1)
     }
-    configs["small"] = tiny_config("ce", batch_size=32)
+    configs["small"] = dense_config("ce", batch_size=32)
     return {k: gini_jax.train(config, folder / k, devices) for k, config in configs.items()}
 
 
 def test_a_config_by_name_is_the_files_with_the_changes():
     config = gini_jax.config("digits:gini", batch_size=32, **{"loss.terms.gini": 2, "evals": "knn"})
-    expected = tiny.digits.get_config("gini")
+    expected = digits.get_config("gini")
     expected.batch_size, expected.loss.terms.gini, expected.evals = 32, 2.0, ("knn",)
     assert config.to_dict() == expected.to_dict()
     assert gini_jax.config().objective == "gini_kl"
@@ -78,12 +78,12 @@ def test_a_run_has_numbers_curves_and_its_network(runs):
 
 def test_by_default_a_run_lies_in_a_folder_of_its_own_and_is_trained_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = gini_jax.train(tiny_config("ce"), devices=jax.devices()[:1])
+    first = gini_jax.train(dense_config("ce"), devices=jax.devices()[:1])
     assert first.workdir.parent.resolve() == tmp_path / "runs"
     written = (first.workdir / "result.json").stat().st_mtime_ns
-    assert gini_jax.train(tiny_config("ce")).workdir == first.workdir
+    assert gini_jax.train(dense_config("ce")).workdir == first.workdir
     assert (first.workdir / "result.json").stat().st_mtime_ns == written
-    other = gini_jax.train(tiny_config("ce", batch_size=32), devices=jax.devices()[:1])
+    other = gini_jax.train(dense_config("ce", batch_size=32), devices=jax.devices()[:1])
     assert other.workdir != first.workdir
 
 

@@ -14,7 +14,7 @@ from gini_jax.data import load_dataset
 from gini_jax.errors import InputError
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes.train import main as train
-from tests import tiny
+from tests import dense
 
 ONE = slice(0, 1)
 
@@ -28,7 +28,7 @@ def write_images(folder, count, shade, seed=0):
 
 
 def config_of(root, **changes):
-    config = tiny.get_config("ce")
+    config = dense.get_config("ce")
     config.dataset.update(name="folder", data_dir=str(root), num_classes=0, image_size=0)
     config.dataset.update(test_size=8, val_size=4)
     config.update(batch_size=4, num_epochs=1)

@@ -28,12 +28,12 @@ BODIES |= {"mobilenet_v2": 2.35, "efficientnet_lite0": 3.5}
 
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-LARGE = [name for name in NAMES if name.startswith("caltech101")]
+FEW = ("cifar100_resnet18", "digits", "fashion", "finetune")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(x, marks=pytest.mark.slow) if x in LARGE else x for x in NAMES],
+    [x if x in FEW else pytest.param(x, marks=pytest.mark.slow) for x in NAMES],
 )
 def test_a_config_builds_its_training_step(name):
     """Traced, not compiled: every shape of the run is the true one."""

@@ -103,6 +103,7 @@ def test_cifar_100_comes_with_its_20_superclasses(cifar):
     assert group_of("rocket") == "vehicles_2"
 
 
+@pytest.mark.slow
 def test_only_the_splits_that_are_needed_are_decoded(cifar, tmp_path):
     cifar.val_size = 0
     dataset = data.load_dataset(cifar, tmp_path, only=("test",))
@@ -122,6 +123,7 @@ def caltech(shared_tfds):
     return config
 
 
+@pytest.mark.slow
 def test_images_of_many_sizes_are_stored_square_with_room_for_a_crop(caltech, tmp_path):
     dataset = data.load_dataset(caltech, tmp_path, only=("train", "val"))
     assert (dataset.image_size, dataset.num_classes) == (28, 102)

@@ -51,7 +51,10 @@ def gradient_in_haiku(loss, w, x):
     return gradient["linear"]["w"]
 
 
-FRAMEWORKS = (gradient_in_linen, gradient_in_nnx, gradient_in_equinox, gradient_in_haiku)
+FRAMEWORKS = (
+    *(gradient_in_linen, gradient_in_equinox),
+    *(pytest.param(x, marks=pytest.mark.slow) for x in (gradient_in_nnx, gradient_in_haiku)),
+)
 
 
 @pytest.mark.parametrize("gradient", FRAMEWORKS, ids=lambda f: f.__name__.rpartition("_")[2])

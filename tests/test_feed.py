@@ -55,18 +55,20 @@ def batches_of(config, dataset, feed_name, num_devices, monkeypatch):
     return [np.concatenate(arrays) for arrays in zip(*seen, strict=True)]
 
 
-def test_batches_are_the_same_both_ways_and_on_1_2_and_8_devices(dataset, monkeypatch):
+@pytest.mark.parametrize(
+    "ways",
+    [
+        (("stream", 1), ("stream", 8)),
+        pytest.param((("device", 2), ("stream", 2), ("device", 8)), marks=pytest.mark.slow),
+    ],
+    ids=["few", "more"],
+)
+def test_batches_are_the_same_both_ways_and_on_1_2_and_8_devices(ways, dataset, monkeypatch):
     """With what moves pixels from image to image, but computes nothing with them."""
     config = config_of(**{"augment.flip": True, "augment.erasing": 0.5, "augment.cutmix": 1.0})
     images, labels = batches_of(config, dataset, "device", 1, monkeypatch)
     assert images.shape == (8, 64, 8, 8, 3)
-    for feed, devices in (
-        ("stream", 1),
-        ("device", 2),
-        ("stream", 2),
-        ("device", 8),
-        ("stream", 8),
-    ):
+    for feed, devices in ways:
         other_images, other_labels = batches_of(config, dataset, feed, devices, monkeypatch)
         np.testing.assert_array_equal(other_images, images)
         np.testing.assert_allclose(other_labels, labels, rtol=0, atol=1e-6)

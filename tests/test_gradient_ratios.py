@@ -44,14 +44,15 @@ def direct_norms(config, run):
     state = jax.device_get(run.state)
     train = load_dataset(config.dataset).splits["train"]
     first = epoch_order(config, 0, train.labels)[0]
-    batch = augmented_batch(state, Split(train.images[first], train.labels[first]), run.experiment)
+    images = Split(train.images[first], train.labels[first])
+    batch = jax.jit(lambda images: augmented_batch(state, images, run.experiment))(images)
     model = run.experiment.model.clone(axis_name=None)
 
     def outputs(zeros):
         variables = {**state.variables, **({"perturbations": zeros} if zeros else {})}
         return model.apply(variables, batch.images, train=True, mutable=["batch_stats"])[0]
 
-    _, features = outputs({})
+    _, features = jax.jit(outputs)({})
     layers = {layer: features[layer] for layer in config.loss.layers}
 
     def ce(zeros):
@@ -64,10 +65,10 @@ def direct_norms(config, run):
         return np.sqrt(sum(float(jnp.square(x).sum()) for x in jax.tree.leaves(tree)))
 
     of_terms = {
-        name: norm(jax.grad(lambda x, loss=loss: term(loss, x))(layers))
+        name: norm(jax.jit(jax.grad(lambda x, loss=loss: term(loss, x)))(layers))
         for name, loss in (("gini", gini_loss), ("kl", kl_loss))
     }
-    return Norms(norm(jax.grad(ce)(jax.tree.map(jnp.zeros_like, layers))), of_terms)
+    return Norms(norm(jax.jit(jax.grad(ce))(jax.tree.map(jnp.zeros_like, layers))), of_terms)
 
 
 @pytest.mark.parametrize(("devices", "start_epoch"), [(1, 1), (8, 3)])

@@ -293,7 +293,7 @@ def test_features_of_a_chosen_layer_alone(run):
     (chosen,) = trained.features(images, layers=["pooled"]).items()
     assert chosen[0] == "pooled"
     np.testing.assert_array_equal(chosen[1], everything["pooled"])
-    with pytest.raises(InputError, match="did you mean 'stage2'"):
+    with pytest.raises(InputError, match="unknown layer 'stage3'"):
         trained.features(images, layers=["stage3"])
 
 

@@ -22,7 +22,7 @@ from gini_jax.training.initial import check_weights, start_state
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.state import init_state
 from gini_jax.training.step import apply_model, augmented_batch
-from tests import tiny
+from tests import dense, tiny
 from tests.runs import lines_of, set_up
 
 
@@ -76,10 +76,15 @@ def test_class_weights_weigh_cross_entropy(given):
     if weights is None:
         weights = compute_class_weight("balanced", classes=np.arange(10), y=part.labels)
     state, rows = jax.device_get(run.state), jax.device_get(run.order)[0, 0]
-    batch = augmented_batch(state, Split(part.images[rows], part.labels[rows]), run.experiment)
+    images = Split(part.images[rows], part.labels[rows])
     alone = run.experiment._replace(model=run.experiment.model.clone(axis_name=None))
-    outputs, _ = apply_model(state.params, state.batch_stats, batch, alone)
-    logits = np.asarray(outputs.logits, np.float64)
+
+    @jax.jit
+    def logits_of(images):
+        batch = augmented_batch(state, images, run.experiment)
+        return apply_model(state.params, state.batch_stats, batch, alone)[0].logits
+
+    logits = np.asarray(logits_of(images), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     labels = part.labels[rows]
     expected = -(weights[labels] * log_p[np.arange(len(labels)), labels]).mean()
@@ -95,7 +100,8 @@ def test_too_few_class_weights_are_refused():
 
 def test_a_run_stops_once_validation_no_longer_improves(tmp_path, capsys):
     """With a learning rate of almost 0, it soon does not."""
-    config = config_of(**{"schedule.learning_rate": 1e-9, "early_stopping_epochs": 2})
+    config = dense.get_config("ce")
+    changed(config, {"schedule.learning_rate": 1e-9, "early_stopping_epochs": 2})
     result = train(config, tmp_path / "run", devices=jax.devices()[:1])
     accuracies = [line["val_accuracy"] for line in lines_of(tmp_path / "run")]
     best = 1 + int(np.argmax(accuracies))

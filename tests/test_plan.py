@@ -67,8 +67,7 @@ def products(kernel, inside, outside, side_in, side_out):
     return valid**2 * inside * outside
 
 
-def test_the_figures_equal_counts_by_hand_and_the_terms_cost_one_all_reduce(images_of_16, tmp_path):
-    """And nothing that grows with the batch or the slice: the plan without them is of others."""
+def test_the_figures_equal_counts_by_hand(images_of_16, tmp_path):
     needs_libtpu()
     result = plan.main(config_of("gini_kl", 256), tmp_path, topology="v5e:2x4")
     assert json.loads((tmp_path / "plan.json").read_text()) == result
@@ -93,6 +92,12 @@ def test_the_figures_equal_counts_by_hand_and_the_terms_cost_one_all_reduce(imag
     assert {"stem", "stage1", "stage4", "head", "batch norm", "terms", "optimizer"} <= set(parts)
     assert all(parts[f"stage{i}"][way] > 0 for i in range(1, 5) for way in ("forward", "backward"))
 
+
+@pytest.mark.slow
+def test_the_terms_cost_one_all_reduce(images_of_16, tmp_path):
+    """And nothing that grows with the batch or the slice: the plan without them is of others."""
+    needs_libtpu()
+    result = plan.main(config_of("gini_kl", 256), tmp_path, topology="v5e:2x4")
     ce = plan.main(config_of("ce", 128), tmp_path, topology="v5e:4x4")  # 8 images a chip for 32
     assert (ce["num_devices"], ce["num_hosts"], ce["batch_per_device"]) == (16, 4, 8)
     assert result["all_reduces"] - ce["all_reduces"] == 1
@@ -177,6 +182,7 @@ def test_batches_are_compared_in_one_table(tmp_path, capsys):
     assert "100  does not fit: too large" in text
 
 
+@pytest.mark.slow
 def test_a_batch_above_the_training_set_can_be_planned(images_of_16, tmp_path):
     """A plan needs no images; on this machine's own devices."""
     config = config_of("ce", 2 * EXAMPLES)

@@ -116,6 +116,7 @@ STRICT = {
 }
 
 
+@pytest.mark.slow
 def test_strict_modes(batch):
     features, labels = batch[0].mean(axis=(1, 2)), batch[1]
     arrays = features, jnp.tanh(features @ MIX), labels, jnp.arange(16) < 10

@@ -21,7 +21,7 @@ from gini_jax.modes.train import main as train
 from gini_jax.settings import flattened
 from gini_jax.storage import run_path, storage_path
 from gini_jax.training.workdir import config_of
-from tests import tiny
+from tests import dense, tiny
 from tests.conftest import ROOT
 from tests.program import Program
 
@@ -217,7 +217,7 @@ def test_evaluation_needs_no_batch_that_devices_divide():
 
 
 def test_after_a_nan_before_any_checkpoint_the_workdir_takes_another_learning_rate(tmp_path):
-    config = tiny.get_config("ce")
+    config = dense.get_config("ce")
     config.num_epochs, config.schedule.learning_rate = 1, 1e30
     with pytest.raises(RunError, match=r"not finite[\s\S]*In the same workdir, lower"):
         train(config, tmp_path, devices=jax.devices()[:1])

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -109,8 +110,8 @@ def test_wrong_members_are_refused_before_any_runs(objectives, vary, text):
 # ------------------------------------------------------------- runs
 
 
-def start(workdir, *arguments):
-    return Program("--mode=sweep", "--config=tests/tiny.py", f"--workdir={workdir}", *arguments)
+def start(workdir, *arguments, config="tests/tiny.py"):
+    return Program("--mode=sweep", f"--config={config}", f"--workdir={workdir}", *arguments)
 
 
 ONE_EPOCH = ("--config.num_epochs=1", "--config.loss.start_epoch=1")
@@ -154,9 +155,10 @@ def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_
 
 
 def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
+    run = partial(start, tmp_path, config="tests/dense.py")
     vary = "--vary=optimizer.weight_decay=0.0,1e38"
     arguments = ("--objectives=ce", "--config.seed=3", "--config.num_epochs=1", vary)
-    _, err = start(tmp_path, *arguments).finish(status=1)
+    _, err = run(*arguments).finish(status=1)
     assert "1 of 2 members failed" in err
     good, bad = (f"ce-optimizer.weight_decay={x}" for x in ("0.0", "1e+38"))
     assert f"{bad}-seed3: RunError: " in err and "not finite" in err
@@ -165,14 +167,14 @@ def test_a_member_that_cannot_run_is_named_and_the_others_finish(tmp_path):
     shutil.copytree(tmp_path / f"{good}-seed3", tmp_path / "ce-model.width=9-seed3")
     assert list(read_runs(tmp_path)) == list(report) == [good]
     spaced = ("--objectives", "ce", "--vary", "model.width=8,16", "--config.seed", "3")
-    shown, _ = start(tmp_path, *spaced, "--config.num_epochs=1", "--dry_run").finish()
+    shown, _ = run(*spaced, "--config.num_epochs=1", "--dry_run").finish()
     commands = shown.strip().splitlines()
     assert all("--vary" not in x and "model.width=8,16" not in x for x in commands)
     assert len(commands) == 2
-    assert "--config=tests/tiny.py:ce" in commands[0]
+    assert "--config=tests/dense.py:ce" in commands[0]
     assert "--config.model.width=8" in commands[0]
     wrong = ("--objectives=ce", "--vary=model.width=8,0", "--config.num_epochs=1", "--dry_run")
-    _, err = start(tmp_path, *wrong).finish(status=1)
+    _, err = run(*wrong).finish(status=1)
     assert "ce-model.width=0-seed0, a member of this sweep: model.width=0" in err
     assert json.loads((tmp_path / f"{good}-seed3" / "result.json").read_text())
 

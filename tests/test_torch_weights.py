@@ -132,7 +132,7 @@ def test_resnet_logits_equal_those_of_pytorch(name, stem):
 @pytest.mark.parametrize(
     ("name", "size", "blocks"),
     [
-        ("cvt13", (96, 64), None),
+        pytest.param("cvt13", (96, 64), None, marks=pytest.mark.slow),
         pytest.param("cvt21", (32, 32), None, marks=pytest.mark.slow),
         ("cvt13", (224, 224), (1, 2, 3)),  # size and depth have no part in each other
     ],
@@ -213,7 +213,7 @@ def test_training_equals_that_of_pytorch(name, stem):
             assert _relative_error(ours[path], theirs) < 2e-4, path
 
 
-@pytest.mark.parametrize("name", ["cvt13", "resnet18"])
+@pytest.mark.parametrize("name", [pytest.param("cvt13", marks=pytest.mark.slow), "resnet18"])
 def test_another_number_of_classes_leaves_the_head_and_says_so(name, capsys):
     settings = SMALL[name]
     model = create_model(name, 7, **settings)

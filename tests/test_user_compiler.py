@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 TEST_SETTINGS = (
@@ -28,16 +30,29 @@ def launch(program, *arguments, **variables):
     return done.stdout
 
 
-def test_the_default_learns_and_its_network_can_be_used(tmp_path):
+DEFAULT = ["--config.num_epochs=6"]
+TINY = ["--config=tests/tiny.py", "--config.evals=probe"]
+
+
+@pytest.mark.parametrize(
+    ("config", "least", "stage"),
+    [
+        pytest.param(DEFAULT, 0.95, ("stage4", 1, 1, 128), marks=pytest.mark.slow),
+        (TINY, 0.85, ("stage2", 4, 4, 16)),
+    ],
+    ids=["default", "tiny"],
+)
+def test_a_network_learns_and_can_be_used(tmp_path, config, least, stage):
     """Train, evaluate, load; on one device."""
     import gini_jax
     from gini_jax.data import load_dataset
 
-    run = ("--config.num_epochs=6", f"--workdir={tmp_path / 'run'}")
-    assert "report.html" in launch(["launch.py"], *run)
+    said = launch(["launch.py"], *config, f"--workdir={tmp_path / 'run'}")
+    assert "curves.png" in said
+    assert ("report.html" in said) == (config == DEFAULT)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["test_accuracy"] > 0.95
-    assert result["probe_accuracy"] > 0.95
+    assert result["test_accuracy"] > least
+    assert result["probe_accuracy"] > least
     launch(["-m", "gini_jax"], "--mode=eval", f"--workdir={tmp_path / 'run'}")
     again = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert abs(again["test_loss"] - result["test_loss"]) < 1e-6
@@ -47,4 +62,6 @@ def test_the_default_learns_and_its_network_can_be_used(tmp_path):
     right = prediction.probabilities.argmax(axis=1) == dataset.splits["test"].labels
     assert abs(right.mean() - result["test_accuracy"]) < 1e-6
     assert prediction.names[0] == str(prediction.probabilities[0].argmax())
-    assert trained.features(dataset.splits["test"].images[:3])["stage4"].shape == (3, 1, 1, 128)
+    layer, *shape = stage
+    features = trained.features(dataset.splits["test"].images[:3])[layer]
+    assert features.shape == (3, *shape)

@@ -71,7 +71,8 @@ def apply_policy(
         `[H, W, 3]` in `[0, 1]`.
 
     Examples:
-        >>> apply_policy(jax.random.key(0), jnp.ones((8, 8, 3)), "trivialaugment").shape
+        >>> apply = jax.jit(apply_policy, static_argnames="name")
+        >>> apply(jax.random.key(0), jnp.ones((8, 8, 3)), name="trivialaugment").shape
         (8, 8, 3)
     """
     policy = POLICIES[name]

@@ -1,20 +1,15 @@
 """How discriminative single features are: Gini impurity and KL over a whole split."""
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from gini_jax.evals.inputs import Inputs
-from gini_jax.losses import (
-    ClassSums,
-    class_profile,
-    class_sums,
-    gini_impurity,
-    gini_loss,
-    kl_loss,
-)
+from gini_jax.losses import class_profile, class_sums, gini_impurity, gini_loss, kl_loss
 
 KEYS = {
     "feature_gini": "mean Gini impurity over the whole test split",
@@ -38,15 +33,8 @@ def evaluate(inputs: Inputs) -> dict[str, Any]:
     for layer, activations in layers.items():
         profile = profile_of(activations, labels, inputs.num_classes)
         found[f"profile/{layer}"] = profile
-        found[f"impurity/{layer}"] = np.asarray(gini_impurity(jnp.asarray(profile)))
+        found[f"impurity/{layer}"] = np.asarray(jax.jit(gini_impurity)(profile))
     return found
-
-
-def sums_of(
-    activations: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], num_classes: int
-) -> ClassSums:
-    """The class sums of a split, from its mean absolute activations."""
-    return class_sums(jnp.asarray(activations), jnp.asarray(labels), num_classes=num_classes)
 
 
 def feature_terms(
@@ -69,13 +57,21 @@ def feature_terms(
         >>> terms["gini"], terms["kl"]
         (0.0, 0.0)
     """
+    terms = _terms(layers, labels, num_classes)
+    found = {name: float(np.mean(of_layers)) for name, of_layers in terms.items()}
+    return found | {"dead": float(np.mean([(a.max(axis=0) == 0).mean() for a in layers.values()]))}
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _terms(
+    layers: dict[str, Float[Array, "N C"]], labels: Int[Array, " N"], num_classes: int
+) -> dict[str, list[Float[Array, ""]]]:
     uniform = jnp.full(num_classes, 1 / num_classes)
-    by_layer = [sums_of(activations, labels, num_classes) for activations in layers.values()]
+    by_layer = [class_sums(x, labels, num_classes=num_classes) for x in layers.values()]
     return {
-        "gini": float(np.mean([gini_loss(sums) for sums in by_layer])),
-        "kl": float(np.mean([kl_loss(sums) for sums in by_layer])),
-        "kl_uniform": float(np.mean([kl_loss(sums, target=uniform) for sums in by_layer])),
-        "dead": float(np.mean([(a.max(axis=0) == 0).mean() for a in layers.values()])),
+        "gini": [gini_loss(sums) for sums in by_layer],
+        "kl": [kl_loss(sums) for sums in by_layer],
+        "kl_uniform": [kl_loss(sums, target=uniform) for sums in by_layer],
     }
 
 
@@ -83,4 +79,11 @@ def profile_of(
     activations: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], num_classes: int
 ) -> Float[np.ndarray, "C K"]:
     """Class profile of each feature over a whole split."""
-    return np.asarray(class_profile(sums_of(activations, labels, num_classes)))
+    return np.asarray(_profile(activations, labels, num_classes))
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _profile(
+    activations: Float[Array, "N C"], labels: Int[Array, " N"], num_classes: int
+) -> Float[Array, "C K"]:
+    return class_profile(class_sums(activations, labels, num_classes=num_classes))

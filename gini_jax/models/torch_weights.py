@@ -52,7 +52,7 @@ def from_torch(
 
     Examples:
         >>> model = create_model("resnet18", 10, width=8)
-        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         >>> again = from_torch("resnet18", to_torch("resnet18", variables))
         >>> again["params"]["head"]["dense"]["bias"].shape
         (10,)

@@ -124,10 +124,7 @@ def write_results(
     config: ConfigDict, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
-    from gini_jax.analysis.figures import of_one_run
     from gini_jax.analysis.pictures import draw_curves, draw_impurity
-    from gini_jax.analysis.report import write_report
-    from gini_jax.analysis.runs import read_run
     from gini_jax.drawing import try_to_draw
 
     packed = io.BytesIO()
@@ -139,8 +136,13 @@ def write_results(
     again = (workdir / "result.json").exists()
     write(workdir / "result.json", json_text(result))  # last: now it is finished
     if not again and set(config.loggers) - {"jsonl"}:
+        from gini_jax.analysis.figures import of_one_run
+        from gini_jax.analysis.runs import read_run
+
         log_result(workdir, config, result, of_one_run(read_run(workdir)))
     if config.report:
+        from gini_jax.analysis.report import write_report
+
         try_to_draw("report.html", write_report, workdir)
 
 

@@ -11,8 +11,9 @@ from tests.conftest import QUICK, ROOT
 from tests.program import Program
 from tests.runs import lines_of, steps_of, without_times
 
-TINY = ["--config=tests/tiny.py", "--config.checkpoint_every_minutes=0.005"]
-SMALL = [*TINY, "--config.num_epochs=10"]
+TINY = ["--config=tests/tiny.py"]
+OFTEN = [*TINY, "--config.checkpoint_every_minutes=0.005"]
+SMALL = [*OFTEN, "--config.num_epochs=10"]
 TWO_NODES = ["--nodes=2", "--ntasks-per-node=1"]
 ONE_NODE = ["--nodes=1", "--ntasks-per-node=1"]
 
@@ -125,7 +126,7 @@ def test_a_run_lives_through_a_signal_a_requeue_and_a_failed_node(cluster, undis
 def test_time_limits_with_a_signal_and_without_and_a_cancellation(cluster, tmp_path):
     """The limit is moved to now, and noticed within half a minute."""
     workdir = tmp_path / "run"
-    long = [*SMALL[:1], "--config.num_epochs=100000", *SMALL[2:]]
+    long = [*OFTEN, "--config.num_epochs=100000"]
     job = submit(cluster, workdir, *long, options=[*ONE_NODE, "--time=30"])
     until_saved(cluster, workdir)
     cluster.ask("scontrol", "update", f"JobId={job}", "EndTime=now+100")  # --signal=TERM@120

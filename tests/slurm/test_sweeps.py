@@ -14,12 +14,8 @@ from tests.conftest import ROOT
 from tests.program import Program
 from tests.runs import lines_of, steps_of, without_times
 
-SWEEP = [
-    "--mode=sweep",
-    "--config=tests/tiny.py:ce",
-    "--config.checkpoint_every_minutes=0.005",
-]
-SIX = ["--config.num_epochs=4", "--seeds=0-5"]
+TINY = ["--config=tests/tiny.py:ce"]
+SIX = ["--config.checkpoint_every_minutes=0.005", "--config.num_epochs=4", "--seeds=0-5"]
 SLURM = ["--executor=slurm", "--slurm.cpus=1", "--slurm.time=20", "--slurm.partition=all"]
 
 
@@ -29,7 +25,7 @@ def submitit():
 
 
 def start(workdir, *arguments):
-    return Program(*SWEEP, f"--workdir={workdir}", *arguments)
+    return Program("--mode=sweep", *TINY, f"--workdir={workdir}", *arguments)
 
 
 def submitted(cluster):
