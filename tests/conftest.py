@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_TFDS = ROOT.parent / "shared" / "tfds"
+collect_ignore = ["imported.py"]  # of the server of processes alone
 SLOW = pytest.StashKey[list[str]]()  # the slow tests that were found, whether or not they are run
 
 # Compiling and decoding take most of the time: programs are compiled quickly rather than well, and

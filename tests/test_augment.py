@@ -96,7 +96,7 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("case", EVERYTHING)
+@pytest.mark.parametrize("case", ["choose", pytest.param("compute", marks=pytest.mark.slow)])
 def test_augmentation_of_an_image_does_not_depend_on_its_batch(case, images):
     settings, rounding = EVERYTHING[case]
     config = config_of(**settings)

@@ -28,7 +28,7 @@ BODIES |= {"mobilenet_v2": 2.35, "efficientnet_lite0": 3.5}
 
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-FEW = ("cifar100_resnet18", "digits", "fashion", "finetune")
+FEW = ("cifar100_resnet18", "digits", "fashion_mnist")
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_ratios_cannot_be_held_where_cross_entropy_has_no_gradient():
             check_before_data(cvt_config(*layers, **{"loss.hold_gradient_ratios": True}))
 
 
+@pytest.mark.slow
 def test_ratios_of_micro_batches_are_those_of_the_whole_without_batch_norm():
     from tests.test_train import LayerDrops
 

@@ -131,7 +131,7 @@ def test_mapped_the_gradient_is_that_of_one_device(name, way, batch):
     def of_scale(scale, features, labels, axis_name=None):
         return loss(features * scale, labels, num_classes=K, axis_name=axis_name)
 
-    expected = jax.value_and_grad(of_scale)(scale, features, labels)
+    expected = jax.jit(jax.value_and_grad(of_scale))(scale, features, labels)
 
     def step(scale, features, labels):
         value, gradient = jax.value_and_grad(of_scale)(scale, features, labels, "i")
@@ -147,7 +147,7 @@ def test_mapped_the_gradient_is_that_of_one_device(name, way, batch):
         close(mapped(scale, features, labels), expected)
         return
     parts = [x.reshape(8, 2, *x.shape[1:]) for x in (features, labels)]
-    transform = jax.pmap if way == "pmap" else jax.vmap
+    transform = jax.pmap if way == "pmap" else lambda f, **axes: jax.jit(jax.vmap(f, **axes))
     values, gradients = transform(step, in_axes=(None, 0, 0), axis_name="i")(scale, *parts)
     close((values[3], gradients[3]), expected)
 

@@ -67,6 +67,7 @@ def products(kernel, inside, outside, side_in, side_out):
     return valid**2 * inside * outside
 
 
+@pytest.mark.slow
 def test_the_figures_equal_counts_by_hand(images_of_16, tmp_path):
     needs_libtpu()
     result = plan.main(config_of("gini_kl", 256), tmp_path, topology="v5e:2x4")
@@ -131,6 +132,7 @@ def test_a_batch_that_is_far_too_large_is_refused_with_the_one_that_fits(monkeyp
     assert result["largest_batch_per_device"] == 24
 
 
+@pytest.mark.slow
 def test_this_machines_devices_are_planned_for_without_a_topology(tmp_path, capsys):
     result = plan.main(config_of("gini_kl", 64), tmp_path)
     assert (result["num_devices"], result["num_hosts"]) == (8, 1)

@@ -81,7 +81,11 @@ def first_batch(run, config):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("resnet_digits", {}), ("cvt13", {"blocks": (1, 1, 1)})]
+    ("name", "settings"),
+    [
+        ("resnet_digits", {}),
+        pytest.param("cvt13", {"blocks": (1, 1, 1)}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_cosine_head_gives_scaled_cosines(name, settings):
     model = create_model(name, 7, head="cosine", scale=5.0, **settings)
@@ -126,11 +130,9 @@ def test_pytorch_weights_start_a_cosine_head_and_it_is_exported_as_a_program_alo
 # ------------------------------------------------------------- steps
 
 OBJECTIVES = (
-    *("relation", "simclr"),
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("arcface", "proxy_anchor", "relation_triplet", "remarnet")
-    ),
+    "relation",
+    *(pytest.param(x, marks=pytest.mark.slow) for x in ("arcface", "proxy_anchor", "simclr")),
+    *(pytest.param(x, marks=pytest.mark.slow) for x in ("relation_triplet", "remarnet")),
 )
 
 

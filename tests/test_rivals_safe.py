@@ -97,6 +97,7 @@ def test_a_negative_integer_leaves_an_example_out_of_the_pairs(batch):
         np.testing.assert_array_equal(found[name][1][11:], 0)
 
 
+@pytest.mark.slow
 def test_one_hot_rows_equal_integers_and_the_feature_axis_may_be_any(batch):
     features, labels = batch
     expected = jax.jit(all_losses)(features, labels)

@@ -117,8 +117,15 @@ def _torch_logits(net, images):
     return getattr(out, "logits", out).numpy()
 
 
-@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("resnet18", "cifar"),
+        ("resnet50", "imagenet"),
+        pytest.param("resnet18", "imagenet", marks=pytest.mark.slow),
+        pytest.param("resnet50", "cifar", marks=pytest.mark.slow),
+    ],
+)
 def test_resnet_logits_equal_those_of_pytorch(name, stem):
     pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
     net = _torch_resnet(name, stem)
