@@ -6,7 +6,7 @@
 They are marked `slow`. `pytest` alone leaves them out, but tests/test_slow.py checks that each of
 them passed when this was last run. Run it before a release, and after changes of what they test:
 runs on clusters and in buckets, runs that are killed, searches, benches, pretrained networks,
-notebooks. It takes half an hour on two cores.
+notebooks, further shardings and objectives. It takes half an hour on two cores.
 """
 
 import json

@@ -123,6 +123,7 @@ def test_held_ratios_stay_at_the_weights():
     np.testing.assert_allclose(np.mean(seen[2:], axis=0), [0.2, 0.05], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_held_ratios_do_not_depend_on_devices_or_micro_batches():
     from tests.test_train import LayerDrops
 
@@ -168,7 +169,7 @@ def test_ratios_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypat
 @pytest.mark.parametrize(
     ("name", "settings", "others"),
     [
-        ("resnet18", {"width": 8}, set()),
+        pytest.param("resnet18", {"width": 8}, set(), marks=pytest.mark.slow),
         ("cvt13", {"widths": (8, 8, 8), "blocks": (1, 1, 1), "heads": (1, 1, 1)}, {"stage3"}),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_sequence_of_weights_keeps_the_order_of_the_layers_over_mapped_axes(im
             axis_name="i",
         )[0]
 
-    value = jax.vmap(loss, axis_name="i")(jnp.arange(2))
+    value = jax.jit(jax.vmap(loss, axis_name="i"))(jnp.arange(2))
     of_impurity = getattr(reference, impurity)
     by_layer = [of_impurity(layers[name].reshape(16, 5), onehot.reshape(16, 4)) for name in names]
     np.testing.assert_allclose(value, np.mean(weights * by_layer), rtol=1e-5)

@@ -42,7 +42,7 @@ def linearize_at(
         >>> sums = lambda scale, x, y: class_sums(x * scale + 1.0, y)
         >>> total = sums(2.0, x[:2], y[:2]) + sums(2.0, x[2:], y[2:])
         >>> loss, linearized = linearize_at(gini_loss, total)
-        >>> part = jax.grad(lambda scale, x, y: linearized(sums(scale, x, y)))
+        >>> part = jax.jit(jax.grad(lambda scale, x, y: linearized(sums(scale, x, y))))
         >>> parts = part(2.0, x[:2], y[:2]) + part(2.0, x[2:], y[2:])
         >>> bool(jnp.isclose(parts, jax.grad(lambda s: gini_loss(x * s + 1.0, y))(2.0)))
         True
