@@ -52,3 +52,14 @@ def shared_tfds() -> Path:
     if not SHARED_TFDS.is_dir():
         pytest.skip(f"needs CIFAR-100 in TFDS form at {SHARED_TFDS}, which is not there")
     return SHARED_TFDS
+
+
+@pytest.fixture(autouse=True)
+def runs_leave_out_their_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing both takes as long as a few epochs. Runs of wider fixtures draw theirs."""
+    if find_spec("matplotlib"):
+        from gini_jax.analysis import pictures
+
+        draw, left_out = pictures.save, ("curves.png", "impurity.png")
+        save = lambda figure, png: None if png.name in left_out else draw(figure, png)  # noqa: E731
+        monkeypatch.setattr(pictures, "save", save)

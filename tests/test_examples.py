@@ -13,7 +13,13 @@ from tests.rivals import LOSSES, C, K, batch
 NEEDS = {"equinox_cnn": "equinox", "haiku_mlp": "haiku"}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "examples").glob("*.py")))
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+QUICK = ("equinox_cnn", "flax_linen", "plain_jax")
+
+
+@pytest.mark.parametrize(
+    "name", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in EXAMPLES]
+)
 def test_an_example_learns(name):
     library = NEEDS.get(name, "flax")
     pytest.importorskip(library, reason=f"the example needs {library}, which is not installed")

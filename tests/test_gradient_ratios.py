@@ -71,7 +71,9 @@ def direct_norms(config, run):
     return Norms(norm(jax.jit(jax.grad(ce))(jax.tree.map(jnp.zeros_like, layers))), of_terms)
 
 
-@pytest.mark.parametrize(("devices", "start_epoch"), [(1, 1), (8, 3)])
+@pytest.mark.parametrize(
+    ("devices", "start_epoch"), [pytest.param(1, 1, marks=pytest.mark.slow), (8, 3)]
+)
 def test_ratios_equal_a_direct_computation_by_grad(devices, start_epoch):
     """And do not depend on whether the terms are on yet, nor on terms at later layers."""
     terms = {"loss.terms.gini": 20.0, "loss.terms.kl": 5.0, "loss.start_epoch": start_epoch}

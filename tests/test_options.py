@@ -61,7 +61,9 @@ def test_gradients_are_clipped_to_the_global_norm():
     np.testing.assert_allclose(updates["b"], [-0.12], rtol=1e-6)
 
 
-@pytest.mark.parametrize("given", [("balanced",), tuple(range(1, 11))])
+@pytest.mark.parametrize(
+    "given", [("balanced",), pytest.param(tuple(range(1, 11)), marks=pytest.mark.slow)]
+)
 def test_class_weights_weigh_cross_entropy(given):
     """Against the definition, in float64; balanced weights against scikit-learn's."""
     from sklearn.utils.class_weight import compute_class_weight

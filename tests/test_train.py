@@ -142,6 +142,7 @@ def test_jax_is_asked_about_signals_once_after_each_call(tmp_path, monkeypatch):
     assert asked == list(range(asked[0], asked[0] + 2 * 2 * calls_of_an_epoch))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result(finished, tmp_path):
     again = train(small_config(), tmp_path, devices=jax.devices()[:1])
     assert without_times(again) == without_times(finished[0])

@@ -204,7 +204,8 @@ def test_exported_weights_come_back(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", pytest.param("cvt13", marks=pytest.mark.slow)]
+    "name",
+    ["resnet18", *(pytest.param(x, marks=pytest.mark.slow) for x in ("resnet50", "cvt13"))],
 )
 def test_pytorchs_networks_load_exported_weights_and_give_the_same_logits(name):
     torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
