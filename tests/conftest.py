@@ -6,6 +6,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -61,5 +62,9 @@ def runs_leave_out_their_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         from gini_jax.analysis import pictures
 
         draw, left_out = pictures.save, ("curves.png", "impurity.png")
-        save = lambda figure, png: None if png.name in left_out else draw(figure, png)  # noqa: E731
+
+        def save(figure: Any, png: Path) -> None:
+            if png.name not in left_out:
+                draw(figure, png)
+
         monkeypatch.setattr(pictures, "save", save)

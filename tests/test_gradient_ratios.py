@@ -168,10 +168,11 @@ def test_ratios_cannot_be_held_in_a_network_that_does_not_measure_them(monkeypat
         check_before_data(config_of(**{"loss.hold_gradient_ratios": True}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "others"),
     [
-        pytest.param("resnet18", {"width": 8}, set(), marks=pytest.mark.slow),
+        ("resnet18", {"width": 8}, set()),
         ("cvt13", {"widths": (8, 8, 8), "blocks": (1, 1, 1), "heads": (1, 1, 1)}, {"stage3"}),
     ],
 )

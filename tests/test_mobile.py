@@ -74,7 +74,7 @@ def test_our_names_and_pytorchs_lead_to_each_other(name):
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("efficientnet_lite0", 64),
+        pytest.param("efficientnet_lite0", 64, marks=pytest.mark.slow),
         pytest.param("efficientnet_lite0", 96, marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", 64, marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", 96, marks=pytest.mark.slow),

@@ -77,14 +77,8 @@ def test_parts_on_several_devices_equal_the_whole(way, devices, batch):
     close(found, expected, rtol=5e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        "Explicit Explicit",
-        pytest.param("Auto Auto", marks=pytest.mark.slow),
-        pytest.param("Explicit Auto", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", ["Explicit Explicit", "Auto Auto", "Explicit Auto"])
 def test_on_a_mesh_the_values_and_gradients_are_those_of_one_device(kinds, batch):
     if not hasattr(jax.sharding, "auto_axes"):
         pytest.skip("Explicit axes need jax.sharding.auto_axes, newer than jax 0.6.0")

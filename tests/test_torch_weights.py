@@ -141,7 +141,8 @@ def test_resnet_logits_equal_those_of_pytorch(name, stem):
     [
         pytest.param("cvt13", (96, 64), None, marks=pytest.mark.slow),
         pytest.param("cvt21", (32, 32), None, marks=pytest.mark.slow),
-        ("cvt13", (224, 224), (1, 2, 3)),  # size and depth have no part in each other
+        # Size and depth have no part in each other.
+        pytest.param("cvt13", (224, 224), (1, 2, 3), marks=pytest.mark.slow),
     ],
 )
 def test_cvt_logits_equal_those_of_transformers(name, size, blocks):

@@ -248,6 +248,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
 
 
+@pytest.mark.slow
 def test_several_steps_in_a_call_are_the_same_steps():
     config = small_config(**{"loss.start_epoch": 1})
     one, three = set_up(config, 2), set_up(config, 2, num_steps=3)

@@ -60,6 +60,7 @@ def undisturbed(cluster, tmp_path_factory):
     return ends_of(workdir)
 
 
+@pytest.mark.slow
 def test_two_nodes_end_like_one_process(cluster, tmp_path):
     few = [*TINY, "--config.num_epochs=3"]
     two, one = tmp_path / "two", tmp_path / "one"
