@@ -118,6 +118,20 @@ def in_bounds(value: float | Sequence[float], bounds: str) -> bool:
     return math.isfinite(value) and above and below
 
 
+def with_tuples(value: Any) -> Any:
+    """A value in which each list, such as those from JSON, is a tuple, which can be hashed.
+
+    Examples:
+        >>> with_tuples({"stages": [[1, 16], [6, 24]]})
+        {'stages': ((1, 16), (6, 24))}
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(map(with_tuples, value))
+    if isinstance(value, Mapping):
+        return {key: with_tuples(one) for key, one in value.items()}
+    return value
+
+
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of a config by path.
 

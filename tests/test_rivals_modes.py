@@ -92,7 +92,8 @@ def test_on_a_mesh_the_values_and_gradients_are_those_of_one_device(kinds, batch
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_collectives_of_a_step(name, batch):
-    """Pairs: one all-gather, of the features and what lies beside them. Sums: one all-reduce."""
+    """Pairs: one all-gather, of the bits of the features and of what lies beside them, so that
+    integers stay integers. Sums: one all-reduce."""
     features, labels = batch[0].mean(axis=(1, 2)), batch[1]
 
     def loss(features, labels):
@@ -105,9 +106,10 @@ def test_collectives_of_a_step(name, batch):
     assert gathers == (1 if name in PAIRS else 0)
     if name in PAIRS:
         rows = 2 if name in ("nt-xent", "simclr") else 1  # two views of each image
-        assert f"f32[{16 * rows},{C + 3}]" in text or f"f32[8,{2 * rows},{C + 3}]" in text
+        assert f"u32[{16 * rows},{C + 3}]" in text or f"u32[8,{2 * rows},{C + 3}]" in text
     reduces = text.count(" all-reduce(") + text.count(" all-reduce-start(")
-    assert reduces == (2 if name == "relation" else 1)  # prototypes, then the mean error
+    # Relation: prototypes, then the mean error; proxy anchor: largest exponents, then sums.
+    assert reduces == (2 if name in ("relation", "proxy anchor") else 1)
 
 
 LEARNED = {

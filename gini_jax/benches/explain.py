@@ -1,22 +1,28 @@
 """Explanations: the features that vote most for an image's class, and where they fire.
 
 A feature's vote is its pooled activation times its weight for the predicted class, so that the
-votes add up to the logit less its bias. Where the pooled features are means over space of a layer,
-the activation map of a feature is drawn over the image (as in Zhou et al., "Learning Deep Features
-for Discriminative Localization", arXiv 1512.04150, for one feature at a time).
+votes add up to the logit less its bias. Where a feature fires is drawn over the image: the
+activations of the last layer of more than one pixel, times the feature's gradient there, summed
+over the channels (Draelos and Carin, HiResCAM, arXiv 2011.08891, for one feature at a time). Where
+the pooled features are means over space of that layer, these are the feature's own activations.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
 from gini_jax.benches.subject import Subject
+from gini_jax.data.augment import standardize
 from gini_jax.evals.features import profile_of
 from gini_jax.trained import Trained
+from gini_jax.training.state import feature_shapes, layers_before_logits, perturbation_shapes
 
 KEYS: dict[str, tuple[str, bool]] = {}
 VOTES = 4  # features shown of each image
@@ -32,6 +38,7 @@ class Explanations(NamedTuple):
         features: the channels with the largest votes, the largest first.
         votes: activation times weight.
         maps: where they fire, 0 to 1, at the image's size; zeros where it is not known.
+        layer: of which the maps are; "" if they are not known.
     """
 
     images: UInt8[np.ndarray, "N h w 3"]
@@ -39,6 +46,7 @@ class Explanations(NamedTuple):
     features: Int[np.ndarray, "N F"]
     votes: Float[np.ndarray, "N F"]
     maps: Float[np.ndarray, "N F h w"]
+    layer: str
 
 
 def unfit(subject: Subject) -> str:
@@ -56,6 +64,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     found = explained(subject.trained, subject.dataset.splits["test"].images[rows])
     profiles = profile_of(np.abs(subject.test.pooled), labels, subject.num_classes)
     arrays = found._asdict() | {"labels": labels[rows], "profiles": profiles[found.features]}
+    arrays["layer"] = np.array(found.layer)
     return {f"explain/{key}": value for key, value in arrays.items()}
 
 
@@ -67,8 +76,7 @@ def explained(trained: Trained, stored: UInt8[np.ndarray, "N H W 3"]) -> Explana
     """
     head = trained.head
     assert head is not None
-    features = trained.features(stored)
-    pooled = features["pooled"]
+    pooled = trained.features(stored, layers=("pooled",))["pooled"]
     predicted = trained.probabilities(stored).argmax(axis=1)
     votes = pooled * head[:, predicted].T
     top = np.argsort(-votes, axis=1, kind="stable")[:, :VOTES]
@@ -76,20 +84,50 @@ def explained(trained: Trained, stored: UInt8[np.ndarray, "N H W 3"]) -> Explana
     corner = (stored.shape[1] - size) // 2
     images = stored[:, corner : corner + size, corner : corner + size]
     maps = np.zeros((*top.shape, size, size), np.float32)
-    spatial = _layer_of(features, pooled)
-    if spatial is not None:
-        for i, row in enumerate(top):
-            maps[i] = [_enlarged(spatial[i, ..., c], size) for c in row]
-    return Explanations(images, predicted, top, np.take_along_axis(votes, top, axis=1), maps)
+    layer = _layer_of_maps(trained)
+    if layer:
+        for i, fired in enumerate(_where_fired(trained, layer, jnp.asarray(images), top)):
+            maps[i] = [_enlarged(one, size) for one in fired]
+    return Explanations(images, predicted, top, np.take_along_axis(votes, top, axis=1), maps, layer)
 
 
-def _layer_of(features: Mapping[str, np.ndarray], pooled: np.ndarray) -> np.ndarray | None:
-    """The layer whose mean over space the pooled features are, unless it is a single pixel."""
-    for values in features.values():
-        fits = values.ndim == 4 and values.shape[-1] == pooled.shape[-1] and values.shape[1] > 1
-        if fits and np.allclose(values.mean(axis=(1, 2)), pooled, rtol=1e-2, atol=1e-3):
-            return values.astype(np.float32)
-    return None
+def _layer_of_maps(trained: Trained) -> str:
+    """The coarsest layer of more than one pixel or token that the logits read; "" if none is."""
+    layers = feature_shapes(trained.model, trained.image_size)
+    reached = layers_before_logits(trained.model, trained.image_size)
+    wide = {
+        layer: (math.prod(there.shape[1:-1]), -there.shape[-1])
+        for layer, there in layers.items()
+        if layer in reached and math.prod(there.shape[1:-1]) > 1
+    }
+    return min(wide, key=wide.__getitem__) if wide else ""
+
+
+def _where_fired(
+    trained: Trained, layer: str, images: UInt8[Array, "N h w 3"], channels: Int[np.ndarray, "N F"]
+) -> Float[np.ndarray, "N F y x"]:
+    """Activations of a layer times the gradients of pooled features, not below 0."""
+    model, seen = trained.model, standardize(images, trained.config.dataset)
+    zeros = jax.tree.map(
+        lambda one: jnp.zeros((len(images), *one.shape[1:]), one.dtype),
+        perturbation_shapes(model, trained.image_size),
+    )
+
+    def pooled(at_layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        perturbed = {**trained.variables, "perturbations": {**zeros, layer: at_layer}}
+        _, features = model.apply(perturbed, seen, train=False)  # type: ignore[misc]
+        chosen = jnp.take_along_axis(features["pooled"], jnp.asarray(channels), axis=1)
+        return chosen.sum(axis=0), features[layer]
+
+    @jax.jit
+    def maps(at_layer: jax.Array) -> jax.Array:
+        _, pull, there = jax.vjp(pooled, at_layer, has_aux=True)
+        (gradients,) = jax.vmap(pull)(jnp.eye(channels.shape[1]))
+        return jnp.maximum((gradients * there).astype(jnp.float32).sum(axis=-1), 0).swapaxes(0, 1)
+
+    found = np.asarray(maps(zeros[layer]))
+    side = math.isqrt(math.prod(found.shape[2:]))  # tokens, too, lie on a square
+    return found.reshape(*found.shape[:2], -1, found.shape[3] if found.ndim == 4 else side)
 
 
 def _enlarged(activation: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "H W"]:
@@ -105,7 +143,10 @@ def draw(
     (runs,) = arrays.values()
     found = {key.partition("/")[2]: value for key, value in runs[0].items()}
     count, shown = found["features"].shape
-    figure = Figure(figsize=(2.1 * (shown + 1), 2.6 * count), layout="constrained")
+    figure = Figure(figsize=(2.1 * (shown + 1), 2.6 * count + 0.3), layout="constrained")
+    layer = str(found.get("layer", ""))
+    seen = f"Where features fire, seen in {layer}" if layer else "No layer shows where they fire"
+    figure.suptitle(f"The features that vote most. {seen}.", fontsize=8)
     axes = figure.subplots(2 * count, shown + 1, squeeze=False, height_ratios=[3, 1] * count)
     for i in range(count):
         first, below = axes[2 * i], axes[2 * i + 1]

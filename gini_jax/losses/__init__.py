@@ -10,6 +10,9 @@ Notation: `N` examples, `K` classes, `C` features (channels), activations `[N, .
 All functions work under jit, vmap, grad, pmap and shard_map and on meshes with Auto or Explicit
 axes, accumulate in float32 (float64 for float64 input) and return that type.
 
+Wrong shapes are always refused. Wrong values (a label of `K`, logits in the place of labels, a
+negative temperature) are refused where they are known, and by `checked` where they are traced.
+
 Gradients under `axis_name`. The value is the same on every device. As for any loss with a psum
 inside, differentiating it inside `pmap` or `vmap(axis_name=...)` sums the cotangents of all
 devices: `lax.pmean` of the parameters' gradients, the usual data-parallel step, is then exactly
@@ -49,6 +52,7 @@ from gini_jax.losses.relation import (
     relation_triplet_loss,
 )
 from gini_jax.losses.renyi import renyi_loss
+from gini_jax.losses.rules import checked
 from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
 from gini_jax.losses.triplet import triplet_loss
@@ -61,6 +65,7 @@ __all__ = [
     "RunningSums",
     "arcface_loss",
     "center_loss",
+    "checked",
     "class_distribution",
     "class_profile",
     "class_sums",

@@ -2,8 +2,9 @@
 
 import jax
 
-from gini_jax.losses.class_sums import AxisName, ratio
+from gini_jax.losses.class_sums import ratio
 from gini_jax.losses.moments import FeatureMoments, as_moments
+from gini_jax.losses.rules import AxisName
 
 
 def center_loss(

@@ -1,19 +1,24 @@
 """The additive sums over a batch that every term is a function of."""
 
 import dataclasses
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gini_jax.losses.rules import (
+    AxisName,
+    check_class_labels,
+    check_features,
+    check_where,
+    of_32_bits,
+)
+
 EPS = 1e-10
 
-AxisName: TypeAlias = Hashable | tuple[Hashable, ...]
-Positive: TypeAlias = Annotated[float, "(0, inf)"]
-NotNegative: TypeAlias = Annotated[float, "[0, inf)"]
 Sums = TypeVar("Sums")
 
 
@@ -71,8 +76,8 @@ def class_sums(
     Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
             axes.
-        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes` (an
-            integer outside `[0, K)` belongs to no class).
+        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`. A
+            negative integer belongs to no class.
         num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to sum over.
@@ -83,7 +88,8 @@ def class_sums(
         `ClassSums` in float32 (float64 for float64 input).
 
     Raises:
-        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
+        ValueError: the shapes do not fit, integer labels come without `num_classes`, or labels
+            whose values are known are none: see `checked`.
         TypeError: the features are not floating-point.
 
     References:
@@ -120,9 +126,11 @@ def local_sums(
     """
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     axis = check_features(features, axis)
-    _check_labels(labels, features, num_classes)
-    classes = num_classes or 0  # of integer labels, which have come with it
     weights = check_where(where, labels)
+    check_class_labels(labels, features, num_classes, weights)
+    classes = num_classes or 0  # of integer labels, which have come with it
+    if labels.ndim == 1:
+        labels = class_index(labels, classes)
 
     def sums(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> ClassSums:
         z = spatial_mean(features, weights, axis, signed)
@@ -162,16 +170,30 @@ def spatial_mean(
     return activation.mean(axis=tuple(i for i in range(1, features.ndim) if i != axis))
 
 
+def class_index(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Integer labels of any type as int32, with -1 for those outside of `[0, K)`."""
+    wide = of_32_bits(labels)
+    inside = (wide >= 0) & (wide < num_classes)
+    return jnp.where(inside, wide, jnp.zeros_like(wide)).astype(jnp.int32) + jnp.where(
+        inside, 0, -1
+    )
+
+
 def label_rows(
     labels: jax.Array, weights: jax.Array | None, num_classes: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """`[N, K]` label rows, with zeros where the weight is 0, and `[N]` weights."""
-    rows = jax.nn.one_hot(labels, num_classes, dtype=dtype) if labels.ndim == 1 else labels
-    rows = rows.astype(dtype)
-    if weights is None:
-        return rows, jnp.ones(labels.shape[0], dtype)
-    weights = weights.astype(dtype)
-    return jnp.where((weights != 0)[:, None], rows, jnp.zeros_like(rows)), weights
+    """`[N, K]` label rows, with zeros where the weight is 0, and `[N]` weights.
+
+    An integer outside of `[0, K)` gives the weight 0.
+    """
+    w = jnp.ones(labels.shape[0], dtype) if weights is None else weights.astype(dtype)
+    if labels.ndim == 1:
+        index = class_index(labels, num_classes)
+        w = jnp.where(index < 0, jnp.zeros_like(w), w)
+        rows = jax.nn.one_hot(index, num_classes, dtype=dtype)
+    else:
+        rows = labels.astype(dtype)
+    return jnp.where((w != 0)[:, None], rows, jnp.zeros_like(rows)), w
 
 
 def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
@@ -227,7 +249,7 @@ def _sums_by_product(z: jax.Array, onehot: jax.Array, weights: jax.Array | None)
 def _sums_by_segment(
     z: jax.Array, labels: jax.Array, weights: jax.Array | None, num_classes: int
 ) -> ClassSums:
-    index = jnp.where(labels < 0, jnp.full_like(labels, num_classes), labels)  # outside: dropped
+    index = jnp.where(labels < 0, jnp.full_like(labels, num_classes), labels)  # is dropped
     if weights is None:
         weights = jnp.ones(labels.shape, z.dtype)
     else:
@@ -256,64 +278,3 @@ def on_any_mesh(sums: Callable[..., Any], *arrays: Any) -> Any:
                 *arrays
             )
     return sums(*arrays)
-
-
-def check_features(features: jax.Array, axis: int) -> int:
-    """The feature axis, counted from 0.
-
-    Raises:
-        ValueError: the shape or the axis does not fit.
-        TypeError: the features are not floating-point.
-    """
-    if features.ndim < 2 or not jnp.issubdtype(features.dtype, jnp.floating):
-        error = ValueError if features.ndim < 2 else TypeError
-        raise error(
-            f"features have shape {features.shape} and type {features.dtype}; "
-            "they must be floating-point [N, ..., C]"
-        )
-    if not -features.ndim < axis < features.ndim or axis == 0:
-        raise ValueError(
-            f"axis={axis}, but features of shape {features.shape} have their examples along axis "
-            "0; the feature axis is -1 (channels last) or 1 (channels first)"
-        )
-    return axis % features.ndim
-
-
-def _check_labels(labels: jax.Array, features: jax.Array, num_classes: int | None) -> None:
-    if labels.ndim == 1:
-        if not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(
-                f"labels have shape {labels.shape} and type {labels.dtype}; they must be [N, K] "
-                "rows, or [N] integers together with num_classes"
-            )
-        if num_classes is None:
-            raise ValueError(f"integer labels of shape {labels.shape} need num_classes=K")
-    elif labels.ndim != 2:
-        raise ValueError(f"labels have shape {labels.shape}; they must be [N, K], or [N] integers")
-    elif num_classes is not None and labels.shape[1] != num_classes:
-        raise ValueError(
-            f"labels of shape {labels.shape} have {labels.shape[1]} classes, but "
-            f"num_classes={num_classes}; leave num_classes out, or make them agree"
-        )
-    if labels.shape[0] != features.shape[0]:
-        raise ValueError(
-            f"features of shape {features.shape} hold {features.shape[0]} examples, labels of "
-            f"shape {labels.shape} hold {labels.shape[0]}; both must be of the same batch"
-        )
-
-
-def check_where(where: Any, labels: jax.Array) -> jax.Array | None:
-    """Example weights as an array.
-
-    Raises:
-        ValueError: the shape does not fit.
-    """
-    if where is None:
-        return None
-    where = jnp.asarray(where)
-    if where.shape != labels.shape[:1]:
-        raise ValueError(
-            f"where has shape {where.shape}; it must be [N] = {labels.shape[:1]}, one weight per "
-            "example"
-        )
-    return where

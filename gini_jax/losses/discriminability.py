@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gini_jax.losses.class_sums import EPS, AxisName, ClassSums, as_class_sums, class_sums, sum_type
+from gini_jax.losses.class_sums import EPS, ClassSums, as_class_sums, class_sums, sum_type
+from gini_jax.losses.rules import AxisName
 
 Target: TypeAlias = jax.Array | Literal["batch", "present"] | None
 

@@ -6,17 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName
 from gini_jax.losses.logits import mean_over_examples
+from gini_jax.losses.rules import AxisName, NotNegative, bounded, require
 
 
+@bounded
 def hierarchy_loss(
     logits: jax.Array,
     labels: jax.Array,
     superclasses: Sequence[int] | jax.Array,
     *,
-    coarse_weight: float = 1.0,
-    fine_weight: float = 1.0,
+    coarse_weight: NotNegative = 1.0,
+    fine_weight: NotNegative = 1.0,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
@@ -58,6 +59,11 @@ def hierarchy_loss(
             f"superclasses have shape {superclasses.shape}; they must be [K] = ({num_classes},) "
             "integers, the superclass of each class"
         )
+    require(
+        f"superclasses hold integers outside [0, {num_classes}); give the superclass of each class",
+        lambda of: ((of >= 0) & (of < num_classes)).all(),
+        superclasses,
+    )
 
     def each(logits: jax.Array, rows: jax.Array) -> jax.Array:
         log_p = jax.nn.log_softmax(logits, axis=1)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName
 from gini_jax.losses.moments import FeatureMoments, as_moments
 from gini_jax.losses.pairs import unit_vectors
+from gini_jax.losses.rules import AxisName
 
 
 def island_loss(

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, ClassSums
+from gini_jax.losses.class_sums import ClassSums
 from gini_jax.losses.discriminability import Target
+from gini_jax.losses.rules import AxisName
 from gini_jax.losses.terms import SUMS, About, entry_of, mean_over
 
 Layers: TypeAlias = jax.Array | Mapping[str, Any] | Sequence[Any]

@@ -7,14 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import (
-    AxisName,
-    check_where,
-    label_rows,
-    on_any_mesh,
-    ratio,
-    sum_type,
-)
+from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, sum_type
+from gini_jax.losses.rules import AxisName, check_label_values, check_where
 
 
 def mean_over_examples(
@@ -29,7 +23,8 @@ def mean_over_examples(
     Args:
         each: from `[n, K]` logits and `[n, K]` label rows, both float32 or float64, to `[n]`.
         logits: `[N, K]`; cosines likewise.
-        labels: `[N]` integers, or `[N, K]` one-hot or soft rows.
+        labels: `[N]` integers, or `[N, K]` one-hot or soft rows. A negative integer leaves the
+            example out.
         where: `[N]` mask or example weights. Rows of weight 0 may hold NaN.
         axis_name: the mapped axes to average over.
 
@@ -48,11 +43,12 @@ def mean_over_examples(
             "they must be [N, K], and [N] integers or [N, K] rows"
         )
     weights = check_where(where, labels)
+    check_label_values(labels, logits.shape[1], weights)
 
     def mean(logits: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
         logits = logits.astype(sum_type(logits.dtype))
         rows, w = label_rows(labels, weights, logits.shape[1], logits.dtype)
-        if weights is not None:
+        if weights is not None or labels.ndim == 1:
             logits = jnp.where((w != 0)[:, None], logits, jnp.zeros_like(logits))
         sums = jnp.stack([(w * each(logits, rows)).sum(), w.sum()])
         if axis_name is not None:

@@ -5,10 +5,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName, NotNegative, Positive
 from gini_jax.losses.logits import mean_over_examples
+from gini_jax.losses.rules import (
+    Angle,
+    AxisName,
+    NotNegative,
+    Positive,
+    bounded,
+    check_cosines,
+    check_where,
+)
 
 
+@bounded
 def cosface_loss(
     cosines: jax.Array,
     labels: jax.Array,
@@ -34,7 +43,8 @@ def cosface_loss(
         Scalar, not negative; 0 if all weights are 0.
 
     Raises:
-        ValueError: the shapes do not fit, or the scale is not positive.
+        ValueError: the shapes do not fit, a setting is out of bounds, or what is known of cosines
+            and labels is none; see `checked`.
         TypeError: the cosines are not floating-point.
 
     References:
@@ -54,12 +64,13 @@ def cosface_loss(
     return _margin_loss(target, cosines, labels, scale, where, axis_name)
 
 
+@bounded
 def arcface_loss(
     cosines: jax.Array,
     labels: jax.Array,
     *,
     scale: Positive = 64.0,
-    margin: NotNegative = 0.5,
+    margin: Angle = 0.5,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
@@ -72,8 +83,8 @@ def arcface_loss(
         cosines: `[N, K]` of the features and the classes' weight vectors, of any float type.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers.
         scale: what cosines are multiplied by.
-        margin: what is added to the angle to the right class, in radians; 0 gives plain
-            cross-entropy.
+        margin: what is added to the angle to the right class, in radians, from 0, which gives plain
+            cross-entropy, to pi / 2.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to average over.
 
@@ -81,7 +92,8 @@ def arcface_loss(
         Scalar, not negative; 0 if all weights are 0.
 
     Raises:
-        ValueError: the shapes do not fit, or the scale is not positive.
+        ValueError: the shapes do not fit, a setting is out of bounds, or what is known of cosines
+            and labels is none; see `checked`.
         TypeError: the cosines are not floating-point.
 
     References:
@@ -98,10 +110,9 @@ def arcface_loss(
     cos_m, sin_m = jnp.cos(margin), jnp.sin(margin)
 
     def target(cosines: jax.Array) -> jax.Array:
-        inside = jnp.clip(cosines, -1.0, 1.0)
-        square = 1.0 - jnp.square(inside)
+        square = 1.0 - jnp.square(cosines)
         sines = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-        turned = inside * cos_m - sines * sin_m  # cos(angle + margin)
+        turned = cosines * cos_m - sines * sin_m  # cos(angle + margin)
         return jnp.where(cosines > -cos_m, turned, cosines - margin * sin_m)
 
     return _margin_loss(target, cosines, labels, scale, where, axis_name)
@@ -116,8 +127,9 @@ def _margin_loss(
     axis_name: AxisName | None,
 ) -> jax.Array:
     """Cross-entropy, with `target` of the cosines in the place of those of the example's class."""
-    if not scale > 0:
-        raise ValueError(f"scale={scale}; it must be positive")
+    cosines, labels = jnp.asarray(cosines), jnp.asarray(labels)
+    if cosines.ndim == 2 and labels.shape[:1] == cosines.shape[:1]:
+        check_cosines(cosines, check_where(where, labels))
 
     def each(cosines: jax.Array, rows: jax.Array) -> jax.Array:
         # For soft rows the margin is shared out as the label is.

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, as_sums, local_sums, ratio
+from gini_jax.losses.class_sums import as_sums, local_sums, ratio
+from gini_jax.losses.rules import AxisName
 
 
 @jax.tree_util.register_dataclass

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName, Positive
 from gini_jax.losses.pairs import Rows, cosine, masked_logsumexp, mean_over_anchors
+from gini_jax.losses.rules import AxisName, Positive, bounded
 
 
+@bounded
 def multi_similarity_loss(
     features: jax.Array,
     labels: jax.Array,
@@ -44,7 +45,7 @@ def multi_similarity_loss(
         Scalar, not negative: the mean over the anchors that have a pair.
 
     Raises:
-        ValueError: the shapes do not fit, or alpha or beta is not positive.
+        ValueError: the shapes do not fit, labels are none, or a setting is out of bounds.
         TypeError: the features are not floating-point.
 
     References:
@@ -58,8 +59,6 @@ def multi_similarity_loss(
         >>> print(f"{loss:.4f}")  # log(1 + 1 / e) / 2
         0.1566
     """
-    if not (alpha > 0 and beta > 0):
-        raise ValueError(f"alpha={alpha}, beta={beta}; both must be positive")
 
     def of_rows(rows: Rows) -> tuple[jax.Array, jax.Array]:
         s = rows.values - base

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName
+from gini_jax.losses.rules import AxisName, Positive, bounded
 from gini_jax.losses.supcon import supcon_loss
 
 
+@bounded
 def nt_xent_loss(
     first: jax.Array,
     second: jax.Array,
     *,
-    temperature: float = 0.1,
+    temperature: Positive = 0.1,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,

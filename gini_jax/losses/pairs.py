@@ -4,6 +4,7 @@ Each device holds its own examples as anchors, and all examples of the global ba
 with: one `all_gather` of the features. A loss is a function of the rows of the table.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,14 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import (
+from gini_jax.losses.class_sums import on_any_mesh, ratio, spatial_mean, sum_type
+from gini_jax.losses.rules import (
     AxisName,
     check_features,
+    check_pair_labels,
     check_where,
-    on_any_mesh,
-    ratio,
-    spatial_mean,
-    sum_type,
+    of_32_bits,
 )
 
 FAR = 1e30  # stands for infinity, whose gradients are not numbers
@@ -78,13 +78,14 @@ def mean_over_anchors(
         chunk_size: anchors at a time, to bound memory; all at once by default.
 
     Raises:
-        ValueError: the shapes do not fit, or the chunk size is no positive integer.
+        ValueError: the shapes do not fit, the labels are none, or the chunk size is no positive
+            integer.
         TypeError: the features are not floating-point.
     """
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     axis = check_features(features, axis)
-    _check_classes(labels, features)
     weights = check_where(where, labels)
+    check_pair_labels(labels, features, weights)
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size={chunk_size!r}; it must be a positive integer, or None")
     if not len(features):  # nothing counts
@@ -136,15 +137,26 @@ def unit_vectors(x: jax.Array) -> jax.Array:
     return scaled * lax.rsqrt(jnp.where(largest > 0, square, jnp.ones_like(square)))
 
 
+@jax.custom_jvp
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`[n, N]` squared Euclidean distances of `[n, C]` and `[N, C]`.
+    """`[n, N]` squared Euclidean distances of `[n, C]` and `[N, C]`, sums of squared differences.
 
-    Both are first shifted by the mean of `y`: distances stay, rounding errors shrink.
+    By products, as `|x|^2 - 2 xy + |y|^2`, they would lose the digits of far, narrow clusters. The
+    derivative is taken by products, which need no `[n, N, C]` array.
     """
+    return jnp.square(x[:, None, :] - y[None, :, :]).sum(axis=2)
+
+
+@squared_distance.defjvp
+def _squared_distance_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """`2 (x - y) (dx - dy)`, with both shifted by the mean of `y`: rounding errors shrink."""
+    (x, y), (dx, dy) = primals, tangents
     centre = lax.stop_gradient(y.mean(axis=0, keepdims=True))
-    x, y = x - centre, y - centre
-    squares = jnp.square(x).sum(axis=1)[:, None] + jnp.square(y).sum(axis=1)[None, :]
-    return jnp.maximum(squares - 2 * _product(x, y), 0.0)
+    near_x, near_y = x - centre, y - centre
+    of_own = (near_x * dx).sum(axis=1)[:, None] + (near_y * dy).sum(axis=1)[None, :]
+    return squared_distance(x, y), 2 * (of_own - _product(dx, near_y) - _product(near_x, dy))
 
 
 def distance(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -176,19 +188,48 @@ def _rows(compare: Compare, anchors: Examples, everyone: Examples) -> Rows:
 def _classes(labels: jax.Array, weights: jax.Array) -> jax.Array:
     """`[n]` integers; those of rows of weight 0, which may hold NaN, mean nothing."""
     if labels.ndim == 1:
-        return labels
+        return of_32_bits(labels)
     rows = jnp.where((weights != 0)[:, None], labels, jnp.zeros_like(labels))
     return rows.argmax(axis=1)
 
 
 def _gathered(own: Examples, axis_name: AxisName) -> Examples:
-    """The examples of all devices, in one collective: all else lies beside the features."""
-    dtype = own.features.dtype
-    beside = [x.astype(dtype)[:, None] for x in own[1:]]
-    table = jnp.concatenate([own.features, *beside], axis=1)
-    table = lax.all_gather(table, axis_name, tiled=True)
-    classes, example_index = (lax.stop_gradient(table[:, i]).astype(jnp.int32) for i in (-3, -1))
-    return Examples(table[:, :-3], classes, lax.stop_gradient(table[:, -2]), example_index)
+    """The examples of all devices, in one collective of bits: integers stay what they are."""
+
+    @jax.custom_jvp
+    def gathered(features: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
+        bits = _as_bits(features)
+        table = lax.all_gather(jnp.concatenate([bits, others], axis=1), axis_name, tiled=True)
+        # The others leave as float32, which have a derivative, for no more than to be cast back.
+        return (
+            _from_bits(table[:, : bits.shape[1]], features),
+            lax.bitcast_convert_type(table[:, bits.shape[1] :], jnp.float32),
+        )
+
+    @gathered.defjvp
+    def _of_features(primals: Any, tangents: Any) -> Any:
+        features, others = gathered(*primals)
+        moved = lax.all_gather(tangents[0], axis_name, tiled=True)
+        return (features, others), (moved, jnp.zeros_like(others))
+
+    columns = [_as_bits(x) for x in own[1:]]
+    features, others = gathered(own.features, jnp.concatenate(columns, axis=1))
+    table = lax.bitcast_convert_type(lax.stop_gradient(others), jnp.uint32)
+    ends = list(itertools.accumulate(column.shape[1] for column in columns))
+    parts = jnp.split(table, ends[:-1], axis=1)
+    return Examples(features, *map(_from_bits, parts, own[1:]))
+
+
+def _as_bits(x: jax.Array) -> jax.Array:
+    """`[n]` or `[n, C]` of 32 or 64 bits a number as `[n, columns]` of type uint32."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    return bits.reshape(x.shape[0], -1)
+
+
+def _from_bits(bits: jax.Array, like: jax.Array) -> jax.Array:
+    """The inverse of `_as_bits`, in the type and the columns of `like`."""
+    pair = (2,) if like.dtype.itemsize == 8 else ()
+    return lax.bitcast_convert_type(bits.reshape(-1, *like.shape[1:], *pair), like.dtype)
 
 
 def _in_chunks(
@@ -206,13 +247,3 @@ def _in_chunks(
 
     chunks = jax.tree.map(chunked, own)
     return lax.map(jax.checkpoint(of_anchors), chunks).sum(axis=0)
-
-
-def _check_classes(labels: jax.Array, features: jax.Array) -> None:
-    integers = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
-    if not (integers or labels.ndim == 2) or labels.shape[0] != features.shape[0]:
-        raise ValueError(
-            f"labels have shape {labels.shape} and type {labels.dtype}; for features of shape "
-            f"{features.shape} they must be [{features.shape[0]}] integers or "
-            f"[{features.shape[0]}, K] rows"
-        )

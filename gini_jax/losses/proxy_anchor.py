@@ -4,19 +4,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import (
+from gini_jax.losses.class_sums import label_rows, on_any_mesh, spatial_mean
+from gini_jax.losses.pairs import cosine
+from gini_jax.losses.rules import (
     AxisName,
     NotNegative,
     Positive,
+    bounded,
     check_features,
+    check_label_values,
     check_where,
-    label_rows,
-    on_any_mesh,
-    spatial_mean,
 )
-from gini_jax.losses.pairs import cosine
 
 
+@bounded
 def proxy_anchor_loss(
     features: jax.Array,
     labels: jax.Array,
@@ -50,7 +51,8 @@ def proxy_anchor_loss(
         Scalar, not negative.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, a setting is out of bounds, or labels whose values are
+            known are none; see `checked`.
         TypeError: the features are not floating-point.
 
     References:
@@ -77,21 +79,42 @@ def proxy_anchor_loss(
             f"[{len(features)}, K] rows"
         )
     weights = check_where(where, labels)
+    check_label_values(labels, len(proxies), weights)
 
     def loss(
         features: jax.Array, proxies: jax.Array, labels: jax.Array, weights: jax.Array | None
     ) -> jax.Array:
         x = spatial_mean(features, weights, axis, signed=True)
         rows, w = label_rows(labels, weights, len(proxies), x.dtype)
-        w = w[:, None]
         s = cosine(x, proxies.astype(x.dtype))
-        near = (w * rows * jnp.exp(-alpha * (s - margin))).sum(axis=0)
-        far = (w * (1 - rows) * jnp.exp(alpha * (s + margin))).sum(axis=0)
-        sums = jnp.stack([near, far, (w * rows).sum(axis=0)])
-        if axis_name is not None:
-            sums = lax.psum(sums, axis_name)
-        near, far, mass = sums[0], sums[1], sums[2]
-        present = jnp.maximum((mass > 0).sum().astype(x.dtype), 1.0)
-        return jnp.log1p(near).sum() / present + jnp.log1p(far).mean()
+        exponents = jnp.stack([-alpha * (s - margin), alpha * (s + margin)])  # [2, N, K]
+        shares = w[None, :, None] * jnp.stack([rows, 1 - rows])
+        log_sums, mass = _log_one_plus_sum(exponents, shares, axis_name)
+        present = jnp.maximum((mass[0] > 0).sum().astype(x.dtype), 1.0)
+        return log_sums[0].sum() / present + log_sums[1].mean()
 
     return on_any_mesh(loss, features, proxies, labels, weights)
+
+
+def _log_one_plus_sum(
+    exponents: jax.Array, shares: jax.Array, axis_name: AxisName | None
+) -> tuple[jax.Array, jax.Array]:
+    """`log(1 + sum_n shares exp(exponents))`, finite for any exponents; and `sum_n shares`.
+
+    Args:
+        exponents: `[2, N, K]`.
+        shares: `[2, N, K]`, not negative.
+        axis_name: the mapped axes over which the examples are divided.
+
+    Returns:
+        Two arrays `[2, K]`.
+    """
+    there = shares > 0
+    largest = lax.stop_gradient(jnp.where(there, exponents, 0.0).max(axis=1, initial=0.0))
+    if axis_name is not None:
+        largest = lax.pmax(largest, axis_name)
+    shifted = jnp.where(there, exponents - largest[:, None], 0.0)
+    sums = jnp.stack([(shares * jnp.exp(shifted)).sum(axis=1), shares.sum(axis=1)])
+    if axis_name is not None:
+        sums = lax.psum(sums, axis_name)
+    return largest + jnp.log1p(jnp.expm1(-largest) + sums[0]), sums[1]

@@ -6,17 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import (
-    AxisName,
-    NotNegative,
-    check_features,
-    check_where,
-    label_rows,
-    on_any_mesh,
-    ratio,
-    spatial_mean,
-)
+from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, spatial_mean
 from gini_jax.losses.moments import FeatureMoments, feature_moments
+from gini_jax.losses.rules import AxisName, NotNegative, bounded, check_features, check_where
 from gini_jax.losses.triplet import triplet_loss
 
 
@@ -153,6 +145,7 @@ def relation_loss(
     return on_any_mesh(loss, features, labels, weights, comparator, moments)
 
 
+@bounded
 def relation_triplet_loss(
     features: jax.Array,
     labels: jax.Array,

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import AxisName, ClassSums, as_class_sums
+from gini_jax.losses.class_sums import ClassSums, as_class_sums
 from gini_jax.losses.discriminability import class_means
+from gini_jax.losses.rules import AxisName
 
 
 def renyi_loss(

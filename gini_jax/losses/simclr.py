@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import (
-    AxisName,
-    Positive,
-    check_features,
-    check_where,
-    on_any_mesh,
-    spatial_mean,
-)
+from gini_jax.losses.class_sums import on_any_mesh, spatial_mean
 from gini_jax.losses.nt_xent import nt_xent_loss
+from gini_jax.losses.rules import AxisName, Positive, bounded, check_features, check_where
 
 
 class Projection(NamedTuple):
@@ -39,6 +33,7 @@ class Projection(NamedTuple):
         return cls(hidden, jnp.zeros(channels), init(keys[1], (channels, size)))
 
 
+@bounded
 def simclr_loss(
     features: jax.Array,
     labels: jax.Array | None,

@@ -5,10 +5,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName, Positive
 from gini_jax.losses.pairs import Rows, cosine, masked_logsumexp, mean_over_anchors
+from gini_jax.losses.rules import AxisName, Positive, bounded
 
 
+@bounded
 def supcon_loss(
     features: jax.Array,
     labels: jax.Array,
@@ -46,7 +47,7 @@ def supcon_loss(
         Scalar: the mean over the anchors that have a positive; 0 if none has.
 
     Raises:
-        ValueError: the shapes do not fit, the temperature is not positive, or `average` is unknown.
+        ValueError: the shapes do not fit, labels are none, or a setting is out of bounds.
         TypeError: the features are not floating-point.
 
     References:
@@ -60,10 +61,6 @@ def supcon_loss(
         >>> print(f"{loss:.4f}")  # log(1 + 2 / e)
         0.5514
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}; it must be positive")
-    if average not in ("outside", "inside"):
-        raise ValueError(f"average={average!r}; it must be 'outside' or 'inside'")
 
     def of_rows(rows: Rows) -> tuple[jax.Array, jax.Array]:
         s = rows.values / temperature

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.losses.center import center_loss
-from gini_jax.losses.class_sums import AxisName, local_sums
+from gini_jax.losses.class_sums import local_sums
 from gini_jax.losses.discriminability import Target, entropy_loss, gini_loss, kl_loss
 from gini_jax.losses.fisher import fisher_loss
 from gini_jax.losses.hierarchy import hierarchy_loss
@@ -23,6 +23,7 @@ from gini_jax.losses.multi_similarity import multi_similarity_loss
 from gini_jax.losses.proxy_anchor import proxy_anchor_loss
 from gini_jax.losses.relation import Comparator, relation_loss, relation_triplet_loss
 from gini_jax.losses.renyi import renyi_loss
+from gini_jax.losses.rules import AxisName
 from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
 from gini_jax.losses.triplet import triplet_loss

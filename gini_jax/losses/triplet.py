@@ -5,7 +5,6 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import AxisName, NotNegative
 from gini_jax.losses.pairs import (
     FAR,
     Compare,
@@ -15,11 +14,13 @@ from gini_jax.losses.pairs import (
     mean_over_anchors,
     squared_distance,
 )
+from gini_jax.losses.rules import AxisName, NotNegative, bounded
 
 Sums: TypeAlias = tuple[jax.Array, jax.Array]
 DISTANCES: dict[str, Compare] = {"euclidean": distance, "squared": squared_distance}
 
 
+@bounded
 def triplet_loss(
     features: jax.Array,
     labels: jax.Array,
@@ -62,7 +63,7 @@ def triplet_loss(
         leave the range of float32 where features are above about 1e18.
 
     Raises:
-        ValueError: the shapes do not fit, or `triplets` or `distance` is unknown.
+        ValueError: the shapes do not fit, labels are none, or a setting is out of bounds.
         TypeError: the features are not floating-point.
 
     References:
@@ -76,10 +77,6 @@ def triplet_loss(
         >>> float(triplet_loss(x, labels, margin=2.0))  # (1 - 3 + 2 + 1 - 2 + 2) / 2
         0.5
     """
-    if triplets not in TRIPLETS:
-        raise ValueError(f"triplets={triplets!r}; known: {', '.join(map(repr, TRIPLETS))}")
-    if not callable(distance) and distance not in DISTANCES:
-        raise ValueError(f"distance={distance!r}; known: {', '.join(map(repr, DISTANCES))}")
     return mean_over_anchors(
         TRIPLETS[triplets](margin),
         distance if callable(distance) else DISTANCES[distance],

@@ -14,7 +14,7 @@ from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import needs_of
 from gini_jax.models.layers import Network
 from gini_jax.parts import find
-from gini_jax.settings import in_bounds
+from gini_jax.settings import in_bounds, with_tuples
 
 FILES = (
     "resnet",
@@ -67,7 +67,7 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
                 f"model.{key}={value!r} must lie in {rows[key].bounds}; the default is "
                 f"{rows[key].default!r}"
             )
-    values = dict(network.settings) | overrides
+    values = with_tuples(dict(network.settings) | overrides)
     if "dtype" in values:
         values["dtype"] = jnp.dtype(values["dtype"])
     return network.module(num_classes=num_classes, **values)
@@ -99,7 +99,7 @@ def model_settings(config: ConfigDict) -> dict[str, Any]:
         'cosine'
     """
     found = {
-        key: tuple(value) if isinstance(value, list) else value
+        key: with_tuples(value)
         for key, value in config.model.items()
         if key not in ("name", "init")
     }

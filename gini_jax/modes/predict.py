@@ -121,7 +121,8 @@ def _draw_votes(trained: Trained, pixels: np.ndarray, png: Path) -> None:
     found = explained(trained, pixels)._asdict()
     arrays = {f"explain/{key}": value for key, value in found.items()}
     write(png, as_png(draw, {"": [arrays]}, trained.class_names))
-    print(f"written to {png}")
+    where = f", with the regions where features fire in {found['layer']}" if found["layer"] else ""
+    print(f"written to {png}{where or '; the network has no layer that shows regions'}")
 
 
 def _files(images: str | None) -> list[str]:

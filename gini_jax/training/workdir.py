@@ -15,7 +15,7 @@ from gini_jax.config import default_config, set_component, term_weights
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.keys import having
-from gini_jax.settings import flattened
+from gini_jax.settings import flattened, with_tuples
 from gini_jax.storage import is_remote, json_text, refuse_patterns, write
 from gini_jax.training.progress import Progress
 from gini_jax.training.schedules import schedule_of
@@ -65,7 +65,7 @@ def saved_config(workdir: Path) -> ConfigDict:
 
 def config_of(saved: dict[str, Any]) -> ConfigDict:
     """The config that was written as JSON; settings that it lacks have their defaults."""
-    config = default_config()
+    config, saved = default_config(), with_tuples(saved)
     for section in SECTIONS:
         own = saved.get(section, {})
         set_component(config, section, own.get("name", config[section].name))

@@ -1,0 +1,304 @@
+"""What the losses accept: shapes, types, and the values of labels and settings.
+
+Shapes and types are always checked. Values are checked where they are known: outside of jit, vmap,
+pmap and shard_map, and for settings that are plain numbers. `checked` checks traced values too.
+"""
+
+import contextvars
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable, Hashable
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+AxisName: TypeAlias = Hashable | tuple[Hashable, ...]
+Positive: TypeAlias = Annotated[float, "(0, inf)"]
+NotNegative: TypeAlias = Annotated[float, "[0, inf)"]
+Angle: TypeAlias = Annotated[float, "[0, 1.5707963267948966]"]  # up to pi / 2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_checks_traced = contextvars.ContextVar("checks_traced", default=False)
+
+
+def checked(loss: Callable[P, T]) -> Callable[P, tuple[Any, T]]:
+    """A loss that also checks the values of traced arrays.
+
+    Args:
+        loss: any loss of this package, or a function that calls some.
+
+    Returns:
+        A function with the same arguments, which works under jit. It returns an error and the
+        loss's own result; `error.throw()` raises what was wrong, and does nothing otherwise. See
+        `jax.experimental.checkify`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from gini_jax.losses import supcon_loss
+        >>> error, value = jax.jit(checked(supcon_loss))(jnp.eye(2), jnp.array([[3.0, -1.0]] * 2))
+        >>> error.get().splitlines()[0]
+        'labels hold numbers outside [0, 1]; ...'
+    """
+    from jax.experimental import checkify
+
+    @functools.wraps(loss)
+    def with_checks(*args: P.args, **kwargs: P.kwargs) -> tuple[Any, T]:
+        def call(arrays: Any) -> T:
+            token = _checks_traced.set(True)
+            try:
+                return loss(*arrays[0], **arrays[1])
+            finally:
+                _checks_traced.reset(token)
+
+        return checkify.checkify(call)((args, kwargs))
+
+    return with_checks
+
+
+def bounded(loss: Callable[P, T]) -> Callable[P, T]:
+    """Refuses settings outside of the bounds and choices that the signature of a loss declares.
+
+    Raises:
+        ValueError: names the setting, its value, the rule and the default.
+
+    Examples:
+        >>> from gini_jax.losses import supcon_loss
+        >>> supcon_loss(jnp.eye(2), jnp.array([0, 0]), temperature=0.0)
+        Traceback (most recent call last):
+        ValueError: temperature=0.0 must lie in (0, inf); the default is 0.1
+    """
+    parameters = inspect.signature(loss).parameters
+    rules = {name: rule for name, p in parameters.items() if (rule := _rule_of(p.annotation))}
+
+    @functools.wraps(loss)
+    def with_bounds(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in rules.keys() & kwargs.keys():
+            value, rule = kwargs[name], rules[name]
+            if _is_known(value) and not callable(value) and not _fits(value, rule):
+                at = "be one of" if isinstance(rule, tuple) else "lie in"
+                shown = ", ".join(map(repr, rule)) if isinstance(rule, tuple) else rule
+                hint = ""
+                if parameters[name].annotation is Angle:
+                    radians = math.radians(value)
+                    hint = f"; it is in radians, and {value} degrees are {radians:.4g}"
+                raise ValueError(
+                    f"{name}={value!r} must {at} {shown}; the default is "
+                    f"{parameters[name].default!r}{hint}"
+                )
+        return loss(*args, **kwargs)
+
+    return with_bounds
+
+
+def _rule_of(annotation: Any) -> str | tuple[Any, ...]:
+    """An interval such as `"(0, inf)"`, or the choices of a `Literal`; "" for neither."""
+    if bounds := getattr(annotation, "__metadata__", ()):
+        return str(bounds[0])
+    kinds = (annotation, *typing.get_args(annotation))
+    of_literals = [k for k in kinds if typing.get_origin(k) is typing.Literal]
+    return tuple(choice for kind in of_literals for choice in typing.get_args(kind))
+
+
+def _fits(value: Any, rule: str | tuple[Any, ...]) -> bool:
+    if isinstance(rule, tuple):
+        return any(value is choice or value == choice for choice in rule)
+    low, high = (float(end) for end in rule[1:-1].split(","))
+    number = float(value)
+    above = number > low or (number == low and rule[0] == "[")
+    below = number < high or (number == high and rule[-1] == "]")
+    return math.isfinite(number) and above and below
+
+
+def require(text: str, holds: Callable[..., jax.Array], *arrays: jax.Array | None) -> None:
+    """Refuses arrays whose values break a rule, where they are known or under `checked`.
+
+    Args:
+        text: the error.
+        holds: from the arrays to a boolean.
+        *arrays: those that the rule is about; None where there is none.
+
+    Raises:
+        ValueError: the rule does not hold.
+    """
+    given = [x for x in arrays if x is not None]
+    if all(map(_is_known, given)):
+        with jax.ensure_compile_time_eval():
+            if not bool(holds(*arrays)):
+                raise ValueError(text)
+    elif _checks_traced.get():
+        from jax.experimental import checkify
+
+        checkify.check(holds(*arrays), text.replace("{", "{{").replace("}", "}}"))
+
+
+def _is_known(value: Any) -> bool:
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
+
+
+def check_features(features: jax.Array, axis: int) -> int:
+    """The feature axis, counted from 0.
+
+    Raises:
+        ValueError: the shape or the axis does not fit.
+        TypeError: the features are not floating-point.
+    """
+    if features.ndim < 2 or not jnp.issubdtype(features.dtype, jnp.floating):
+        error = ValueError if features.ndim < 2 else TypeError
+        raise error(
+            f"features have shape {features.shape} and type {features.dtype}; "
+            "they must be floating-point [N, ..., C]"
+        )
+    if not -features.ndim < axis < features.ndim or axis == 0:
+        raise ValueError(
+            f"axis={axis}, but features of shape {features.shape} have their examples along axis "
+            "0; the feature axis is -1 (channels last) or 1 (channels first)"
+        )
+    return axis % features.ndim
+
+
+def check_where(where: Any, labels: jax.Array) -> jax.Array | None:
+    """Example weights as an array.
+
+    Raises:
+        ValueError: the shape does not fit.
+    """
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    if where.shape != labels.shape[:1]:
+        raise ValueError(
+            f"where has shape {where.shape}; it must be [N] = {labels.shape[:1]}, one weight per "
+            "example"
+        )
+    return where
+
+
+def check_class_labels(
+    labels: jax.Array, features: jax.Array, num_classes: int | None, weights: jax.Array | None
+) -> None:
+    """Refuses labels of losses that need to know all classes.
+
+    Args:
+        labels: `[N, K]` rows, or `[N]` integers.
+        features: `[N, ...]`.
+        num_classes: `K`; needed for integers.
+        weights: `[N]`, or None. Labels of weight 0 may hold anything.
+
+    Raises:
+        ValueError: the shapes do not fit; where values are known, a row holds numbers outside
+            `[0, 1]`, or an integer is `num_classes` or larger.
+    """
+    if labels.ndim == 1:
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"labels have shape {labels.shape} and type {labels.dtype}; they must be [N, K] "
+                "rows, or [N] integers together with num_classes"
+            )
+        if num_classes is None:
+            raise ValueError(f"integer labels of shape {labels.shape} need num_classes=K")
+    elif labels.ndim != 2:
+        raise ValueError(f"labels have shape {labels.shape}; they must be [N, K], or [N] integers")
+    elif num_classes is not None and labels.shape[1] != num_classes:
+        raise ValueError(
+            f"labels of shape {labels.shape} have {labels.shape[1]} classes, but "
+            f"num_classes={num_classes}; leave num_classes out, or make them agree"
+        )
+    if labels.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"features of shape {features.shape} hold {features.shape[0]} examples, labels of "
+            f"shape {labels.shape} hold {labels.shape[0]}; both must be of the same batch"
+        )
+    check_label_values(labels, num_classes, weights)
+
+
+def check_pair_labels(labels: jax.Array, features: jax.Array, weights: jax.Array | None) -> None:
+    """Refuses labels of losses that only compare the labels of examples.
+
+    Raises:
+        ValueError: they are neither `[N]` integers nor `[N, K]` rows of two classes or more; where
+            values are known, a row holds numbers outside `[0, 1]`.
+    """
+    integers = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
+    if not (integers or labels.ndim == 2) or labels.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"labels have shape {labels.shape} and type {labels.dtype}; for features of shape "
+            f"{features.shape} they must be [{features.shape[0]}] integers or "
+            f"[{features.shape[0]}, K] rows"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        raise ValueError(
+            f"labels have shape {labels.shape}: as rows, all are of one class; give integers of "
+            f"shape {labels.shape[:1]}, such as labels[:, 0]"
+        )
+    check_label_values(labels, None, weights)
+
+
+def check_label_values(
+    labels: jax.Array, num_classes: int | None, weights: jax.Array | None
+) -> None:
+    """Refuses numbers that are no labels, where they are known; see `check_class_labels`."""
+    if labels.ndim == 1:
+        if num_classes is not None:
+            require(
+                f"labels hold an integer of {num_classes} or more, but num_classes={num_classes}: "
+                f"the classes are 0 to {num_classes - 1}, and a negative integer is no class; "
+                "raise num_classes, or mend the labels",
+                lambda labels, weights: (
+                    ~_counts(weights, labels) | (of_32_bits(labels) < num_classes)
+                ).all(),
+                labels,
+                weights,
+            )
+        return
+    if labels.shape[1] == 1 and jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels have shape {labels.shape} and type {labels.dtype}; give integers of shape "
+            f"{labels.shape[:1]}, such as labels[:, 0], or rows [N, K] of all K classes"
+        )
+    if labels.dtype == bool:
+        return
+
+    def holds(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+        rows = labels.astype(jnp.float32)
+        inside = (rows >= -1e-3) & (rows <= 1.001)
+        return (~_counts(weights, labels)[:, None] | inside).all()
+
+    require(
+        f"labels hold numbers outside [0, 1]; rows of shape {labels.shape} are shares of the "
+        "classes, such as one-hot rows, not logits",
+        holds,
+        labels,
+        weights,
+    )
+
+
+def check_cosines(cosines: jax.Array, weights: jax.Array | None) -> None:
+    """Refuses numbers that are no cosines, where they are known.
+
+    Raises:
+        ValueError: some lie outside `[-1, 1]`, by more than rounding.
+    """
+    require(
+        "the cosines hold numbers outside [-1, 1]; give the products of features and class "
+        "vectors that are both divided by their lengths, not logits or features",
+        lambda cosines, weights: (
+            ~_counts(weights, cosines)[:, None] | (jnp.abs(cosines) <= 1.01)
+        ).all(),
+        cosines,
+        weights,
+    )
+
+
+def of_32_bits(labels: jax.Array) -> jax.Array:
+    """Integers of at least 32 bits, which a number of classes always fits in."""
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+
+
+def _counts(weights: jax.Array | None, rows: jax.Array) -> jax.Array:
+    return jnp.ones(len(rows), bool) if weights is None else weights != 0
