@@ -133,7 +133,7 @@ SETTINGS: dict[str, Setting] = {
         False, "superclasses are the classes; held_out_classes are the last ones of each"
     ),
     "dataset.label_noise": Setting(
-        0.0, "share of the training images, of all that there are, with a wrong label", bounds=SHARE
+        0.0, "share of the training images that have a label whose label is wrong", bounds=SHARE
     ),
     "dataset.label_noise_kind": Setting(
         "symmetric",

@@ -78,9 +78,44 @@ def test_retrieval_equals_pytorch_metric_learning():
     assert found["map_at_r"] == pytest.approx(theirs["mean_average_precision_at_r"])
 
 
+def test_equally_similar_images_count_as_if_in_random_order():
+    """The mean over many random orders of the loop above's numbers; features of three kinds."""
+    features, labels = np.eye(3)[RNG.integers(0, 3, 12)], RNG.integers(0, 3, 12)
+    found, sums = retrieval(features, labels), np.zeros(3)
+    for _ in range(4000):
+        for i in range(12):
+            others = [j for j in RNG.permutation(12) if j != i]
+            order = sorted(others, key=lambda j: -(features[j] @ features[i]))
+            hits = np.array([labels[j] == labels[i] for j in order])
+            number = hits.sum()
+            at = hits.cumsum()[:number] / np.arange(1, number + 1) * hits[:number]
+            sums += hits[0], hits[:number].mean(), at.sum() / number
+    expected = dict(zip(found, sums / 48_000, strict=True))
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_equal_features_retrieve_by_chance_and_nan_ones_not_at_all():
+    labels = np.repeat(np.arange(10), 20)
+    found = retrieval(np.ones((200, 4)), labels)
+    chance = 19 / 199
+    assert found["recall_at_1"] == pytest.approx(chance)
+    assert found["r_precision"] == pytest.approx(chance)
+    # At place r of R, a hit finds (R - 1) / 198 of the others before it to be hits too.
+    at = [chance * (1 + (r - 1) * 18 / 198) / r for r in range(1, 20)]
+    assert found["map_at_r"] == pytest.approx(np.mean(at))
+    features = np.ones((200, 4))
+    features[3] = np.nan
+    assert all(np.isnan(x) for x in retrieval(features, labels).values())
+
+
+def test_equal_features_are_classified_by_chance_from_few_examples():
+    labels = np.repeat(np.arange(5), 20)
+    np.testing.assert_allclose(fewshot.episodes(np.ones((100, 4)), labels, 1, 5), 1 / 5)
+
+
 def test_one_hot_features_retrieve_perfectly_and_random_ones_by_chance():
     labels = np.repeat(np.arange(10), 200)
-    assert retrieval(np.eye(10)[labels], labels)["map_at_r"] == 1
+    assert retrieval(np.eye(10)[labels], labels)["map_at_r"] == pytest.approx(1, abs=1e-12)
     by_chance = retrieval(RNG.normal(size=(2000, 64)), labels)
     assert by_chance["recall_at_1"] == pytest.approx(199 / 1999, abs=0.03)
     assert by_chance["r_precision"] == pytest.approx(199 / 1999, abs=0.01)

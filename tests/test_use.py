@@ -1,6 +1,7 @@
 """Own images in, a trained network out: from a folder of files to predictions and exports."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.export
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import gini_jax
+from gini_jax.config import default_config, set_model
 from gini_jax.data import load_dataset
 from gini_jax.errors import InputError
 from gini_jax.models import create_model, from_torch, to_torch
@@ -165,7 +167,7 @@ def test_load_gives_what_training_tested(run, images):
 def test_stablehlo_computes_the_same_for_any_batch(run):
     _, workdir = run
     path = export_mode.main(None, workdir, format="stablehlo")
-    assert "torchvision" not in (path.parent / "README.md").read_text()  # the program is whole
+    assert "torchvision" not in (path.parent / "model.stablehlo.md").read_text()  # it is whole
     program = jax.export.deserialize(bytearray(path.read_bytes()))
     trained = gini_jax.load(workdir)
     for n in (1, 5):
@@ -174,8 +176,10 @@ def test_stablehlo_computes_the_same_for_any_batch(run):
         np.testing.assert_allclose(program.call(images), expected, rtol=1e-4, atol=1e-5)
     assert "Licence: (to be filled in" in (path.parent / "README.md").read_text()
     trained.config.dataset.mean = trained.config.dataset.std = ("imagenet",)
-    card = export_mode.model_card(trained, "x", {})
-    assert "(0.485, 0.456, 0.406) is subtracted" in card and "(0.229, 0.224, 0.225)" in card
+    card = export_mode.model_card(trained, "model.safetensors", {})
+    assert "Subtract (0.485, 0.456, 0.406) by channel, and divide by (0.229, 0.224, 0.225)" in card
+    card = export_mode.model_card(trained, "model.stablehlo", {})
+    assert "The file itself subtracts (0.485, 0.456, 0.406)" in card
     with pytest.raises(InputError, match="did you mean 'stablehlo'"):
         export_mode.main(None, workdir, format="stablhlo")
 
@@ -185,22 +189,55 @@ def test_exported_weights_come_back(run, capsys):
 
     result, workdir = run
     path = export_mode.main(None, workdir, format="safetensors")
-    note = "computes silu, torchvision's computes relu"
-    assert note in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for note in (
+        "activation=silu, torchvision's has relu",
+        "stem=cifar, torchvision's has imagenet",
+    ):
+        assert f"this network has {note}: change it there" in said
     tested = f"| test_accuracy | {result['test_accuracy']:.4f} |"
-    card = (path.parent / "README.md").read_text()
+    card = (path.parent / "model.safetensors.md").read_text()
     assert note in card
     assert tested in card
     trained = gini_jax.load(workdir)
     steps = (int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
     other = next(step for step in steps if step != trained.step)
     export_mode.main(None, workdir, format="safetensors", step=other)
-    card = (path.parent / "README.md").read_text()
+    card = (path.parent / "model.safetensors.md").read_text()
     assert f"checkpoint of step {other}" in card
     assert "| not tested |" in card
     export_mode.main(None, workdir, format="safetensors")
     again = from_torch("resnet_digits", load_file(path))
     jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(trained.variables))
+
+
+def test_a_program_used_as_its_card_says_gives_the_probabilities_of_predict(run):
+    """Two cards stand side by side, each with what its own file takes."""
+    _, workdir = run
+    path = export_mode.main(None, workdir, format="stablehlo")
+    export_mode.main(None, workdir, format="safetensors")
+    cards = (path.parent / "README.md").read_text()
+    for part in ("`model.stablehlo`", "`model.safetensors`", "`[N, 8, 8, 3]`", "`[N, 3, 8, 8]`"):
+        assert part in cards
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    trained = gini_jax.load(workdir)
+    assert "resize its shorter side to 9" in cards  # of 8 pixels, and a seventh
+    resized = Image.fromarray(pixels).resize((12, 9), Image.Resampling.BILINEAR)
+    seen = np.asarray(resized)[:8, 1:9][None] / np.float32(255)
+    logits = jax.export.deserialize(bytearray(path.read_bytes())).call(seen)
+    expected = trained.predict([pixels]).probabilities
+    np.testing.assert_allclose(jax.nn.softmax(logits), expected, atol=1e-5)
+
+
+def test_what_weights_do_not_show_is_said():
+    """MobileNetV2 as torchvision has it needs no note; with other padding it does."""
+    for settings, keys in (({}, []), ({"padding": "same", "activation": "relu"}, ["act", "pad"])):
+        model = create_model("mobilenet_v2", 2, **settings)
+        config = default_config("ce")
+        set_model(config, "mobilenet_v2")
+        trained = SimpleNamespace(model=model, config=config)
+        notes = export_mode._unlike_the_original(trained)
+        assert [note.partition("has ")[2][:3] for note in notes] == keys
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gini_jax.benches.subject import Subject
-from gini_jax.data.augment import standardize
+from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.evals.features import profile_of
 from gini_jax.trained import Trained
 from gini_jax.training.state import feature_shapes, layers_before_logits, perturbation_shapes
@@ -107,7 +107,8 @@ def _where_fired(
     trained: Trained, layer: str, images: UInt8[Array, "N h w 3"], channels: Int[np.ndarray, "N F"]
 ) -> Float[np.ndarray, "N F y x"]:
     """Activations of a layer times the gradients of pooled features, not below 0."""
-    model, seen = trained.model, standardize(images, trained.config.dataset)
+    model = trained.model
+    seen = standardize(centre_crop(images, trained.image_size), trained.config.dataset)
     zeros = jax.tree.map(
         lambda one: jnp.zeros((len(images), *one.shape[1:]), one.dtype),
         perturbation_shapes(model, trained.image_size),

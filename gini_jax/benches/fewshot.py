@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from gini_jax.benches.subject import Subject
 from gini_jax.data.protocols import HELD_OUT
+from gini_jax.evals.accuracy import accuracy
 
 WAYS, QUERIES, EPISODES = 5, 15, 600
 KEYS = {
@@ -63,6 +64,7 @@ def episodes(
         >>> episodes(np.repeat(np.eye(5), 4, axis=0), np.repeat(np.arange(5), 4), 1, 3)
         array([1., 1., 1.])
     """
+    features = features.astype(np.float64)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     rows = [own for own in rows if len(own) > shots]
@@ -73,6 +75,6 @@ def episodes(
         means = np.stack([unit[own[:shots]].mean(axis=0) for own in drawn])
         queries = np.concatenate([unit[own[shots:]] for own in drawn])
         truth = np.repeat(np.arange(len(drawn)), [len(own) - shots for own in drawn])
-        distance = (means**2).sum(axis=1) - 2 * queries @ means.T
-        scores.append((distance.argmin(axis=1) == truth).mean())
+        distance = np.round((means**2).sum(axis=1) - 2 * queries @ means.T, 10)
+        scores.append(accuracy(-distance, truth))  # of means that are equally near, any one
     return np.array(scores)

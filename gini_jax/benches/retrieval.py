@@ -4,11 +4,12 @@ Each test image is a query among all others, by cosine similarity. Classes that 
 are measured apart, the usual protocol of metric learning. Recall@1 is the share of queries whose
 nearest image has their class; R-precision the share of the class among the R nearest, with R the
 number of others of the class; MAP@R also counts at which place they come (Musgrave et al., "A
-Metric Learning Reality Check", arXiv 2003.08505, section 3.2).
+Metric Learning Reality Check", arXiv 2003.08505, section 3.2). Images that are equally similar
+count as if they came in random order.
 """
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from gini_jax.benches.subject import Subject
 from gini_jax.evals.inputs import at_most
@@ -39,34 +40,74 @@ def retrieval(
 ) -> dict[str, float]:
     """Recall@1, R-precision and MAP@R, each image against all others by cosine.
 
-    Images whose class has no other image are no queries.
+    Images whose class has no other image are no queries. Of images that are equally similar, up to
+    `1e-10`, every order is as probable, and the numbers are the means over all orders.
 
     Args:
         features: of the images.
         labels: their classes.
 
+    Returns:
+        The three numbers; NaN without a query, and where a feature is not finite.
+
     Examples:
         >>> retrieval(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
         {'recall_at_1': 1.0, 'r_precision': 1.0, 'map_at_r': 1.0}
+        >>> retrieval(np.ones((4, 2)), np.array([0, 0, 1, 1]))["recall_at_1"]  # one of three others
+        0.3333333333333333
     """
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features / np.maximum(norms, 1e-12)
+    unit = features.astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     others = np.bincount(labels)[labels] - 1
     queries = np.flatnonzero(others > 0)
-    if not len(queries):
+    if not len(queries) or not np.isfinite(unit).all():
         return dict.fromkeys(("recall_at_1", "r_precision", "map_at_r"), float("nan"))
     most = int(others.max())
     sums = np.zeros(3)
-    for chunk in np.array_split(queries, -(-len(queries) // 1000)):
-        similar = unit[chunk] @ unit.T
-        similar[np.arange(len(chunk)), chunk] = -np.inf
-        near = np.argpartition(-similar, most - 1, axis=1)[:, :most]
-        order = np.argsort(-np.take_along_axis(similar, near, 1), axis=1, kind="stable")
-        hits = labels[np.take_along_axis(near, order, 1)] == labels[chunk][:, None]
-        number = others[chunk]
-        hits &= np.arange(most) < number[:, None]
-        precision = hits.cumsum(axis=1) / np.arange(1, most + 1)
-        averages = (precision * hits).sum(axis=1) / number
-        sums += hits[:, 0].sum(), (hits.sum(axis=1) / number).sum(), averages.sum()
+    for chunk in np.array_split(queries, -(-len(queries) // 200)):
+        similar = np.round(unit[chunk] @ unit.T, 10)
+        similar[np.arange(len(chunk)), chunk] = -np.inf  # the query itself comes last
+        order = np.argsort(-similar, axis=1, kind="stable")[:, :-1]
+        hits = labels[order] == labels[chunk][:, None]
+        share, precision = _in_any_order(np.take_along_axis(similar, order, axis=1), hits, most)
+        number = others[chunk][:, None]
+        among = np.arange(most) < number
+        sums += (
+            share[:, 0].sum(),
+            (share * among / number).sum(),
+            (precision * among / number).sum(),
+        )
     recall, r_precision, average = (sums / len(queries)).tolist()
     return {"recall_at_1": recall, "r_precision": r_precision, "map_at_r": average}
+
+
+def _in_any_order(
+    similar: Float[np.ndarray, "Q N"], hits: Bool[np.ndarray, "Q N"], most: int
+) -> tuple[Float[np.ndarray, "Q R"], Float[np.ndarray, "Q R"]]:
+    """Means over the orders of equal values, at each of the first `most` places.
+
+    Args:
+        similar: falling, in each row.
+        hits: whether the image at a place is of the query's class.
+        most: `R`.
+
+    Returns:
+        The probability of a hit at the place; and the mean of the precision up to the place, which
+        is 0 where there is no hit.
+    """
+    size = hits.shape[1]
+    first = np.ones_like(hits)
+    first[:, 1:] = similar[:, 1:] != similar[:, :-1]
+    last = np.ones_like(hits)
+    last[:, :-1] = first[:, 1:]
+    places = np.arange(size)
+    start = np.maximum.accumulate(np.where(first, places, 0), axis=1)[:, :most]
+    end = np.minimum.accumulate(np.where(last, places, size)[:, ::-1], axis=1)[:, ::-1][:, :most]
+    until = np.concatenate([np.zeros((len(hits), 1)), hits.cumsum(axis=1)], axis=1)
+    before = np.take_along_axis(until, start, axis=1)
+    own = np.take_along_axis(until, end + 1, axis=1) - before  # hits among the equal ones
+    number = end - start + 1
+    share = own / number
+    # Of those at the places before, among the equal ones: a hit takes one of the others.
+    among = (places[:most] - start) * (own - 1) / np.maximum(number - 1, 1)
+    return share, share * (before + among + 1) / (places[:most] + 1)

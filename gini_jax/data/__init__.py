@@ -91,7 +91,8 @@ def load_dataset(
     for name in sorted(needed):
         name_there = config.test_split if name == "test" else name
         there = cache.decoded(source, name_there, config.image_size, folder)
-        images, labels, superclass_of, digests[name] = there
+        images, labels, of_split, digests[name] = there
+        superclass_of = _agreed(config, superclass_of, of_split)
         _check_labels(config, labels, dataset.num_classes, name_there)
         splits[name] = Split(images, labels)
     if "train" in needed:
@@ -111,6 +112,7 @@ def _chosen(config: ConfigDict, dataset: Dataset, own_val: bool) -> dict[str, Sp
     splits = dict(dataset.splits)
     images, labels = splits["train"]
     if not own_val and config.val_size:
+        _check_val_size(config, len(labels))
         order = np.random.default_rng(config.val_seed).permutation(len(labels))
         val, train = np.sort(order[: config.val_size]), np.sort(order[config.val_size :])
         splits["val"] = Split(LazySubset(images, val), labels[val])
@@ -119,14 +121,16 @@ def _chosen(config: ConfigDict, dataset: Dataset, own_val: bool) -> dict[str, Sp
         splits["val"] = Split(images[:0], labels[:0])
     if config.train_size:
         images, labels = splits["train"]
+        _check_train_size(config, len(labels), dataset.num_classes)
         rows = balanced_subset(labels, config.train_size, config.val_seed)
         splits["train"] = Split(LazySubset(images, rows), labels[rows])
     images, labels = splits["train"]
-    if config.label_noise:
-        kind, seed = config.label_noise_kind, config.val_seed
-        labels = noisy(labels, dataset.num_classes, config.label_noise, kind, seed)
     if config.labelled:
         labels = some_labels(labels, config.labelled, config.val_seed)
+    if config.label_noise:
+        kind, seed = config.label_noise_kind, config.val_seed
+        rows, labels = np.flatnonzero(labels >= 0), labels.copy()
+        labels[rows] = noisy(labels[rows], dataset.num_classes, config.label_noise, kind, seed)
     return splits | {"train": Split(images, labels)}
 
 
@@ -193,30 +197,53 @@ def _train_and_val(config: ConfigDict, source: Source) -> tuple[int, int]:
     train = len(source.splits["train"])
     if _has_val(config, source):
         val = len(source.splits["val"])
-    elif config.val_size >= train:
+    else:
+        _check_val_size(config, train)
+        val, train = config.val_size, train - config.val_size
+    if not (config.held_out_classes or config.superclasses):  # else known once labels are read
+        _check_train_size(config, train, len(source.class_names))
+    return config.train_size or train, val
+
+
+def _check_val_size(config: ConfigDict, train: int) -> None:
+    if config.val_size >= train:
         raise InputError(
             f"dataset.val_size={config.val_size} leaves none of the {train} training images of "
             f"{config.name}; set a smaller --config.dataset.val_size"
         )
-    else:
-        val, train = config.val_size, train - config.val_size
+
+
+def _check_train_size(config: ConfigDict, train: int, classes: int) -> None:
     if config.train_size > train:
         raise InputError(
             f"dataset.train_size={config.train_size} exceeds the {train} training images of "
             f"{config.name}; set --config.dataset.train_size=0 to take all"
         )
-    classes = len(source.class_names)
     if 0 < config.train_size < classes:
         raise InputError(
             f"dataset.train_size={config.train_size} leaves some of the {classes} classes of "
             f"{config.name} without a training image; set --config.dataset.train_size={classes} "
             "or more, or 0 to take all"
         )
-    return config.train_size or train, val
 
 
 def _has_val(config: ConfigDict, source: Source) -> bool:
     return "val" in source.splits and config.test_split != "val"
+
+
+def _agreed(
+    config: ConfigDict, found: tuple[int, ...], of_split: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The superclass of each class, from that of other splits and of one more; -1: not known."""
+    if not found:
+        return of_split
+    for k, (a, b) in enumerate(zip(found, of_split, strict=True)):
+        if -1 not in (a, b) and a != b:
+            raise InputError(
+                f"class {k} of {config.name} has superclass {a} in one split and {b} in another; "
+                "give all examples of a class the same superclass"
+            )
+    return tuple(max(pair) for pair in zip(found, of_split, strict=True))
 
 
 def _check_labels(config: ConfigDict, labels: np.ndarray, num_classes: int, split: str) -> None:

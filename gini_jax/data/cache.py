@@ -214,7 +214,9 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
     labels.flush()
     about = {
         "examples": total,
-        "superclass_of": _groups_of_classes(labels, groups) if source.superclass_names else [],
+        "superclass_of": _groups_of_classes(source, labels, groups)
+        if source.superclass_names
+        else [],
         "digest": hashlib.sha256(checksums.tobytes() + labels.tobytes()).hexdigest()[:16],
         "source": source.fingerprint(split),
     }
@@ -253,6 +255,24 @@ def _unreadable(
     )
 
 
-def _groups_of_classes(labels: np.ndarray, groups: np.ndarray) -> list[int]:
-    of_class = dict(zip(labels.tolist(), groups.tolist(), strict=True))
-    return [of_class.get(k, -1) for k in range(max(of_class) + 1)]
+def _groups_of_classes(source: Source, labels: np.ndarray, groups: np.ndarray) -> list[int]:
+    """The superclass of each class; -1 for a class that has no example here.
+
+    Raises:
+        InputError: an example names no superclass, or two of a class name different ones.
+    """
+    number = len(source.superclass_names)
+    if (wrong := np.flatnonzero((groups < 0) | (groups >= number))).size:
+        raise InputError(
+            f"example {wrong[0]} of {source.name} has superclass {groups[wrong[0]]}, but with "
+            f"{number} superclass_names it must be 0 to {number - 1}; give each Example one, or "
+            "leave superclass_names empty"
+        )
+    of_class: dict[int, int] = {}
+    for label, group in zip(labels.tolist(), groups.tolist(), strict=True):
+        if of_class.setdefault(label, group) != group:
+            raise InputError(
+                f"class {label} of {source.name} has examples of superclass {of_class[label]} and "
+                f"of {group}; give all examples of a class the same superclass"
+            )
+    return [of_class.get(k, -1) for k in range(len(source.class_names))]

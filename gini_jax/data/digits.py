@@ -23,10 +23,10 @@ class Digits:
     image_shape = (8, 8)
 
     def __init__(self, config: ConfigDict):
-        if config.val_size or config.image_size or config.test_split != "test":
+        if config.val_size or config.test_split != "test":
             raise InputError(
-                f"dataset.val_size={config.val_size}, image_size={config.image_size}, test_split="
-                f"{config.test_split!r}: digits has its own splits and size; leave all three out"
+                f"dataset.val_size={config.val_size}, test_split={config.test_split!r}: digits has "
+                "its own splits; leave both out"
             )
         self.splits = {split: _Examples(split) for split in SIZES}
 

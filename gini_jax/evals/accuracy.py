@@ -53,17 +53,31 @@ def accuracy(
 ) -> float:
     """Share of the examples whose class is among the `top` largest logits.
 
-    If logits are equal, the lower class comes first, as in `argmax`.
+    Of equal logits any order is as probable: an example counts with the probability of a hit.
 
     Examples:
         >>> logits = np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
         >>> accuracy(logits, np.array([1, 2])), accuracy(logits, np.array([0, 1]), top=2)
-        (0.5, 1.0)
+        (0.5, 0.75)
+        >>> accuracy(np.zeros((3, 4)), np.array([0, 1, 2]))
+        0.25
+    """
+    return float(hit_probabilities(logits, labels, top).mean())
+
+
+def hit_probabilities(
+    logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], top: int = 1
+) -> Float[np.ndarray, " N"]:
+    """Of each example, the probability that its class is among the `top` largest; see `accuracy`.
+
+    Examples:
+        >>> hit_probabilities(np.array([[2.0, 1.0, 1.0]]), np.array([1]), top=2)
+        array([0.5])
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     above = (~(logits <= own)).sum(axis=1)  # NaN counts as above everything
-    ties_before = ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None])).sum(axis=1)
-    return float((above + ties_before < top).mean())
+    equal = np.maximum((logits == own).sum(axis=1), 1)
+    return np.clip((top - above) / equal, 0.0, 1.0)
 
 
 def class_accuracy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
@@ -74,7 +88,7 @@ def class_accuracy(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N
         >>> class_accuracy(logits, np.array([0, 0, 0, 1]))
         0.5
     """
-    hits = (logits.argmax(axis=1) == labels) & ~np.isnan(logits).any(axis=1)
+    hits = hit_probabilities(logits, labels)
     return float(np.mean([hits[labels == k].mean() for k in np.unique(labels)]))
 
 
@@ -102,4 +116,6 @@ def superclass_accuracy(
         0.5
     """
     group = np.asarray(superclass_of)
-    return float((group[logits.argmax(axis=1)] == group[labels]).mean())
+    largest = logits == logits.max(axis=1, keepdims=True)
+    own = group[None, :] == group[labels][:, None]
+    return float(((largest & own).sum(axis=1) / np.maximum(largest.sum(axis=1), 1)).mean())

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from gini_jax.evals.accuracy import hit_probabilities
 from gini_jax.evals.inputs import Inputs, probe_inputs
 
 KEYS = {"knn_accuracy": "test accuracy of the 20 nearest neighbours by cosine, pooled features"}
@@ -23,6 +24,9 @@ def knn_accuracy(
 ) -> float:
     """Test accuracy of a vote among the nearest training examples, by cosine similarity.
 
+    Examples that are equally near as the last neighbour share the votes that are left, and of
+    classes with equally many votes any one may win: no order of examples or classes counts.
+
     Args:
         train_features: the examples among which neighbours are sought.
         train_labels: their classes.
@@ -35,9 +39,19 @@ def knn_accuracy(
         >>> knn_accuracy(x, y, x, y)
         1.0
     """
-    from sklearn.neighbors import KNeighborsClassifier
-
+    train, test = (_unit(x.astype(np.float64)) for x in (train_features, test_features))
     count = min(neighbours, len(train_labels))
-    classifier = KNeighborsClassifier(count, metric="cosine", algorithm="brute")
-    classifier.fit(train_features, train_labels)
-    return float(classifier.score(test_features, test_labels))
+    votes_of = np.eye(int(max(train_labels.max(), test_labels.max())) + 1)[train_labels]
+    hits = 0.0
+    for rows in np.array_split(np.arange(len(test)), -(-len(test) // 500)):
+        similar = np.round(test[rows] @ train.T, 10)
+        last = -np.partition(-similar, count - 1, axis=1)[:, count - 1, None]
+        nearer, equal = similar > last, similar == last
+        left = count - nearer.sum(axis=1, keepdims=True)
+        votes = nearer @ votes_of + left * (equal @ votes_of) / equal.sum(axis=1, keepdims=True)
+        hits += hit_probabilities(np.round(votes, 9), test_labels[rows]).sum()
+    return float(hits / len(test))
+
+
+def _unit(x: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -287,7 +287,7 @@ def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network(**settings: Any) -> Network:
-    return Network(CvT, settings, _DIALECTS, _infer)
+    return Network(CvT, settings, _DIALECTS, _infer, "Hugging Face", {"activation": "gelu"})
 
 
 NETWORKS = {

@@ -31,12 +31,16 @@ class Network(NamedTuple):
         dialects: for each PyTorch naming, the rules from our paths to its names; see
             `torch_weights`.
         infer: a function from PyTorch weights by name to the settings that their shapes imply.
+        library: that has the network under the first of these namings.
+        original: settings that do not show in the weights, as that library has them.
     """
 
     module: type[nn.Module]
     settings: Mapping[str, Any] = {}
     dialects: Mapping[str, list[tuple[str, str]]] = {}
     infer: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda weights: {}
+    library: str = "PyTorch"
+    original: Mapping[str, Any] = {}
 
     @property
     def rows(self) -> dict[str, Setting]:

@@ -268,7 +268,12 @@ _LITE0 = (
 )
 NETWORKS = {
     "mobilenet_v2": Network(
-        MobileNet, {}, {"torchvision": _TORCHVISION, "flat blocks": _FLAT}, _infer
+        MobileNet,
+        {},
+        {"torchvision": _TORCHVISION, "flat blocks": _FLAT},
+        _infer,
+        "torchvision",
+        {"activation": "relu6", "padding": "torch", "epsilon": 1e-5},
     ),
     "efficientnet_lite0": Network(
         MobileNet,
@@ -281,5 +286,7 @@ NETWORKS = {
         },
         {"EfficientNet-PyTorch": _EFFICIENTNET},
         _infer,
+        "EfficientNet-PyTorch",
+        {"activation": "relu6", "padding": "same", "epsilon": 1e-3},
     ),
 }

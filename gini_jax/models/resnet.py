@@ -218,7 +218,9 @@ def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network(**settings: Any) -> Network:
-    return Network(ResNet, settings, {"torchvision or timm": _TORCHVISION}, _infer)
+    original = {"activation": "relu", "stem": "imagenet"}
+    dialects = {"torchvision or timm": _TORCHVISION}
+    return Network(ResNet, settings, dialects, _infer, "torchvision", original)
 
 
 # No public text defines ResNet-17. This is our interpretation, 17 layers:

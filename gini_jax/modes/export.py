@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gini_jax.data.augment import standardize, statistics
+from gini_jax.data.images import stored_size
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.models import to_torch
+from gini_jax.models.registry import network_of
 from gini_jax.storage import write
 from gini_jax.target import tracing_for
 from gini_jax.trained import Trained, load
@@ -30,7 +33,9 @@ USES: tuple[str, ...] = ()
 def main(
     config: ConfigDict, workdir: Path, *, format: str = "safetensors", step: int | None = None
 ) -> Path:
-    """Writes `export/model.*` and a model card, `export/README.md`.
+    """Writes `export/model.*` and its model card, `export/model.*.md`.
+
+    `export/README.md` holds the cards of all files that are there.
 
     Args:
         config: not used; the run brings its own.
@@ -63,11 +68,16 @@ def main(
     else:
         path = folder / ("model.safetensors" if format == "safetensors" else "model.pth")
         write(path, to_weights(trained, format))
-    note = "" if format == "stablehlo" else _other_activation(trained)
-    metrics = _tested(workdir, trained.step)
-    write(folder / "README.md", model_card(trained, path.name, metrics, note))
+    notes = [] if format == "stablehlo" else _unlike_the_original(trained)
+    card = model_card(trained, path.name, _tested(workdir, trained.step), notes)
+    write(path.with_name(path.name + ".md"), card)
+    cards = [
+        x.with_name(x.name + ".md") for x in sorted(folder.glob("model.*")) if x.suffix != ".md"
+    ]
+    whole = "\n".join(x.read_text() for x in cards if x.exists())
+    write(folder / "README.md", whole)
     print(f"written to {path}, with a model card next to it")
-    if note:
+    for note in notes:
         print(f"note: {note}")
     return path
 
@@ -81,17 +91,16 @@ def _tested(workdir: Path, step: int) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key[:5] == "test_" and value is not None}
 
 
-def _other_activation(trained: Trained) -> str:
-    """What whoever loads the weights must change in PyTorch's network; "" for nothing."""
-    of_cvt = trained.config.model.name.startswith("cvt")
-    library, usual = ("Hugging Face", "gelu") if of_cvt else ("torchvision", "relu")
-    own = getattr(trained.model, "activation", usual)
-    if own == usual:
-        return ""
-    return (
-        f"this network computes {own}, {library}'s computes {usual}: change it there, or the "
-        "logits differ"
-    )
+def _unlike_the_original(trained: Trained) -> list[str]:
+    """What to change in PyTorch's network, because the weights do not show it."""
+    network = network_of(trained.config.model.name)
+    own = {key: getattr(trained.model, key) for key in network.original}
+    return [
+        f"this network has {key}={own[key]}, {network.library}'s has {usual}: change it there, or "
+        "the logits differ"
+        for key, usual in network.original.items()
+        if own[key] != usual
+    ]
 
 
 def to_stablehlo(trained: Trained) -> bytes:
@@ -127,20 +136,22 @@ def to_weights(trained: Trained, format: str) -> bytes:
     return file.getvalue()
 
 
-def model_card(trained: Trained, file: str, metrics: dict[str, Any], note: str = "") -> str:
-    """What the network is, what it was trained on, and how well it does."""
-    config, size = trained.config, trained.image_size
+def model_card(
+    trained: Trained, file: str, metrics: dict[str, Any], notes: Sequence[str] = ()
+) -> str:
+    """What the network is, what it takes, what it was trained on, and how well it does."""
+    config = trained.config
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in metrics.items())
     rows = rows or "| not tested | - |"
-    note = note and f"- Note: {note}.\n"
-    mean, std = statistics(config.dataset)
+    said = "".join(f"- Note: {note}.\n" for note in notes)
     return f"""# {config.name}: {config.model.name} trained with {config.objective}
 
 - File: `{file}`, checkpoint of step {trained.step}.
-- Network: {config.model.name}, {len(trained.class_names)} classes, images of {size} x {size}.
-- Data: {config.dataset.name}. Input: RGB in [0, 1], of which {mean} is subtracted by channel,
-  and which is then divided by {std}.
-{note}- Training: {config.num_epochs} epochs, batch {config.batch_size or "8 to 64"},
+- Network: {config.model.name}, {len(trained.class_names)} classes.
+- Input: {_input(trained, normalises=file.endswith("stablehlo"))}
+- Output: logits, `[N, {len(trained.class_names)}]`; their softmax are the probabilities.
+{said}- Data: {config.dataset.name}.
+- Training: {config.num_epochs} epochs, batch {config.batch_size or "8 to 64"},
   seed {config.seed}; terms
   {config.loss.terms.to_dict()} on {", ".join(config.loss.layers)}.
 - Licence: (to be filled in by whoever publishes this file)
@@ -153,3 +164,19 @@ Classes, in the order of the logits: {", ".join(trained.class_names)}.
 
 Trained with gini_jax, the discriminability-enforcing loss (arXiv 2202.07073) in JAX.
 """
+
+
+def _input(trained: Trained, normalises: bool) -> str:
+    """What the caller does with an image before the network sees it, as a part of the card."""
+    size, (mean, std) = trained.image_size, statistics(trained.config.dataset)
+    axes = f"[N, {size}, {size}, 3]" if normalises else f"[N, 3, {size}, {size}]"
+    exact = "" if trained.config.dataset.image_size else "; an image of that size stays as it is"
+    rest = f"Subtract {mean} by channel, and divide by {std}."
+    if mean == (0.0, 0.0, 0.0) and std == (1.0, 1.0, 1.0):
+        rest = "Nothing is subtracted, and nothing divided."
+    elif normalises:
+        rest = f"The file itself subtracts {mean} by channel, and divides by {std}: do not."
+    return f"""RGB, `{axes}` float32. Of an image in any size: turn it as its EXIF data
+  say, resize its shorter side to {stored_size(size)} (bilinear, with Pillow's smoothing), take the
+  {size} x {size} pixels in its centre{exact}. Divide by 255, so that pixels lie in [0, 1].
+  {rest}"""
