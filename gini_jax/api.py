@@ -20,7 +20,7 @@ from gini_jax.analysis.statistics import compare as compare_by_seed
 from gini_jax.config_files import changed, config_of
 from gini_jax.devices import prepare_cpu
 from gini_jax.drawing import drawn
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, unknown_name
 from gini_jax.modes import train as train_mode
 from gini_jax.storage import write
 from gini_jax.trained import Trained, load
@@ -115,12 +115,31 @@ def train(
         RunError: the run could not continue.
         Stopped: it was interrupted; the same call resumes it.
     """
+    devices = _checked_devices(devices)
     prepare_cpu()
     config = config.copy_and_resolve_references()
     folder = Path("runs") / _name_of(config) if workdir is None else Path(workdir)
     if not holds_result(folder, config):
         train_mode.main(config, folder, devices=devices)
+        jax.clear_caches()  # the run's programs, which no other run calls, hold memory
     return Result(read_run(folder))
+
+
+def _checked_devices(devices: Any) -> Sequence[jax.Device] | None:
+    """The devices to train on, as they were given.
+
+    Raises:
+        InputError: they are no jax devices, or none at all.
+    """
+    if devices is None:
+        return None
+    found = [devices] if isinstance(devices, str) else list(devices)
+    if not found or not all(isinstance(device, jax.Device) for device in found):
+        raise InputError(
+            f"devices={devices!r} must be a list of jax devices, such as jax.devices()[:1], or "
+            "None for all"
+        )
+    return found
 
 
 def _name_of(config: ConfigDict) -> str:
@@ -151,7 +170,12 @@ class Comparison:
 
         Returns:
             What `gini_jax.analysis.statistics.compare` gives, paired by seed.
+
+        Raises:
+            InputError: there is no such metric.
         """
+        if metric not in METRICS:
+            raise unknown_name("metric", metric, METRICS)
         base = "ce" if "ce" in self.groups else next(iter(self.groups))
         return compare_by_seed(table_of(self.groups), metric, base, METRICS[metric][1])
 
@@ -178,12 +202,13 @@ class Comparison:
 
 
 def compare(
-    runs: Iterable[Result | ConfigDict | str | Path], seeds: Sequence[int] = ()
+    runs: Iterable[Result | ConfigDict | str | Path] | Result | ConfigDict | str | Path,
+    seeds: Sequence[int] = (),
 ) -> Comparison:
     """Compares runs, paired by seed.
 
     Args:
-        runs: results of `gini_jax.train`, workdirs, or configs, which are trained first.
+        runs: results of `gini_jax.train`, workdirs, or configs, which are trained first; or one.
         seeds: those with which each config is trained; that of the config by default.
 
     Returns:
@@ -197,7 +222,8 @@ def compare(
         Traceback (most recent call last):
         gini_jax.errors.InputError: there is nothing to compare; give results, workdirs or configs
     """
-    found = [run for item in runs for run in _runs_of(item, seeds)]
+    items = [runs] if isinstance(runs, (Result, ConfigDict, str, Path)) else list(runs)
+    found = [run for item in items for run in _runs_of(item, [int(seed) for seed in seeds])]
     if not found:
         raise InputError("there is nothing to compare; give results, workdirs or configs")
     return Comparison(grouped(named_apart(found)))
@@ -213,5 +239,4 @@ def _runs_of(item: Result | ConfigDict | str | Path, seeds: Sequence[int]) -> li
         own = item.copy_and_resolve_references()
         own.seed = seed
         found.append(train(own).run)
-        jax.clear_caches()
     return found

@@ -282,7 +282,7 @@ def _check_labelled(config: ConfigDict) -> None:
 
 def _check_together(config: ConfigDict) -> None:
     """Rules over several settings."""
-    from gini_jax.training.optim import optimizer_of
+    from gini_jax.training.optim import create_optimizer
     from gini_jax.training.schedules import create_schedule
 
     _check_labelled(config)
@@ -315,5 +315,5 @@ def _check_together(config: ConfigDict) -> None:
                 f"dataset.{key}={values} must be three numbers{', above 0' * (key == 'std')}, such "
                 f"as (0.5, 0.5, 0.5), or imagenet: --config.dataset.{key}=imagenet"
             )
-    optimizer_of(config.optimizer)
-    create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
+    schedule = create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
+    create_optimizer(config.optimizer, schedule)

@@ -48,9 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run(list(sys.argv if argv is None else argv))
+        sys.stdout.flush()
     except Stopped as stopped:
         print(stopped, flush=True)
         sys.exit(stopped.status)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", flush=True)
+        sys.exit(130)
+    except BrokenPipeError:  # of `| head`: whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (InputError, RunError) as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)

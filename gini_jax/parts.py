@@ -51,7 +51,7 @@ def find(
             found = importlib.import_module(module)
     except InputError:
         raise
-    except Exception as error:  # what a user's module raises when it is imported
+    except (Exception, SystemExit) as error:  # what a user's module raises when it is imported
         raise InputError(
             f"{kind}={name!r} is a part of one's own, and its module {module!r} cannot be imported "
             f"({type(error).__name__}: {first_line(error)}); start where {module}.py lies, or "

@@ -61,6 +61,10 @@ class Trained:
     image_size: int
     step: int
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the fields, without the compiled forward pass."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def __repr__(self) -> str:
         """The network in one line, without its numbers."""
         name = f"{self.config.name}:{self.config.objective}, seed {self.config.seed}"

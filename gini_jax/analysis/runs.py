@@ -50,14 +50,12 @@ class Run:
     @cached_property
     def bench(self) -> dict[str, dict[str, Any]]:
         """The numbers of each bench that the run has had."""
-        path = self.folder / "bench.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return benches_in(self.folder)[1]
 
     @cached_property
     def bench_arrays(self) -> dict[str, np.ndarray]:
         """What the benches' pictures are drawn from."""
-        path = self.folder / "bench.npz"
-        return arrays_in(path, "run --mode=bench again") if path.is_file() else {}
+        return benches_in(self.folder)[0]
 
     @property
     def layer(self) -> str:
@@ -78,6 +76,22 @@ class Run:
     def groups(self) -> Int[np.ndarray, " K"]:
         """The superclass of each class; the class itself where there are none."""
         return np.array(self.about["superclass_of"] or range(self.num_classes))
+
+
+def benches_in(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """The arrays, and by bench the numbers, that `--mode=bench` has kept in a run's folder.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    arrays, numbers = folder / "bench.npz", folder / "bench.json"
+    found = arrays_in(arrays, "bench.json, and run --mode=bench again") if arrays.is_file() else {}
+    try:
+        return found, json.loads(numbers.read_text()) if numbers.is_file() else {}
+    except ValueError as error:
+        raise InputError(
+            f"{numbers} is damaged ({first_line(error)}); delete it, and run --mode=bench again"
+        ) from error
 
 
 def arrays_in(path: Path, again: str) -> dict[str, np.ndarray]:
@@ -121,7 +135,7 @@ def read_run(folder: Path, group: str = "") -> Run:
         if not (folder / name).is_file():
             raise InputError(
                 f"{str(folder)!r} holds no finished run ({name} is missing); give the workdir of a "
-                "run or of a sweep, and let it finish"
+                "run or of a sweep, and start its command again, which finishes it"
             )
     result, config, about = (
         json.loads((folder / f"{name}.json").read_text())

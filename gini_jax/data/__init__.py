@@ -11,7 +11,7 @@ from gini_jax.data import cache
 from gini_jax.data.images import stored_size
 from gini_jax.data.protocols import divided, held_classes, noisy, with_classes
 from gini_jax.data.sampling import balanced_subset, some_labels
-from gini_jax.data.source import Dataset, LazySubset, Source, Split
+from gini_jax.data.source import Dataset, LazySubset, Source, Split, check_source
 from gini_jax.errors import InputError
 from gini_jax.parts import find
 
@@ -41,7 +41,8 @@ def open_source(config: ConfigDict) -> Source:
     kind, _, name = config.name.partition(":")
     is_own = name.isidentifier() and kind not in SOURCES  # TFDS has a version after the colon
     place = config.name if is_own else SOURCES.get(kind, "gini_jax.data.tfds:Tfds")
-    return find("dataset.name", place, {})(config)
+    create = find("dataset.name", place, {})
+    return check_source(config, create) if is_own else create(config)
 
 
 def load_dataset(
@@ -157,6 +158,11 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
         raise InputError(
             f"data set {config.name!r} has splits {sorted(source.splits)}, but no "
             f"{config.test_split!r}; set --config.dataset.test_split to one of them"
+        )
+    if not len(source.splits[config.test_split]):
+        raise InputError(
+            f"split {config.test_split} of {config.name} is empty; add images to it, or test on "
+            f"another: --config.dataset.test_split, one of {sorted(source.splits)}"
         )
     train, val = _train_and_val(config, source)
     sizes = {"train": train, "val": val, "test": len(source.splits[config.test_split])}

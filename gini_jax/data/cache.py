@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from gini_jax.data.images import DECODING, decode, fit
-from gini_jax.data.source import Example, Source
+from gini_jax.data.source import Example, Source, check_example
 from gini_jax.errors import InputError, first_line
 from gini_jax.storage import download, is_remote, reading
 
@@ -227,9 +227,10 @@ def _make(source: Source, split: str, image_size: int, entry: Path) -> None:
 def _example(source: Source, examples: Any, index: int) -> Example:
     """An example; any exception from reading it becomes one error that names the example."""
     try:
-        return examples[index]
+        example = examples[index]
     except Exception as error:
         raise _unreadable(source, index, error) from error
+    return check_example(f"data set {source.name}", example)
 
 
 def _pixels(source: Source, index: int, example: Example) -> np.ndarray:

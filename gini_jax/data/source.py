@@ -1,6 +1,6 @@
 """What a data source is, and what it becomes: the splits of a data set as arrays."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, first_line
 
 
 class Example(NamedTuple):
@@ -48,6 +48,62 @@ class Source(Protocol):
 
         For files: their paths, sizes and times.
         """
+
+
+SOURCE = (
+    "a source is a class made from config.dataset, with name, class_names, superclass_names, "
+    "image_shape, fingerprint(split), and splits: sequences of Example(image, label) by split, "
+    "'train' and the one that is tested on among them; a label is an integer from 0 on; "
+    "docs/extending.md shows one"
+)
+
+
+def check_source(config: ConfigDict, create: Callable[[ConfigDict], Any]) -> Source:
+    """A source of one's own, made and looked at.
+
+    Raises:
+        InputError: it cannot be made, or breaks the contract of sources.
+    """
+    part = f"dataset.name={config.name!r}"
+    try:
+        source = create(config)
+        missing = [x for x in (*Source.__annotations__, "fingerprint") if not hasattr(source, x)]
+        if missing:
+            raise InputError(f"{part} has no {missing[0]}; {SOURCE}")
+        for split, examples in source.splits.items():
+            if not (hasattr(examples, "__len__") and hasattr(examples, "__getitem__")):
+                raise InputError(f"{part}: split {split} is a {type(examples).__name__}; {SOURCE}")
+            if len(examples):
+                check_example(part, examples[0])
+        if not source.splits.get("train"):
+            raise InputError(f"{part} has no training images; {SOURCE}")
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{part} fails ({type(error).__name__}: {first_line(error)}); {SOURCE}"
+        ) from error
+    return source
+
+
+def check_example(part: str, example: Any) -> Example:
+    """An example as a source has to give it.
+
+    Raises:
+        InputError: it is something else, or its label is no integer.
+
+    Examples:
+        >>> check_example("mine", Example(b"", "cat"))
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: mine has an example with the label 'cat'; a source is ...
+    """
+    if not all(hasattr(example, name) for name in Example._fields):
+        raise InputError(f"{part} has a {type(example).__name__} as an example; {SOURCE}")
+    for name in ("label", "superclass"):
+        value = getattr(example, name)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise InputError(f"{part} has an example with the {name} {value!r}; {SOURCE}")
+    return example
 
 
 # The names under which sets have their validation split, the most usual one first.

@@ -6,11 +6,12 @@ are in `gini_jax.training.result`.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gini_jax.errors import InputError, first_line
 from gini_jax.evals import accuracy, features
 from gini_jax.evals.extract import Extractor, SplitOutputs
 from gini_jax.evals.inputs import MOST_EXAMPLES, Inputs, subsample
@@ -22,6 +23,7 @@ __all__ = [
     "Extractor",
     "Inputs",
     "SplitOutputs",
+    "check_evaluations",
     "chosen",
     "evaluate",
     "evaluation_of",
@@ -39,6 +41,27 @@ NAMES = (
     "selection",
 )
 ALWAYS = ("accuracy", "features")
+# The other keys of result.json; see `gini_jax.training.result`.
+RECORDED = (
+    "config_name",
+    "objective",
+    "seed",
+    "epochs",
+    "steps",
+    "batch_size",
+    "best_epoch",
+    "val_accuracy",
+    "train_seconds",
+    "images_per_second",
+    "num_parameters",
+    "device",
+    "processor",
+    "cpu_threads",
+    "jax_version",
+    "notes",
+    "probe_train_examples",
+    "probe_test_examples",
+)
 
 # name -> module. Each has `KEYS`, the numbers for result.json and their meanings, and
 # `evaluate(inputs)`, which returns these numbers and arrays for pictures; and `TITLES`, the numbers
@@ -52,15 +75,26 @@ TITLES: dict[str, tuple[str, bool]] = {
 def evaluation_of(name: str) -> Any:
     """An evaluation: of `EVALS`, or `module:Name`, one of one's own.
 
-    That is a class, or a module, with `KEYS`, `evaluate(inputs)` and, if it likes, `TITLES`.
+    That is a class, or a module, with `KEYS`, `evaluate(inputs)` and, if it likes, `TITLES`. Of a
+    class an instance is made, without arguments.
 
     Raises:
-        InputError: there is no such evaluation.
+        InputError: there is no such evaluation, or one of its keys is another's.
     """
+    if name in EVALS:
+        return EVALS[name]
     what = "a class or a module with KEYS and evaluate"
     found = find(
         "evals", name, EVALS, lambda x: hasattr(x, "KEYS") and hasattr(x, "evaluate"), what
     )
+    if isinstance(found, type):
+        found = found()
+    taken = {key for module in EVALS.values() for key in module.KEYS} | set(RECORDED)
+    if clashes := sorted(taken & set(found.KEYS)):
+        raise InputError(
+            f"evals={name!r} has the key {clashes[0]!r} in KEYS, which result.json already has; "
+            f"give it another, such as own_{clashes[0]}"
+        )
     TITLES.update(getattr(found, "TITLES", {}))  # so that tables show its numbers
     return found
 
@@ -97,15 +131,73 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
     own = [evaluation_of(name) for name in names if ":" in name]
     modules = [*EVALS.values(), *own]
     numbers: dict[str, Any] = {key: None for module in modules for key in module.KEYS}
+    sizes = {"probe_train_examples": inputs.train, "probe_test_examples": inputs.test}
+    probed = len(names) > len(ALWAYS)
     numbers |= {
-        "probe_train_examples": min(len(inputs.train.labels), MOST_EXAMPLES),
-        "probe_test_examples": min(len(inputs.test.labels), MOST_EXAMPLES),
+        key: min(len(x.labels), MOST_EXAMPLES) if probed else None for key, x in sizes.items()
     }
     arrays: dict[str, np.ndarray] = {}
     for name in names:
-        for key, value in evaluation_of(name).evaluate(inputs).items():
-            (numbers if key in numbers else arrays)[key] = value
+        evaluation = evaluation_of(name)
+        found = evaluation.evaluate(inputs)
+        if ":" in name:
+            _check_found(name, evaluation, found, arrays)
+        for key, value in found.items():
+            (numbers if key in evaluation.KEYS else arrays)[key] = value
     return numbers, arrays
+
+
+def check_evaluations(names: Sequence[str], num_classes: int) -> None:
+    """Tries evaluations of one's own on random outputs, before a run that ends with them.
+
+    Args:
+        names: `config.evals`.
+        num_classes: `K`.
+
+    Raises:
+        InputError: one fails, or returns something else than the numbers of its `KEYS` and arrays.
+    """
+    rng, each = np.random.default_rng(0), 4
+    labels = np.arange(each * num_classes) % num_classes
+    features = np.abs(rng.normal(size=(len(labels), 8))).astype(np.float32)
+    logits = rng.normal(size=(len(labels), num_classes)).astype(np.float32)
+    outputs = SplitOutputs(logits, features, {"pooled": features}, labels)
+    for name in names:
+        if ":" not in name:
+            continue
+        evaluation = evaluation_of(name)
+        try:
+            found = evaluation.evaluate(Inputs(outputs, outputs, num_classes))
+        except Exception as error:
+            raise InputError(
+                f"evals={name!r}: its evaluate fails on random outputs of {len(labels)} images "
+                f"({type(error).__name__}: {first_line(error)}); {_CONTRACT}"
+            ) from error
+        _check_found(name, evaluation, found, {})
+
+
+_CONTRACT = (
+    "evaluate(inputs) returns a dictionary: a number for each key in KEYS, and arrays of numbers "
+    "under other keys; docs/extending.md shows one"
+)
+
+
+def _check_found(name: str, evaluation: Any, found: Any, arrays: Mapping[str, Any]) -> None:
+    """Refuses what result.json and arrays.npz cannot keep."""
+    wrong = ""
+    if not isinstance(found, Mapping):
+        wrong = f"a {type(found).__name__}"
+    else:
+        for key, value in found.items():
+            is_number = isinstance(value, (int, float, np.integer, np.floating))
+            is_array = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+            if key in evaluation.KEYS and not (is_number or value is None):
+                wrong = f"a {type(value).__name__} as {key!r}, one of its KEYS"
+            elif key not in evaluation.KEYS and (not is_array or key in arrays):
+                other = " that another evaluation also has" if key in arrays else ""
+                wrong = f"a {type(value).__name__} as {key!r}{other}, which KEYS does not name"
+    if wrong:
+        raise InputError(f"evals={name!r} returned {wrong}; {_CONTRACT}")
 
 
 def validation_metrics(outputs: SplitOutputs, num_classes: int) -> dict[str, float]:

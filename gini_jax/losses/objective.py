@@ -10,7 +10,7 @@ from jax import lax
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.balance import GradientNorms
-from gini_jax.losses.terms import About, Outputs, SumTerm, entry_of
+from gini_jax.losses.terms import About, FeatureTerm, Outputs, SumTerm, entry_of
 
 
 class ObjectiveState(NamedTuple):
@@ -175,42 +175,55 @@ def global_sums(objective: Objective, outputs: Outputs) -> dict[str, Any]:
     return sums if outputs.axis_name is None else lax.psum(sums, outputs.axis_name)
 
 
-def gradient_squares(
+class TermGradients(NamedTuple):
+    """Gradients of a term, with weight 1, with respect to what a network gave on this device.
+
+    Attributes:
+        features: by layer.
+        logits: None for a term that cannot read them.
+    """
+
+    features: dict[str, Any]
+    logits: Any = None
+
+
+def term_gradients(
     objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any
-) -> dict[str, jax.Array]:
-    """How strongly each term pulls at the features, whether or not it is switched on yet.
+) -> dict[str, TermGradients]:
+    """By term, how strongly it pulls at the outputs, whether or not it is switched on yet.
 
     Args:
         objective: the terms.
         outputs: as in `shared_value`.
         state: the terms' state.
         total: as in `shared_value`.
-
-    Returns:
-        By term, the squared norm of its gradient, with weight 1, with respect to this device's
-        features, over all layers together.
     """
     axis_name = outputs.axis_name
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
 
-    def value(name: str, features: Mapping[str, Any]) -> jax.Array:
-        there = outputs._replace(features=features)
-        if name not in objective.sum_terms:
-            there = _with_params(there, state, name)
-            return objective.other_terms[name](there, state.terms[name])[0]
-        term = objective.sum_terms[name]
-
+    def of_sum_term(name: str, features: Mapping[str, Any]) -> jax.Array:
         def of_sums(sums: Any) -> jax.Array:
             if state.running is not None:
                 sums, _ = state.running.update(sums, objective.running_decay)
-            return term.of_sums(sums)
+            return objective.sum_terms[name].of_sums(sums)
 
+        there = outputs._replace(features=features)
         return linearize_at(of_sums, total)[1](objective.sums(there)) * devices
 
-    gradients = {
-        name: jax.grad(partial(value, name))(dict(outputs.features)) for name in objective.weights
-    }
-    return {name: squared_norm(gradient) for name, gradient in gradients.items()}
+    def of_other(name: str, features: Mapping[str, Any], logits: Any) -> jax.Array:
+        there = outputs._replace(features=features, logits=logits)
+        term, own_state = objective.other_terms[name], state.terms[name]
+        return term(_with_params(there, state, name), own_state)[0]
+
+    found, features = {}, dict(outputs.features)
+    for name in objective.weights:
+        if name in objective.sum_terms:
+            found[name] = TermGradients(jax.grad(partial(of_sum_term, name))(features))
+        else:
+            both = jax.grad(partial(of_other, name), (0, 1))(features, outputs.logits)
+            reads_logits = not isinstance(objective.other_terms[name], FeatureTerm)
+            found[name] = TermGradients(both[0], both[1] if reads_logits else None)
+    return found
 
 
 def _with_params(outputs: Outputs, state: ObjectiveState, name: str) -> Outputs:

@@ -119,6 +119,14 @@ def mean_over(
     return jnp.stack(list(values.values())).mean()
 
 
+def _scalar(value: Any) -> jax.Array:
+    """A loss's value, which must be one number."""
+    if not hasattr(value, "shape") or value.shape != ():
+        shown = f"shape {list(value.shape)}" if hasattr(value, "shape") else type(value).__name__
+        raise TypeError(f"a loss returned {shown}; it must return a scalar array, such as a mean")
+    return value
+
+
 # From features, labels and `where` to this device's own sums, by the name that terms share them by.
 SUMS: dict[str, Callable[..., Any]] = {
     "class_sums": local_sums,
@@ -147,7 +155,7 @@ class ClassSumTerm(NamedTuple):
 
     def by_layer(self, sums: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The loss of each layer's sums."""
-        return {layer: self.loss(own) for layer, own in sums[self.kind].items()}
+        return {layer: _scalar(self.loss(own)) for layer, own in sums[self.kind].items()}
 
     def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
         """The mean over the layers."""
@@ -191,7 +199,7 @@ class FeatureTerm(NamedTuple):
         by_layer = {}
         for layer, features in outputs.features.items():
             learned = () if self.create is None else (outputs.params[layer],)
-            by_layer[layer] = self.loss(features, outputs.labels, *learned, **options)
+            by_layer[layer] = _scalar(self.loss(features, outputs.labels, *learned, **options))
         return mean_over(by_layer, self.layers), state
 
 
@@ -211,7 +219,7 @@ class LogitTerm(NamedTuple):
     def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
         """The loss of the logits."""
         options = {"where": outputs.where, "axis_name": outputs.axis_name}
-        return self.loss(outputs.logits, outputs.labels, **options), state
+        return _scalar(self.loss(outputs.logits, outputs.labels, **options)), state
 
 
 class Entry(NamedTuple):

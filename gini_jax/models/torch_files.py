@@ -42,6 +42,11 @@ def installed_file(place: str) -> Path:
         InputError: the package is not installed, or holds no or several files of weights.
     """
     name = place.removeprefix("pip:")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+        raise InputError(
+            f"model.init={place}: {name!r} is no name of a package; give one, such as "
+            f"pip:{next(iter(TRIED))}, or the path of a file"
+        )
     try:
         files = importlib.metadata.distribution(name).files or []
     except importlib.metadata.PackageNotFoundError as error:

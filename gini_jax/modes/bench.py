@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,18 +15,23 @@ from tqdm import tqdm
 
 from gini_jax.analysis.bench_pictures import pictures
 from gini_jax.analysis.report import write_report
-from gini_jax.analysis.runs import Run, read_runs, table_of
+from gini_jax.analysis.runs import Run, benches_in, read_runs, table_of
 from gini_jax.analysis.statistics import comparisons, number
 from gini_jax.benches import NAMES, benches_of
 from gini_jax.benches.subject import Subject, subject_of
+from gini_jax.data.cache import exclusive_lock
 from gini_jax.errors import InputError
 from gini_jax.modes.train import cache_compilations
-from gini_jax.storage import csv_text, json_text, write
+from gini_jax.storage import csv_text, is_remote, json_text, write
 from gini_jax.training.workdir import make_workdir
 
 FLAGS: dict[str, Any] = {
     "benches": ("all", str, f"Benches, separated by commas, or all: {', '.join(NAMES)}."),
-    "outliers": ("", str, "Another data set, whose test images the bench outliers takes."),
+    "outliers": (
+        "",
+        str,
+        "Another data set, or folder:PATH, whose images the bench outliers takes.",
+    ),
     "others": ((), tuple, ""),  # the other folders of --workdir
 }
 USES = ("dataset.data_dir",)
@@ -56,8 +62,8 @@ def main(
         their pictures.
 
     Raises:
-        InputError: a workdir holds no finished run, a bench is unknown, or one that is named fits
-            none of the runs.
+        InputError: a workdir holds no finished run, a bench is unknown, or none of those that are
+            named fits a run.
     """
     modules = benches_of(benches)
     groups = read_runs(workdir, *others)
@@ -86,21 +92,22 @@ def main(
 
 
 def _tell_unfit(names: Iterable[str], reasons: Sequence[Mapping[str, str]], named: bool) -> None:
-    """Tells which benches were left out for some runs; one that is named must fit one of them."""
-    for name in names:
-        unfit = [of_run[name] for of_run in reasons if name in of_run]
-        if len(unfit) == len(reasons) and named:
-            raise InputError(f"--benches={name} fits none of the runs: {unfit[-1]}")
-        if unfit:
-            some = " for some runs" if len(unfit) < len(reasons) else ""
-            print(f"{name} left out{some}: {unfit[-1]}")
+    """Tells which benches were left out for some runs; of those that are named, one must fit."""
+    unfit = {name: [of_run[name] for of_run in reasons if name in of_run] for name in names}
+    if named and all(len(own) == len(reasons) for own in unfit.values()):
+        reason = "; ".join(f"{name}: {own[-1]}" for name, own in unfit.items())
+        raise InputError(f"--benches={','.join(unfit)} fits none of the runs: {reason}")
+    for name, own in unfit.items():
+        if own:
+            some = " for some runs" if len(own) < len(reasons) else ""
+            print(f"{name} left out{some}: {own[-1]}")
 
 
 def _measured(
     run: Run, modules: Mapping[str, ModuleType], outliers: str, data_dir: str, bar: tqdm
 ) -> dict[str, str]:
     """Measures what a run has not had; returns, by name, why some benches do not fit it."""
-    numbers, arrays = dict(run.bench), dict(run.bench_arrays)
+    numbers = run.bench
     subject: Subject | None = None
     reasons = {}
     for name, module in modules.items():
@@ -112,16 +119,24 @@ def _measured(
             if unfit and (reason := unfit(subject)):
                 reasons[name] = reason
             else:
-                found = module.measure(subject)
-                is_array = {key: isinstance(value, np.ndarray) for key, value in found.items()}
-                arrays |= {key: value for key, value in found.items() if is_array[key]}
-                numbers[name] = {key: x for key, x in found.items() if not is_array[key]}
-                packed = io.BytesIO()
-                np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
-                write(run.folder / "bench.npz", packed.getvalue())
-                write(run.folder / "bench.json", json_text(numbers))
+                _keep(run.folder, name, module.measure(subject))
         bar.update()
     return reasons
+
+
+def _keep(folder: Path, name: str, found: Mapping[str, Any]) -> None:
+    """Adds what a bench has found to bench.json and bench.npz.
+
+    Another process may add another bench: one at a time reads, adds and writes.
+    """
+    with exclusive_lock(folder, "adds a bench") if not is_remote(folder) else nullcontext():
+        arrays, numbers = benches_in(folder)
+        arrays |= {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+        numbers[name] = {key: x for key, x in found.items() if not isinstance(x, np.ndarray)}
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+        write(folder / "bench.npz", packed.getvalue())
+        write(folder / "bench.json", json_text(numbers))
 
 
 def _table(groups: dict[str, list[Run]], modules: Mapping[str, ModuleType]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from gini_jax.data.source import Dataset
 from gini_jax.errors import RunError, Stopped
 from gini_jax.evals import Extractor, validation_metrics
+from gini_jax.losses.balance import LARGEST_FACTOR
 from gini_jax.storage import local_folder
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.initial import resumed_or_new
@@ -76,6 +77,28 @@ class StopAtNaN(Callback):
             state, _ = resumed_or_new(experiment, self._checkpoints)
             raise RunError(f"{text}{first_nan(run.stepper, state, step)} {kept}")
         raise RunError(f"{text}{kept} --config.debug_nans=True names the first module with a NaN.")
+
+
+class StopAtLimit(Callback):
+    """Ends a run in which no weight holds a term's gradient ratio."""
+
+    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+        """Checks a step.
+
+        Raises:
+            RunError: a held weight is at the limit of `GradientNorms.factors`.
+        """
+        for name, ratio in run.experiment.objective.weights.items():
+            weight = metrics.get(f"weight_{name}", 0.0)
+            if abs(weight) >= 0.999 * LARGEST_FACTOR * abs(ratio):
+                layers = ", ".join(run.experiment.config.loss.layers)
+                raise RunError(
+                    f"loss.hold_gradient_ratios: at step {run.steps_seen} the gradient of {name} "
+                    f"at {layers} is less than {1 / LARGEST_FACTOR:g} of cross-entropy's, so no "
+                    f"weight holds it at {ratio:g}. In another --workdir, leave the term out "
+                    f"(--config.loss.terms.{name}=0), or weigh it: "
+                    "--config.loss.hold_gradient_ratios=False"
+                )
 
 
 class Validate(Callback):

@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
@@ -15,14 +14,16 @@ from gini_jax.data.sampling import check_sampler, steps_of_epoch
 from gini_jax.data.source import Dataset
 from gini_jax.devices import AXIS, num_devices
 from gini_jax.errors import InputError
+from gini_jax.evals import check_evaluations
 from gini_jax.losses.objective import Objective
-from gini_jax.losses.terms import About, Outputs, needs_of
+from gini_jax.losses.terms import About, needs_of
 from gini_jax.models import create_model
 from gini_jax.models.registry import model_settings
 from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.schedules import create_schedule, schedule_of
 from gini_jax.training.state import Experiment, feature_shapes, why_not_measured
+from gini_jax.training.trial import NETWORK, check_network, check_terms, tried
 
 
 def build_experiment(
@@ -183,43 +184,17 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
         InputError: a value breaks a rule, or a name is unknown.
     """
     check_config(config, num_devices(devices))
-    model = create_model_of(config, num_classes=2)
+    model = tried(
+        f"model.name={config.model.name!r}", NETWORK, lambda: create_model_of(config, num_classes=2)
+    )
+    if ":" in config.model.name:
+        check_network(config.model.name, model, num_classes=2)
     check_layers(config.loss.layers, feature_shapes(model, 32))
     if config.loss.hold_gradient_ratios and any(config.loss.terms.values()):
         check_measurable(model, tuple(config.loss.layers))
     check_terms(config, model)
     check_groups(config.optimizer.groups, model)
-
-
-def check_terms(config: ConfigDict, model: nn.Module) -> None:
-    """Refuses settings of terms that their losses refuse, without computing them.
-
-    Raises:
-        InputError: says what the loss says.
-    """
-    if not config.loss.options:
-        return
-    shapes = feature_shapes(model, 32)
-    objective = Objective(
-        config.loss.terms.to_dict(),
-        options=config.loss.options.to_dict(),
-        about=About(superclasses=(0, 0)),
-    )
-
-    def values(features: Any, key: jax.Array) -> Any:
-        rows = jnp.zeros((2, 2))
-        outputs = Outputs(features, rows, rows)
-        state = objective.init(outputs, key)
-        return objective.of_outputs(outputs, state, 1.0).terms
-
-    features = {
-        layer: jax.ShapeDtypeStruct((2, *shapes[layer].shape[1:]), shapes[layer].dtype)
-        for layer in config.loss.layers
-    }
-    try:
-        jax.eval_shape(values, features, jax.random.key(0))
-    except ValueError as error:
-        raise InputError(f"loss.options={config.loss.options.to_dict()}: {error}") from error
+    check_evaluations(config.evals, num_classes=10)
 
 
 def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:

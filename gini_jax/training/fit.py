@@ -15,6 +15,7 @@ from gini_jax.training.callbacks import (
     Profile,
     ProgressBar,
     SaveOrStop,
+    StopAtLimit,
     StopAtNaN,
     Validate,
 )
@@ -70,6 +71,7 @@ def fit(
         interrupts = stack.enter_context(Interrupts())
         callbacks: list[Callback] = [
             StopAtNaN(checkpoints),
+            StopAtLimit(),
             Validate(experiment, dataset, devices),
             Log(create_loggers(workdir, config) if writes else []),
             AfterEpoch(after_epoch if writes else lambda: None),

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,8 @@ _numbers = itertools.count(1)  # of this process, as jax's point to stop at is
 
 class Interrupts:
     """A context in which a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
+
+    In another thread than the main one nothing is noted.
 
     In a distributed run, also of one process, jax handles SIGTERM from its start on, and makes all
     processes stop after the same call of `status`; SIGINT is passed on to jax as SIGTERM.
@@ -32,6 +35,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         own = (signal.SIGINT,) if jax.distributed.is_initialized() else SIGNALS
+        if threading.current_thread() is not threading.main_thread():
+            own = ()  # there Python takes no signals; they are the main thread's affair
         for number in own:
             self._before[number] = signal.signal(number, self._note)
         return self

@@ -246,7 +246,13 @@ def logger_of(name: str) -> Callable[[Path, Any], Logger]:
     Raises:
         InputError: there is no such logger.
     """
-    return find("loggers", name, LOGGERS)
+    what = "a class with write, draw and close, like gini_jax.training.loggers.Logger"
+    return find("loggers", name, LOGGERS, _is_logger, what)
+
+
+def _is_logger(part: Any) -> bool:
+    has_all = all(hasattr(part, method) for method in ("write", "draw", "close"))
+    return callable(part) and (has_all or not isinstance(part, type))
 
 
 def check_loggers(config: ConfigDict, workdir: Path) -> None:

@@ -89,6 +89,8 @@ def members_of(
             changed(member, changes)
             parts = [f"{path}={_short(value)}" for path, value in changes.items()]
             name = "-".join([objective, *parts, f"seed{seed}"])
+            if len(name.encode()) > 200:  # a file's name has at most 255 bytes
+                name = f"{objective}-{short_name('-'.join(parts))}-seed{seed}"
             first = members.setdefault(name, Member(name, member, changes))
             if first.changes != changes:
                 raise InputError(
@@ -266,6 +268,8 @@ def _parse_one(
             rows |= {f"{section}.{k}": row for k, row in component_rows(section, name).items()}
     if not equals or path not in rows:
         raise unknown_name("setting in --vary", path, rows)
+    if not values.strip():
+        raise InputError(f"--vary={text} gives no value; give some, as in --vary={path}=1,2")
     if path in _VARIED_BY:
         raise InputError(f"--vary={text}: {path} cannot be varied here; {_VARIED_BY[path]}")
     if found := range_of(values, rows[path].default):

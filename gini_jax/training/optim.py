@@ -132,6 +132,12 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
     """
     groups = groups_of(config.groups)
     optimizer = optimizer_of(config)(schedule, Decay(config.weight_decay, with_decay(groups)))
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise InputError(
+            f"optimizer.name={config.name!r} returned a {type(optimizer).__name__}; called with a "
+            "schedule and a Decay, it must return an optax.GradientTransformation; "
+            "docs/extending.md shows one"
+        )
     if groups:
         optimizer = optax.chain(optimizer, scaled_rates(groups))
     if config.clip_norm:

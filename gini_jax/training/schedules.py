@@ -180,6 +180,12 @@ def create_schedule(config: ConfigDict, steps_per_epoch: int, num_epochs: int) -
             f"num_epochs={num_epochs}; set --config.schedule.warmup_epochs=0.0, or a smaller one"
         )
     schedule = schedule_of(config)(config.learning_rate, steps)
+    if not callable(schedule):
+        raise InputError(
+            f"schedule.name={config.name!r} returned a {type(schedule).__name__}; called with the "
+            "highest rate and Steps, it must return a function from the step to the rate; "
+            "docs/extending.md shows one"
+        )
     if warmup == 0:
         return schedule
     ramp = optax.linear_schedule(0.0, config.learning_rate, warmup)

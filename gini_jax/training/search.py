@@ -33,11 +33,12 @@ class Range(NamedTuple):
             >>> Range(16, 256, log=False, whole=True).at(0.5)
             136
         """
-        if self.log:
-            value = math.exp(math.log(self.low) + u * math.log(self.high / self.low))
-        else:
-            value = self.low + u * (self.high - self.low)
-        return round(value) if self.whole else float(f"{value:.3g}")
+        margin = 0.5 if self.whole else 0.0  # so that the ends are as probable as the others
+        low, high = self.low - margin, self.high + margin
+        value = low * (high / low) ** u if self.log else low + u * (high - low)
+        if self.whole:
+            return int(min(max(math.floor(value + 0.5), self.low), self.high))
+        return float(f"{value:.3g}")
 
 
 def range_of(text: str, default: Any) -> Range | None:
@@ -66,6 +67,8 @@ def range_of(text: str, default: Any) -> Range | None:
     if not low < high or (kind == "log" and low <= 0):
         above = " above 0" if kind == "log" else ""
         raise InputError(f"{text}: give the smaller number{above} first, as in {kind}(0.001,0.1)")
+    if isinstance(default, int) and not (low.is_integer() and high.is_integer()):
+        raise InputError(f"{text}: the setting is a whole number; give whole bounds, as in 1,4")
     if isinstance(default, bool) or not isinstance(default, (int, float)):
         raise InputError(f"{text}: only numbers are drawn from a range; give values, as in a,b")
     return Range(low, high, kind == "log", isinstance(default, int))

@@ -15,9 +15,9 @@ from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices
 from gini_jax.losses.objective import (
     global_sums,
-    gradient_squares,
     shared_value,
     squared_norm,
+    term_gradients,
 )
 from gini_jax.losses.terms import Outputs, needs_of
 from gini_jax.training.labels import is_labelled, mean_where, with_own_labels
@@ -54,9 +54,9 @@ class Forward(NamedTuple):
         metrics: by name, the means over this device's examples; see `metrics_of`.
         batch_stats: the model's next running statistics.
         values: the terms' values on the global batch; None between two micro-batches.
-        squares: squared norms of gradients with respect to the features that the terms act on: of
-            cross-entropy as `ce`, and of each term with weight 1. Empty if they are not measured;
-            see `measures_gradient_ratios`.
+        squares: squared norms of gradients with respect to the features at `loss.layers`: of
+            cross-entropy as `ce`, and of each term with weight 1, be it through the features or
+            through the logits. Empty if they are not measured; see `measures_gradient_ratios`.
     """
 
     ce: Float[Array, ""]
@@ -89,12 +89,18 @@ def train_step(
         gradients, ce, metrics, squares = lax.pmean(
             (gradients, forward.ce, forward.metrics, forward.squares), AXIS
         )
+        # Each device's gradient is that of its own mean, D times that of the global batch. So the
+        # squares are divided by D, and mean the same on any number D of devices.
+        squares = {name: square / lax.axis_size(AXIS) for name, square in squares.items()}
         updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.learned)
         learned = optax.apply_updates(state.learned, updates)
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
     metrics = {"loss": loss, "ce": ce, **metrics, **forward.values.terms}
-    metrics |= gradient_ratios(squares, objective.weights_at(state.terms))
+    weights = objective.weights_at(state.terms)
+    metrics |= gradient_ratios(squares, weights)
+    if state.terms.norms is not None:
+        metrics |= {f"weight_{name}": weight for name, weight in weights.items()}
     terms = forward.values.state
     if terms.norms is not None:
         terms = terms._replace(norms=terms.norms.update(squares))
@@ -164,29 +170,41 @@ def batch_gradients(
         scale = jnp.clip((state.step + 1 - start) / ramp, 0.0, 1.0)
     perturbations = zero_perturbations(batch, experiment)
 
-    def losses(learned: Any, perturbations: Any) -> tuple[tuple[jax.Array, jax.Array], Forward]:
+    def losses(learned: Any, perturbations: Any) -> tuple[tuple[jax.Array, ...], Any]:
         there = state.with_learned(learned)
         outputs, batch_stats = apply_model(
             there.params, state.batch_stats, batch, experiment, perturbations
         )
         outputs, *means = classified(outputs, experiment)
         ce, metrics = jax.tree.map(lambda mean: mean * fraction, means)
-        squares = {}
+        of_term = {}
         with jax.named_scope("terms"):
             whole = global_sums(objective, outputs) if total is None else total
             of_terms, values = shared_value(objective, outputs, there.terms, scale, whole)
             if perturbations:
-                squares = gradient_squares(objective, outputs, there.terms, whole)
-        forward = Forward(ce, metrics, batch_stats, values, lax.stop_gradient(squares))
-        return (config.loss.ce_weight * ce, of_terms), forward
+                of_term = term_gradients(objective, outputs, there.terms, whole)
+        forward = Forward(ce, metrics, batch_stats, values, {})
+        scalars = config.loss.ce_weight * ce, of_terms
+        return (*scalars, outputs.logits), (forward, lax.stop_gradient(of_term))
 
-    (ce, of_terms), pull, forward = jax.vjp(losses, state.learned, perturbations, has_aux=True)
-    gradients, _ = pull((jnp.ones_like(ce), jnp.ones_like(of_terms)))
+    (ce, of_terms, logits), pull, (forward, of_term) = jax.vjp(
+        losses, state.learned, perturbations, has_aux=True
+    )
+    gradients, _ = pull((jnp.ones_like(ce), jnp.ones_like(of_terms), jnp.zeros_like(logits)))
     if perturbations:
-        # XLA prunes this second pass to the layers after the first of `loss.layers`.
-        _, of_ce = pull((jnp.ones_like(ce), jnp.zeros_like(of_terms)))
-        square = squared_norm({layer: of_ce[layer] for layer in config.loss.layers})
-        forward = forward._replace(squares={"ce": square, **forward.squares})
+
+        def at_layers(of_ce: float, of_logits: jax.Array) -> dict[str, jax.Array]:
+            # XLA prunes this further pass to the layers after the first of `loss.layers`.
+            _, found = pull((jnp.full_like(ce, of_ce), jnp.zeros_like(of_terms), of_logits))
+            return {layer: found[layer] for layer in config.loss.layers}
+
+        squares = {"ce": squared_norm(at_layers(1.0, jnp.zeros_like(logits)))}
+        for name, own in of_term.items():
+            at = own.features
+            if own.logits is not None:
+                at = jax.tree.map(jnp.add, at, at_layers(0.0, own.logits.astype(logits.dtype)))
+            squares[name] = squared_norm(at)
+        forward = forward._replace(squares=squares)
     return gradients, forward
 
 

@@ -177,7 +177,7 @@ def is_at_end(result: Mapping[str, Any], config: ConfigDict) -> bool:
 
 
 def holds_result(workdir: Path, config: ConfigDict) -> bool:
-    """Whether a folder holds the result of a run of this config, at its end.
+    """Whether a folder holds the result of a run of this config, at its end, with its arrays.
 
     Raises:
         InputError: it holds the result of another config.
@@ -185,7 +185,8 @@ def holds_result(workdir: Path, config: ConfigDict) -> bool:
     if not (workdir / "result.json").exists():
         return False
     check_workdir(workdir, config)
-    return is_at_end(json.loads((workdir / "result.json").read_text()), config)
+    result = json.loads((workdir / "result.json").read_text())
+    return is_at_end(result, config) and (workdir / "arrays.npz").exists()
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:

@@ -1,0 +1,133 @@
+"""Tries the parts of a run that a user wrote, with shapes alone, before data are loaded."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from gini_jax.errors import InputError, first_line
+from gini_jax.losses.objective import Objective
+from gini_jax.losses.terms import About, Outputs
+from gini_jax.training.state import feature_shapes
+
+NETWORK = (
+    "a network is a flax.linen module with the fields num_classes and axis_name, which is called "
+    "as network(images, train=False, example_index=None), and returns logits [N, K] and a "
+    "dictionary of features [N, ..., C] by layer, with 'pooled' [N, C] among them"
+)
+TERM = (
+    "a term is a loss(features, labels, *, where=None, axis_name=None) that returns a scalar, or a "
+    "class with init and __call__ like gini_jax.losses.terms.Term, or with sums and of_sums like "
+    "SumTerm, whose fields all have defaults"
+)
+SEE = "docs/extending.md shows one"
+
+
+def tried(part: str, contract: str, call: Callable[[], Any]) -> Any:
+    """What a call of a user's code returns.
+
+    Args:
+        part: the setting and its value, for the error.
+        contract: what such a part is.
+        call: the call.
+
+    Raises:
+        InputError: it raises; the error shows the contract.
+
+    Examples:
+        >>> tried("loss.terms.parts:mine", "a term is a loss", lambda: 1 / 0)
+        Traceback (most recent call last):
+        gini_jax.errors.InputError: loss.terms.parts:mine fails (ZeroDivisionError: ...); a term...
+    """
+    try:
+        return call()
+    except InputError:
+        raise
+    except Exception as error:
+        raise _misfit(part, f"fails ({type(error).__name__}: {first_line(error)})", contract) from (
+            error
+        )
+
+
+def _misfit(part: str, what: str, contract: str) -> InputError:
+    return InputError(f"{part} {what}; {contract}; {SEE}")
+
+
+def check_network(name: str, model: nn.Module, num_classes: int) -> None:
+    """Refuses a network that breaks the contract of networks, by tracing a training step's pass.
+
+    Args:
+        name: `config.model.name`.
+        model: the network.
+        num_classes: `K`, which it was made for.
+
+    Raises:
+        InputError: it fails, or returns something else.
+    """
+    part = f"model.name={name!r}"
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+
+    def outputs(key: jax.Array, images: jax.Array) -> Any:
+        keys = {"params": key, "dropout": key}
+        options: Any = {"train": True, "example_index": jnp.arange(2)}
+        return model.init_with_output(keys, images, **options)[0]
+
+    found = tried(part, NETWORK, lambda: jax.eval_shape(outputs, jax.random.key(0), images))
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+        raise _misfit(part, f"returns a {type(found).__name__}", NETWORK)
+    logits, features = found
+    if logits.shape != (2, num_classes):
+        shape = f"[{', '.join(map(str, logits.shape))}] for N=2, K={num_classes}"
+        raise _misfit(part, f"returns logits of shape {shape}", NETWORK)
+    if "pooled" not in features:
+        raise _misfit(part, f"returns the features {sorted(features)}", NETWORK)
+    for layer, values in features.items():
+        if values.ndim < 2 or values.shape[0] != 2 or (layer == "pooled" and values.ndim != 2):
+            raise _misfit(part, f"returns {layer} of shape {list(values.shape)} for N=2", NETWORK)
+
+
+def check_terms(config: ConfigDict, model: nn.Module) -> None:
+    """Refuses terms that fail, and settings of terms that their losses refuse.
+
+    Args:
+        config: the run's settings.
+        model: its network.
+
+    Raises:
+        InputError: names the term, and says what its loss says.
+    """
+    shapes = feature_shapes(model, 32)
+    features = {
+        layer: jax.ShapeDtypeStruct((2, *shapes[layer].shape[1:]), shapes[layer].dtype)
+        for layer in config.loss.layers
+    }
+    for name, weight in config.loss.terms.to_dict().items():
+        options = config.loss.options.to_dict().get(name, {})
+        if weight and ":" in name:
+            part = f"loss.terms.{name}"
+            value = tried(part, TERM, partial(_traced, name, options, features))
+            if value.shape != ():
+                raise _misfit(part, f"returns an array of shape {list(value.shape)}", TERM)
+        elif weight and options:
+            try:
+                _traced(name, options, features)
+            except ValueError as error:
+                raise InputError(f"loss.options={ {name: options} }: {error}") from error
+
+
+def _traced(name: str, options: dict[str, Any], features: dict[str, Any]) -> Any:
+    """The shape of a term's value for two examples of two classes."""
+    about = About(superclasses=(0, 0))
+    objective = Objective({name: 1.0}, options={name: options}, about=about)
+
+    def value(features: Any, key: jax.Array) -> Any:
+        outputs = Outputs(features, jnp.zeros((2, 2)), jnp.eye(2))
+        state = objective.init(outputs, key)
+        of_sums = objective.of_sums(objective.sums(outputs), state, 1.0)
+        return (of_sums.terms | objective.of_outputs(outputs, state, 1.0).terms)[name]
+
+    return jax.eval_shape(value, features, jax.random.key(0))
