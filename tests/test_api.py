@@ -1,6 +1,9 @@
 """From Python: configs, runs and comparisons; reports of several runs; the command that works."""
 
+import pickle
 import shlex
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -10,10 +13,12 @@ import gini_jax
 from configs import digits
 from gini_jax.checks import check_config
 from gini_jax.config_files import shipped_configs
+from gini_jax.data.source import Example
 from gini_jax.errors import InputError
 from gini_jax.repair import repaired, suggestion
 from gini_jax.table import SETTINGS
 from gini_jax.training.experiment import check_before_data
+from gini_jax.training.initial import check_init
 from tests.conftest import ROOT
 from tests.program import Program
 
@@ -96,7 +101,7 @@ def test_a_comparison_pairs_by_seed_and_tells_settings_apart(runs):
     assert "Test accuracy, difference" in comparison._repr_html_()
     apart = gini_jax.compare([runs["ce0"].workdir, runs["small"]])
     assert set(apart.groups) == {"ce-batch_size=64", "ce-batch_size=32"}
-    with pytest.raises(InputError, match="the same settings and seed 0; leave one of them out"):
+    with pytest.raises(InputError, match="the same settings, data and seed 0; leave one"):
         gini_jax.compare([runs["ce0"], runs["ce0"].workdir])
 
 
@@ -139,3 +144,80 @@ def test_the_command_that_works_stands_in_the_error(tmp_path):
     arguments = ("--config=digits", "--config.num_epochs=2", f"--workdir={tmp_path}/run")
     _, err = Program(*arguments, cwd=tmp_path).finish(status=1)
     assert f"--workdir={tmp_path}/run --config.loss.start_epoch=1" in err.splitlines()[-1]
+
+
+class Shifted:
+    """Digits; another number gives other pixels."""
+
+    name, class_names, superclass_names, image_shape = "shifted", ("0", "1"), (), (8, 8)
+    number = 0
+
+    def __init__(self, config):
+        del config
+        rng = np.random.default_rng(type(self).number)
+        images = rng.integers(0, 255, (48, 8, 8, 3)).astype(np.uint8)
+        examples = [Example(image, i % 2) for i, image in enumerate(images)]
+        self.splits = {"train": examples[:32], "test": examples[32:]}
+
+    def fingerprint(self, split):
+        return [split, type(self).number]
+
+
+def test_runs_on_other_data_are_other_groups(tmp_path, monkeypatch):
+    config = dense_config("ce", batch_size=8)
+    config.dataset.update(name="tests.test_api:Shifted", num_classes=0)
+    for number in (0, 1):
+        monkeypatch.setattr("tests.test_api.Shifted.number", number)
+        for seed in (0, 1):
+            config.seed = seed
+            gini_jax.train(config, tmp_path / f"{number}{seed}", jax.devices()[:1])
+    comparison = gini_jax.compare([tmp_path / name for name in ("00", "11", "10", "01")])
+    assert [len(runs) for runs in comparison.groups.values()] == [2, 2]
+    assert all(name.startswith("ce-data=") for name in comparison.groups)
+
+
+def test_runs_that_differ_in_many_settings_stay_apart_in_folders_of_one_name(tmp_path):
+    """And with equal seeds they are no duplicates of each other."""
+    changes = {"batch_size": 32, "eval_batch_size": 50, "schedule.learning_rate": 0.02}
+    changes |= {"optimizer.momentum": 0.8, "optimizer.weight_decay": 0.0}
+    folders = []
+    for place, own in (("a", {}), ("b", changes)):
+        folders.append(tmp_path / place / "run")
+        gini_jax.train(dense_config("ce", **own), folders[-1], jax.devices()[:1])
+    assert list(gini_jax.compare(folders).groups) == ["ce-run=run", "ce-run=run (2)"]
+
+
+def test_one_run_alone_can_be_compared_and_seeds_may_be_an_array(runs, tmp_path, monkeypatch):
+    assert repr(gini_jax.compare(str(runs["ce0"].workdir))) == "Comparison(ce: 1)"
+    monkeypatch.chdir(tmp_path)
+    found = gini_jax.compare(dense_config("ce"), seeds=np.arange(2))
+    assert repr(found) == "Comparison(ce: 2)"
+    with pytest.raises(InputError, match="unknown metric 'nonsense'"):
+        found.table("nonsense")
+
+
+@pytest.mark.parametrize("devices", [[], "cpu", ["cpu"]])
+def test_devices_that_are_none_are_refused(devices, tmp_path):
+    with pytest.raises(InputError, match=r"must be a list of jax devices, such as"):
+        gini_jax.train(dense_config("ce"), tmp_path / "run", devices)
+
+
+def test_runs_train_in_a_thread_and_a_network_is_pickled_after_use(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool:
+        jobs = [
+            pool.submit(gini_jax.train, dense_config("ce", seed=k), tmp_path / f"{k}")
+            for k in (0, 1)
+        ]
+        trained = [job.result().trained for job in jobs]
+    assert signal.getsignal(signal.SIGINT) is before
+    images = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3)).astype(np.uint8)
+    expected = trained[0].predict(images).probabilities
+    again = pickle.loads(pickle.dumps(trained[0]))
+    np.testing.assert_array_equal(again.predict(images).probabilities, expected)
+
+
+def test_weights_of_a_package_without_a_name_are_refused():
+    config = dense_config("ce", **{"model.init": "pip:"})
+    with pytest.raises(InputError, match=r"'' is no name of a package; give one, such as pip:deep"):
+        check_init(config)

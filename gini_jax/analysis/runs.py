@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -180,46 +182,71 @@ def table_of(groups: dict[str, list[Run]]) -> pd.DataFrame:
 def named_apart(runs: Sequence[Run]) -> list[Run]:
     """Runs with their groups: the objective, and each setting in which the runs differ.
 
-    The weight of a term, or its own setting, counts among the objectives that have the term. Where
-    more than three settings differ, the name of the folder stands for them.
+    The data count as a setting, by their digests. The weight of a term, or its own setting, counts
+    among the objectives that have the term. Where more than three settings differ, the name of a
+    run's folder stands for them, with a number where runs of the same name differ.
 
     Raises:
         InputError: two runs of a group have the same seed.
     """
     differing = differing_settings(runs)
+    groups: dict[tuple[str, ...], str] = {}  # what a group's runs share, and the group's name
     named: dict[tuple[str, int], Run] = {}
     for run in runs:
-        config = _read_settings(run)
-        own = [f"{path}={config[path]}" for path in differing if path in config]
-        if len(differing) > 3:
-            own = [f"run={run.folder.name}"]
-        group = "-".join([str(run.config["objective"]), *own])
+        read = _read_settings(run)
+        own = [f"{path}={read[path]}" for path in differing if path in read]
+        shared = str(run.config["objective"]), *own
+        if shared not in groups:
+            shown = [f"run={run.folder.name}"] if len(differing) > 3 else own
+            name = "-".join([shared[0], *shown])
+            groups[shared] = _not_among(name, groups.values())
+        group = groups[shared]
         key = group, run.result["seed"]
         if key in named:
             raise InputError(
-                f"{str(named[key].folder)!r} and {str(run.folder)!r} have the same settings and "
-                f"seed {key[1]}; leave one of them out"
+                f"{str(named[key].folder)!r} and {str(run.folder)!r} have the same settings, data "
+                f"and seed {key[1]}; leave one of them out"
             )
         named[key] = dataclasses.replace(run, group=group)
     return list(named.values())
 
 
+def _not_among(name: str, taken: Iterable[str]) -> str:
+    """A name, with a number if it is taken.
+
+    Examples:
+        >>> _not_among("ce", ["ce", "ce (2)"])
+        'ce (3)'
+    """
+    names = {*taken}
+    numbered = (f"{name} ({i})" for i in itertools.count(2))
+    return name if name not in names else next(x for x in numbered if x not in names)
+
+
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Settings in which runs differ, besides objective and seed, and their values."""
-    configs = [_read_settings(run) for run in runs]
+    read = [_read_settings(run) for run in runs]
     found = {}
-    for path in sorted({path for config in configs for path in config}):
-        values = dict.fromkeys(str(config[path]) for config in configs if path in config)
+    for path in sorted({path for settings in read for path in settings}):
+        values = dict.fromkeys(str(settings[path]) for settings in read if path in settings)
         if len(values) > 1 and path not in ("seed", "objective", "name", *CHANGEABLE_ON_RESUME):
             found[path] = list(values)
     return found
 
 
 def _read_settings(run: Run) -> dict[str, Any]:
-    """The settings that a run reads: others do not make it another run."""
+    """The settings that a run reads, and as `data` what it was trained and tested on.
+
+    Settings that it does not read do not make it another run.
+    """
     config = config_of(run.config)
     ignored = unread(config)
-    return {path: x for path, x in flattened(config).items() if path not in ignored}
+    found = {path: x for path, x in flattened(config).items() if path not in ignored}
+    read = [run.about[key] for key in ("class_names", "examples")]
+    # Where data were not decoded, or by an earlier version, only names and sizes are known.
+    read.append(run.about.get("digests") or {})
+    digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:6]
+    return found | {"data": digest}
 
 
 def _runs_of(workdir: Path) -> list[Run]:

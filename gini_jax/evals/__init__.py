@@ -143,7 +143,10 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
         if ":" in name:
             _check_found(name, evaluation, found, arrays)
         for key, value in found.items():
-            (numbers if key in evaluation.KEYS else arrays)[key] = value
+            if key in evaluation.KEYS:
+                numbers[key] = value.item() if isinstance(value, np.generic) else value
+            else:
+                arrays[key] = value
     return numbers, arrays
 
 
