@@ -63,7 +63,7 @@ def theory() -> str:
     rows = []
     for name, keys in THEORY.items():
         found = json.loads((RESULTS / "theory" / f"{name}.json").read_text())
-        told = "; ".join(f"{key} {found[key]:.3g}" for key in keys)
+        told = "<br>".join(f"{key}: **{found[key]:.3g}**" for key in keys)
         rows.append([f"`{name}`", "yes" if found["effect_seen"] else "no", told])
     return as_table(["script", "effect seen", "numbers"], rows)
 

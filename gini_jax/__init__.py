@@ -11,18 +11,37 @@ from typing import Any
 __version__ = "0.2.0"
 
 
+_PLACES = {
+    "config": ("gini_jax.config", None),
+    "load": ("gini_jax.trained", "load"),
+    "losses": ("gini_jax.losses", None),
+    "train": ("gini_jax.api", "train"),
+    "compare": ("gini_jax.api", "compare"),
+}
+
+
 def __getattr__(name: str) -> Any:
     """Imports what is used when it is first used, and nothing heavy before."""
     import importlib
 
-    if name in ("losses", "config"):
-        return importlib.import_module(f"gini_jax.{name}")
-    if name == "load":
-        return importlib.import_module("gini_jax.trained").load
-    if name in ("train", "compare"):
-        return getattr(importlib.import_module("gini_jax.api"), name)
-    raise AttributeError(f"module 'gini_jax' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'gini_jax' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"gini_jax.{name}: {lacking(error)}", name=error.name) from error
+    return getattr(found, attribute) if attribute else found
+
+
+def lacking(error: ModuleNotFoundError) -> str:
+    """What to install where a module of the training code base's requirements is missing."""
+    return (
+        f"the module {error.name} is not installed; training, and opening networks that were "
+        'trained, need more than the losses do: pip install "gini_jax[train]", or in a clone '
+        "pip install -r requirements.txt"
+    )
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "compare", "config", "load", "losses", "train"]
+    return [*globals(), *_PLACES]

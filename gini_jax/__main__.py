@@ -1,6 +1,18 @@
-"""`python -m gini_jax`: the same as launch.py."""
+"""`python -m gini_jax` and the command `gini-jax`: the same as launch.py."""
 
-from gini_jax.cli import main
+import sys
+
+
+def main() -> None:
+    """Runs the command line; without the training code base's requirements, one error says so."""
+    try:
+        from gini_jax.cli import main as run
+    except ModuleNotFoundError as error:
+        from gini_jax import lacking
+
+        sys.exit(f"error: {lacking(error)}")
+    run()
+
 
 if __name__ == "__main__":
     main()

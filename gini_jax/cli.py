@@ -108,6 +108,11 @@ def run(argv: list[str]) -> Any:
         values["command"] = [*shared, *without(rest[1:], ("mode", "workdir", *own, *switches))]
     if "others" in module.FLAGS:
         values["others"] = others
+    if values.get("init_from") and "model.init" in given:
+        raise InputError(
+            f"--init_from={values['init_from']} and --config.model.init={given['model.init']} both "
+            "name weights to start from; give one of them"
+        )
     with reading(workdir):
         try:
             return module.main(config, workdir, **values)

@@ -39,8 +39,8 @@ SETTINGS: dict[str, Setting] = {
     "num_epochs": Setting(1, "epochs of training", bounds=COUNT),
     "batch_size": Setting(
         128,
-        "images per step, over all devices of all processes; 0: 8 to 64, by the number of images, "
-        "and schedule.learning_rate, given for 64, in proportion",
+        "images per step, over all devices of all processes; 0: 8 to 64, by the numbers of images "
+        "and classes, and schedule.learning_rate, given for 64, in proportion",
         bounds=NOT_NEGATIVE,
     ),
     "grad_accumulation": Setting(1, "micro-batches per batch; the terms stay exact", bounds=COUNT),
@@ -96,7 +96,7 @@ SETTINGS: dict[str, Setting] = {
     "dataset.test_split": Setting("test", "split to test on, e.g. validation for ImageNet"),
     "dataset.test_size": Setting(
         0,
-        "folder, hf: images to test on where there is no test split",
+        "folder, hf: images to test on where there is no test split; 0: a fifth",
         bounds=NOT_NEGATIVE,
         read_if=_is_folder,
     ),

@@ -13,7 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_TFDS = ROOT.parent / "shared" / "tfds"
 collect_ignore = ["imported.py"]  # of the server of processes alone
-SLOW = pytest.StashKey[list[str]]()  # the slow tests that were found, whether or not they are run
 
 # Compiling and decoding take most of the time: programs are compiled quickly rather than well, and
 # the workers share what they have done.
@@ -39,12 +38,6 @@ if find_spec("beartype"):  # shapes and types in annotations hold while the test
     import tests.shapes  # noqa: F401
 
     install_import_hook("gini_jax", "tests.shapes.checked")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Notes the slow tests before they are left out; see benchmarks/slow_tests.py."""
-    config.stash[SLOW] = [item.nodeid for item in items if item.get_closest_marker("slow")]
 
 
 @pytest.fixture

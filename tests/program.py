@@ -23,8 +23,9 @@ class Program:
     """`python launch.py ARGUMENTS` on one simulated device; it ends with the test at the latest."""
 
     def __init__(self, *arguments, limit_kib=None, cwd=ROOT):
-        out, self._out = _collected()
-        err, self._err = _collected()
+        out, self._out, *reading = _collected()
+        err, self._err, *more = _collected()
+        self._reading = [*reading, *more]
         environment = dict(os.environ) | {"XLA_FLAGS": QUICK}
         given = (list(map(str, arguments)), out, err, environment, limit_kib, str(cwd))
         self._process = _server.Process(target=_run, args=given, daemon=True)
@@ -41,6 +42,7 @@ class Program:
     def kill(self):
         self._process.kill()
         self._process.join()
+        self._read_all()
 
     def ended(self):
         """Its exit status; None while it runs."""
@@ -52,7 +54,13 @@ class Program:
         if self._process.exitcode is None:
             self.kill()
             pytest.fail(f"no end within {timeout} s; {self.out[-1000:]}{self.err[-3000:]}")
+        self._read_all()
         return self._process.exitcode
+
+    def _read_all(self):
+        """Waits until all that the program has written is read, which may be after its end."""
+        for thread in self._reading:
+            thread.join(20)  # a child of the program may hold the pipe open
 
     def finish(self, status=0, timeout=200):
         """Waits for the end; what was printed to stdout and stderr."""
@@ -63,16 +71,19 @@ class Program:
         """Waits until `reached()` is true, while the program runs."""
         deadline = time.monotonic() + timeout
         while not reached():
-            assert self.ended() is None, self.err[-3000:]
+            if self.ended() is not None:
+                self._read_all()
+                assert reached(), self.err[-3000:]
             assert time.monotonic() < deadline, self.out[-1000:] + self.err[-3000:]
             time.sleep(0.02)
 
     def until_training(self):
-        self.until(lambda: "parameters, " in self.out)
+        """Until its first step, or its end, where there is nothing left to train."""
+        self.until(lambda: "parameters, " in self.out or self.ended() == 0)
 
 
 def _collected():
-    """A pipe's end to write to, and the list of what was written to it so far."""
+    """A pipe's end to write to, the list of what was written to it so far, and who reads it."""
     reader, writer = _server.Pipe(duplex=False)
     written = []
 
@@ -80,8 +91,9 @@ def _collected():
         while data := os.read(reader.fileno(), 2**16):
             written.append(data)
 
-    threading.Thread(target=collect, daemon=True).start()
-    return writer, written
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    return writer, written, thread
 
 
 def _run(arguments, out, err, environment, limit_kib, cwd):

@@ -1,5 +1,6 @@
 """What the scripts of this folder share: full-batch descent, and how results are kept."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -68,6 +69,13 @@ def run(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     for w, b in params[:-1]:
         x = jax.nn.leaky_relu(x @ w + b, 0.2)
     return x, x @ params[-1][0] + params[-1][1]
+
+
+def arguments(about: str) -> argparse.Namespace:
+    """The command line of a script: `--help` tells about it, `--write` keeps its results."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--write", action="store_true", help="also write the numbers and figure")
+    return parser.parse_args()
 
 
 def finish(name: str, numbers: dict[str, Any], seen: bool, figure: Figure) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import COLOURS, descend, finish
+from common import COLOURS, arguments, descend, finish
 from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
@@ -113,4 +113,5 @@ def main():
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     main()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import descend, finish
+from common import arguments, descend, finish
 from matplotlib.figure import Figure
 
 from gini_jax.losses import class_sums, gini_loss
@@ -105,4 +105,5 @@ def main():
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     main()

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import COLOURS, descend, finish
+from common import COLOURS, arguments, descend, finish
 from matplotlib.figure import Figure
 
 from gini_jax.losses import discriminability_loss
@@ -97,4 +97,5 @@ def main():
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     main()

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import COLOURS, descend, finish
+from common import COLOURS, arguments, descend, finish
 from matplotlib.figure import Figure
 
 from gini_jax.losses import discriminability_loss, nt_xent_loss
@@ -116,4 +116,5 @@ def main():
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     main()

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import COLOURS, descend, finish, layers, run
+from common import COLOURS, arguments, descend, finish, layers, run
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
@@ -115,4 +115,5 @@ def main():
 
 
 if __name__ == "__main__":
+    arguments(__doc__)
     main()

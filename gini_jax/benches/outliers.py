@@ -2,9 +2,9 @@
 
 AUROC between the test split and other images, by the largest probability (Hendrycks and Gimpel,
 arXiv 1610.02136) and by the length of the pooled features: the probability that a test image has a
-larger value than one of the others. The others are the test split of `--outliers=DATASET`, or all
-images of `--outliers=folder:PATH`; without it the held-out classes, or else the test images with
-their pixels in random order.
+larger value than one of the others. The others are the test split of `--outliers=DATASET` or
+`--outliers=folder:PATH`; without it the held-out classes, or else the test images with their pixels
+in random order.
 """
 
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from gini_jax.benches.subject import Subject
 from gini_jax.data import load_dataset
 from gini_jax.data.source import Split
-from gini_jax.errors import InputError
 from gini_jax.evals import SplitOutputs, subsample
 
 MOST = 10_000
@@ -67,7 +65,7 @@ def _outliers(subject: Subject) -> tuple[SplitOutputs, str]:
         config.update(name=name, image_size=size, num_classes=0, test_split="test")
         config.update(val_size=0, train_size=0, labelled=0, label_noise=0.0, test_size=0)
         config.update(held_out_classes=0, superclasses=False)
-        split = _any_split(config)
+        split = load_dataset(config, only=("test",)).splits["test"]
         rows = subsample(len(split.labels), MOST)
         chosen = Split(split.images[rows], split.labels[rows])
         return subject.outputs(chosen), subject.outliers
@@ -78,17 +76,6 @@ def _outliers(subject: Subject) -> tuple[SplitOutputs, str]:
     return subject.outputs(Split(shuffled_pixels(split.images[rows]), split.labels[rows])), (
         "test images with shuffled pixels"
     )
-
-
-def _any_split(config: ConfigDict) -> Split:
-    """The test split of a set; all but one image of a folder that has none."""
-    try:
-        return load_dataset(config, only=("test",)).splits["test"]
-    except InputError as error:
-        if "test_size" not in str(error):
-            raise
-    config.test_size = 1
-    return load_dataset(config, only=("train",)).splits["train"]
 
 
 def shuffled_pixels(images: np.ndarray, seed: int = 0) -> np.ndarray:

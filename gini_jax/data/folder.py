@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from gini_jax.data.cache import on_this_machine
 from gini_jax.data.images import decode
 from gini_jax.data.sampling import stratified
-from gini_jax.data.source import VALIDATION, Example, refuse_size
+from gini_jax.data.source import VALIDATION, Example, fifth, refuse_size
 from gini_jax.errors import InputError, first_line
 from gini_jax.storage import printable, storage_path
 
@@ -26,8 +26,9 @@ class Folder:
 
     Either `train/` and `test/` (and `val/`, `valid/`, `validation/` or `dev/`, if there is one)
     with class folders below them; or class folders alone, which are then split class by class:
-    `test_size` and `val_size` images in all, ranked by a hash of `val_seed` and their paths. Links
-    to folders are followed. Hidden files and folders are ignored; what else is left out is printed.
+    `test_size` (0: a fifth) and `val_size` images in all, ranked by a hash of `val_seed` and their
+    paths. Links to folders are followed. Hidden files and folders are ignored; what else is left
+    out is printed.
 
     A folder in a bucket is copied to this machine first.
 
@@ -99,13 +100,9 @@ class Folder:
         self.class_names = tuple(images)
         examples = _examples(images, self.class_names)
         labels = np.array([example.label for example in examples])
-        wanted = {config.test_split: config.test_size, "val": config.val_size}
-        if config.test_split in parts and not config.test_size:
-            raise InputError(
-                f"{self._root} has {len(examples)} images and no {config.test_split}/; set "
-                "--config.dataset.test_size to the number of images to test on, such as "
-                f"{max(1, len(examples) // 5)}"
-            )
+        wanted = {config.test_split: 0, "val": config.val_size}
+        if config.test_split in parts:
+            wanted[config.test_split] = fifth(len(examples), config, f"{self._root}")
         sizes = {part: wanted[part] for part in parts if wanted[part]}
         keys = [os.path.relpath(str(example.image), self._root) for example in examples]
         rows = stratified(labels, sizes, config.val_seed, keys)

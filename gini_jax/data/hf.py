@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gini_jax.data.sampling import stratified
-from gini_jax.data.source import Example, own_validation, refuse_size
+from gini_jax.data.source import Example, fifth, own_validation, refuse_size
 from gini_jax.errors import InputError, first_line
 
 INSTALL = 'pip install "datasets>=3"'
@@ -18,7 +18,7 @@ class HuggingFace:
     """A set of the hub by its name, or a folder of `save_to_disk`; see `source.Source`.
 
     The validation split is that of `own_validation`. A set without a test split is divided class by
-    class: `test_size` and `val_size` images in all, drawn with `val_seed`.
+    class: `test_size` (0: a fifth) and `val_size` images in all, drawn with `val_seed`.
 
     Args:
         config: `config.dataset`: `name`, `data_dir` (where the hub's files are kept),
@@ -72,7 +72,8 @@ class HuggingFace:
 
     def _divide(self, train: Any, config: ConfigDict) -> None:
         """Takes the test split, and the validation split if there is none, out of `train`."""
-        if not 0 < config.test_size + config.val_size < len(train) or not config.test_size:
+        test_size = fifth(len(train), config, config.name)
+        if not test_size + config.val_size < len(train):
             raise InputError(
                 f"{config.name} has {len(train)} training images and no split "
                 f"{config.test_split!r}; set --config.dataset.test_size to how many of them are "
@@ -80,7 +81,7 @@ class HuggingFace:
                 "--config.dataset.test_split"
             )
         labels = np.array([self._number[x] for x in train[self._label]])
-        sizes = {config.test_split: config.test_size, "val": config.val_size}
+        sizes = {config.test_split: test_size, "val": config.val_size}
         rows = stratified(labels, sizes, config.val_seed, list(map(str, range(len(labels)))))
         self._parts |= {name: (train, index) for name, index in rows.items() if len(index)}
 

@@ -128,6 +128,24 @@ def own_validation(names: Iterable[str], config: ConfigDict, where: str) -> str 
     return found[0]
 
 
+def fifth(examples: int, config: ConfigDict, where: str) -> int:
+    """How many of a set's images to test on where it has no test split: `test_size`, or a fifth.
+
+    Examples:
+        >>> fifth(133, ConfigDict({"test_size": 0}), "photos")
+        photos has no test split: 26 of its 133 images are one; --config.dataset.test_size=N ...
+        26
+    """
+    if config.test_size:
+        return int(config.test_size)
+    chosen = max(1, examples // 5)
+    print(
+        f"{where} has no test split: {chosen} of its {examples} images are one; "
+        "--config.dataset.test_size=N takes another number"
+    )
+    return chosen
+
+
 def refuse_size(config: ConfigDict, key: str, where: str) -> None:
     """Refuses `val_size` or `test_size` where the source's own split would silently replace it.
 

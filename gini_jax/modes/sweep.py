@@ -127,7 +127,7 @@ def _prepare(workdir: Path, members: Sequence[Member]) -> None:
         refuse_patterns(workdir / member.name)
         _check_member(member)
         if (workdir / member.name).exists():
-            check_workdir(workdir / member.name, member.config)
+            check_workdir(workdir / member.name, member.config, sweep=workdir)
 
 
 def _tell_of_others(names: Sequence[str], failed: dict[str, str], busy: Sequence[str]) -> None:

@@ -17,7 +17,6 @@ from gini_jax.data import load_dataset
 from gini_jax.data.cache import default_folder
 from gini_jax.data.source import Dataset
 from gini_jax.devices import wait_for_all
-from gini_jax.errors import InputError
 from gini_jax.storage import is_remote, json_text, run_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
@@ -96,11 +95,8 @@ def main(
 
 
 def _set_init(config: ConfigDict, init_from: str) -> None:
-    if config.model.init:
-        raise InputError(
-            f"--init_from={init_from} and model.init={config.model.init!r} both name weights "
-            "to start from; give one of them"
-        )
+    if config.model.init:  # of a config file: a flag wins
+        print(f"weights come from {init_from}, in the place of {config.model.init}")
     config.model.init = str(run_path("--init_from", init_from))
 
 

@@ -35,7 +35,8 @@ def build_experiment(
         InputError: a value breaks a rule; see `check_config`.
     """
     train_size = dataset.splits["train"].labels.shape[0]
-    config = with_batch(config, train_size)
+    automatic = config.batch_size == 0
+    config = with_batch(config, train_size, dataset.num_classes)
     check_config(config, num_devices(devices))
     steps_per_epoch = steps_of_epoch(train_size, config.batch_size)
     if steps_per_epoch == 0:
@@ -70,31 +71,37 @@ def build_experiment(
         steps_per_epoch=steps_per_epoch,
         class_weights=class_weights(config.loss.class_weights, dataset),
         has_unlabelled=has_unlabelled(config, dataset),
+        automatic_batch=automatic,
     )
 
 
-def with_batch(config: ConfigDict, train_size: int) -> ConfigDict:
+def with_batch(config: ConfigDict, train_size: int, num_classes: int) -> ConfigDict:
     """A copy of a config in which `batch_size` is not 0.
 
-    For 0, the batch is the largest power of two that gives twelve steps per epoch, from 8 to 64;
-    the learning rate, given for 64, changes in proportion (arXiv 1706.02677, section 2.1).
+    For 0, the batch is the largest power of two that gives twelve steps per epoch, but at least two
+    images per class, from 8 to 64; the learning rate, given for 64, changes in proportion (arXiv
+    1706.02677, section 2.1).
 
     Args:
         config: the settings.
         train_size: training images.
+        num_classes: `K`.
 
     Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config()
         >>> config.batch_size, config.schedule.learning_rate = 0, 0.01
-        >>> chosen = with_batch(config, train_size=300)
+        >>> chosen = with_batch(config, train_size=300, num_classes=5)
         >>> chosen.batch_size, chosen.schedule.learning_rate
         (16, 0.0025)
     """
     config = config.copy_and_resolve_references()
     if config.batch_size == 0:
         power = 2 ** max((train_size // 12).bit_length() - 1, 0)
-        config.batch_size = min(max(power, 8), 64)
+        two_each = 2 ** (2 * num_classes - 1).bit_length()
+        config.batch_size = min(max(power, two_each, 8), 64)
+        if train_size < config.batch_size:
+            config.batch_size = min(max(power, 8), 64)
         config.schedule.learning_rate *= config.batch_size / 64
         for key in schedule_of(config.schedule).rates:
             config.schedule[key] *= config.batch_size / 64

@@ -105,9 +105,11 @@ def start_text(
     if experiment.objective.weights:
         balanced = config.dataset.sampler == "class_balanced"
         classes = config.batch_size / config.dataset.examples_per_class
-        lines.append(
-            examples_per_class(config.batch_size, classes if balanced else experiment.num_classes)
+        text = examples_per_class(
+            config.batch_size, classes if balanced else experiment.num_classes
         )
+        if not (experiment.automatic_batch and text.startswith("warning")):  # nobody's choice
+            lines.append(text)
         why_not = why_not_measured(experiment.model, experiment.image_size, config.loss.layers)
         if why_not:
             lines.append(f"note: train_gradient_ratio_TERM is not written: {why_not}")

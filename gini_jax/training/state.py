@@ -79,6 +79,7 @@ class Experiment(NamedTuple):
     steps_per_epoch: int
     class_weights: Float32[np.ndarray, " K"] | None = None
     has_unlabelled: bool = False
+    automatic_batch: bool = False
 
 
 def init_state(experiment: Experiment) -> TrainState:

@@ -1,5 +1,6 @@
 """The folder of a run: which run owns it, and its metrics file."""
 
+import itertools
 import json
 import os
 import socket
@@ -128,11 +129,8 @@ def changes_of_data(workdir: Path, dataset: Dataset) -> list[str]:
                 (new["class_names"], old["class_names"]),
             )
         )
-        found.append(
-            f"  classes: {gone} were there, {more} are new"
-            if gone or more
-            else "  classes: in another order"
-        )
+        parts = [f"{gone} are gone"] * bool(gone) + [f"{more} are new"] * bool(more)
+        found.append(f"  classes: {', '.join(parts) or 'in another order'}")
     if old["image_size"] != new["image_size"]:
         found.append(f"  image size: {old['image_size']} there, {new['image_size']} now")
     for split, size in new["examples"].items():
@@ -189,8 +187,10 @@ def holds_result(workdir: Path, config: ConfigDict) -> bool:
     return is_at_end(result, config) and (workdir / "arrays.npz").exists()
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: Path, config: ConfigDict, sweep: Path | None = None) -> None:
     """Creates the workdir, or checks that it is writable and holds no run of another config.
+
+    Of a member of a sweep, `sweep` is the sweep's folder, which the error is about.
 
     A run that has no checkpoint yet, for example because its loss became NaN, may start again with
     other settings.
@@ -220,12 +220,21 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     if list(differing) == ["num_epochs"]:
         _check_extension(workdir, saved.num_epochs, config)
     elif differing:
+        another = _another(workdir, config, sweep)
         raise InputError(
             f"workdir {str(workdir)!r} holds a run with another config:\n"
             + "\n".join(differing.values())
-            + f"\nChoose another one, such as --workdir={workdir}-{config.objective}, set these "
-            "values back, or delete the folder."
+            + f"\nChoose another one, such as --workdir={another}, set these values back, "
+            "or delete the folder."
         )
+
+
+def _another(workdir: Path, config: ConfigDict, sweep: Path | None) -> str:
+    """A folder for another run or sweep."""
+    if sweep is None:
+        return f"{workdir}-{config.objective}"
+    numbered = (f"{sweep}-{i}" for i in itertools.count(2))
+    return next(name for name in numbered if not Path(name).exists())
 
 
 def differences(saved: ConfigDict, config: ConfigDict) -> dict[str, str]:
