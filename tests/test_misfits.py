@@ -82,9 +82,11 @@ def test_a_misfit_is_named_with_its_contract(path, name, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_module_that_ends_the_process_is_named():
-    with pytest.raises(InputError, match=r"misfits_that_exit' cannot be imported .SystemExit: 3"):
-        changed(dense.get_config(), {"model.name": "tests.misfits_that_exit:Network"})
+def test_a_module_that_ends_the_process_is_named(tmp_path, monkeypatch):
+    (tmp_path / "it_exits.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"'it_exits' cannot be imported .SystemExit: 3"):
+        changed(dense.get_config(), {"model.name": "it_exits:Network"})
 
 
 def test_a_plain_class_is_an_evaluation(tmp_path):

@@ -83,7 +83,7 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
                 shown = ", ".join(map(repr, rule)) if isinstance(rule, tuple) else rule
                 hint = ""
                 if parameters[name].annotation is Angle:
-                    radians = math.radians(value)
+                    radians = math.radians(typing.cast(float, value))
                     hint = f"; it is in radians, and {value} degrees are {radians:.4g}"
                 raise ValueError(
                     f"{name}={value!r} must {at} {shown}; the default is "

@@ -92,7 +92,7 @@ def main(
     check_before_data(config, devices)
     make_workdir(workdir)
     shapes = dataset_shapes(config.dataset)
-    config = with_batch(config, shapes.splits["train"].labels.shape[0])
+    config = with_batch(config, shapes.splits["train"].labels.shape[0], shapes.num_classes)
     batch = config.batch_size // len(devices)
     result: dict[str, Any] = {
         "topology": topology or f"this machine: {len(devices)} x {devices[0].platform}",

@@ -34,9 +34,9 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
-        own = (signal.SIGINT,) if jax.distributed.is_initialized() else SIGNALS
         if threading.current_thread() is not threading.main_thread():
-            own = ()  # there Python takes no signals; they are the main thread's affair
+            return self  # there Python takes no signals; they are the main thread's affair
+        own = (signal.SIGINT,) if jax.distributed.is_initialized() else SIGNALS
         for number in own:
             self._before[number] = signal.signal(number, self._note)
         return self
