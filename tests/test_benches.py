@@ -392,7 +392,7 @@ def test_one_command_gives_every_column_that_applies(swept, capsys, monkeypatch)
 
 
 def test_a_bench_that_fits_no_run_or_has_no_name_is_refused(trained_once):
-    with pytest.raises(InputError, match="fits none of the runs: it needs superclasses"):
+    with pytest.raises(InputError, match="fits none of the runs: shift: it needs superclasses"):
         bench.main(None, trained_once, benches="shift")
     with pytest.raises(InputError, match="unknown bench 'retreival'; did you mean 'retrieval'"):
         bench.main(None, trained_once, benches="retreival")

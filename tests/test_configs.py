@@ -37,7 +37,7 @@ FEW = ("cifar100_resnet18", "digits", "fashion_mnist")
 )
 def test_a_config_builds_its_training_step(name):
     """Traced, not compiled: every shape of the run is the true one."""
-    config = with_batch(importlib.import_module(f"configs.{name}").get_config(), 10_000)
+    config = with_batch(importlib.import_module(f"configs.{name}").get_config(), 10_000, 10)
     assert config.name == name
     devices = jax.devices()[:1]
     check_before_data(config, devices)
@@ -67,12 +67,19 @@ def test_a_config_builds_its_training_step(name):
 
 def test_a_batch_by_the_number_of_images_gives_twelve_steps_or_eight_images():
     config = importlib.import_module("configs.finetune").get_config()
-    chosen = {size: with_batch(config, size) for size in (1, 24, 191, 192, 767, 768, 10**6)}
+    sizes = (1, 24, 191, 192, 767, 768, 10**6)
+    chosen = {size: with_batch(config, size, num_classes=2) for size in sizes}
     assert [x.batch_size for x in chosen.values()] == [8, 8, 8, 16, 32, 64, 64]
     for x in chosen.values():  # the learning rate of an image stays
         assert x.schedule.learning_rate / x.batch_size == pytest.approx(0.01 / 64)
     config.batch_size = 24
-    assert with_batch(config, 10**6).schedule.learning_rate == 0.01
+    assert with_batch(config, 10**6, num_classes=2).schedule.learning_rate == 0.01
+
+
+def test_a_batch_by_the_number_of_images_holds_two_of_each_class_where_it_can():
+    config = importlib.import_module("configs.finetune").get_config()
+    found = [with_batch(config, n, k).batch_size for n, k in ((103, 5), (200, 30), (40, 30))]
+    assert found == [16, 64, 8]  # 40 images are fewer than two of each of 30 classes
 
 
 @pytest.mark.slow

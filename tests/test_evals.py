@@ -84,8 +84,17 @@ def test_nearest_neighbours_equal_a_loop():
     for row, label in zip(test, test_y, strict=True):
         cosine = (x @ row) / np.linalg.norm(x, axis=1) / np.linalg.norm(row)
         votes = np.bincount(y[np.argsort(-cosine)[:20]], minlength=3)
-        hits.append(votes.argmax() == label)
+        winners = np.flatnonzero(votes == votes.max())
+        hits.append((label in winners) / len(winners))
     assert knn_accuracy(x, y, test, test_y) == pytest.approx(np.mean(hits))
+
+
+def test_equally_near_examples_share_the_votes_that_are_left():
+    """Four equal training examples and two neighbours: each order of them is as probable."""
+    x, y = np.ones((4, 2)), np.array([0, 0, 0, 1])
+    # Two of the four: 0 wins in 3 of 6 draws, and 3 are tied. Shared votes: 1.5 of 2 for class 0.
+    assert knn_accuracy(x, y, np.ones((1, 2)), np.array([0]), neighbours=2) == 1.0
+    assert knn_accuracy(np.ones((2, 2)), np.array([0, 1]), x, y, neighbours=2) == 0.5
 
 
 def test_the_scatter_ratio_equals_traces_of_the_scatter_matrices():

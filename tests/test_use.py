@@ -71,11 +71,12 @@ def test_a_folder_of_class_folders_is_a_data_set(run):
     assert result["test_accuracy"] > 0.9
 
 
-def test_class_folders_alone_are_split_class_by_class(tmp_path):
+def test_class_folders_alone_are_split_class_by_class(tmp_path, capsys):
     write_images(tmp_path / "images", 20, np.random.default_rng(1))
     config = folder_config(tmp_path / "images").dataset
-    with pytest.raises(InputError, match=r"no test/.*set --config\.dataset\.test_size.* 12"):
-        load_dataset(config, tmp_path / "cache")
+    splits = load_dataset(config, tmp_path / "cache").splits
+    assert np.bincount(splits["test"].labels).tolist() == [4] * 3  # a fifth
+    assert "12 of its 60 images are one; --config.dataset.test_size=N" in capsys.readouterr().out
     config.update(test_size=12, val_size=6)
     splits = load_dataset(config, tmp_path / "cache").splits
     counts = {name: np.bincount(split.labels).tolist() for name, split in splits.items()}

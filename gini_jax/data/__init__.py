@@ -92,10 +92,9 @@ def load_dataset(
     for name in sorted(needed):
         name_there = config.test_split if name == "test" else name
         there = cache.decoded(source, name_there, config.image_size, folder)
-        images, labels, of_split, digests[name] = there
-        superclass_of = _agreed(config, superclass_of, of_split)
-        _check_labels(config, labels, dataset.num_classes, name_there)
-        splits[name] = Split(images, labels)
+        superclass_of = _agreed(config, superclass_of, there.superclass_of)
+        _check_labels(config, there.labels, dataset.num_classes, name_there)
+        splits[name], digests[name] = Split(there.images, there.labels), there.digest
     if "train" in needed:
         _check_classes(config, splits["train"].labels)
     dataset = replace(dataset, splits=splits, superclass_of=superclass_of, digests=digests)

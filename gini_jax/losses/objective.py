@@ -1,6 +1,6 @@
 """The weighted composition of terms that is added to cross-entropy in training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -229,6 +229,27 @@ def term_gradients(
 def _with_params(outputs: Outputs, state: ObjectiveState, name: str) -> Outputs:
     """The outputs as a term sees them, with the parameters that it learns."""
     return outputs._replace(params=(state.params or {}).get(name))
+
+
+def gradient_squares(
+    of_ce: dict[str, jax.Array],
+    of_term: Mapping[str, TermGradients],
+    at_layers: Callable[[float, jax.Array], dict[str, jax.Array]],
+) -> dict[str, jax.Array]:
+    """Squared norms, over all layers, of the gradients of cross-entropy and of each term.
+
+    Args:
+        of_ce: cross-entropy's gradient by layer.
+        of_term: by term, its gradients with respect to the features and the logits.
+        at_layers: from cotangents of cross-entropy and of the logits to the gradient by layer.
+    """
+    squares = {"ce": squared_norm(of_ce)}
+    for name, own in of_term.items():
+        at = own.features
+        if own.logits is not None:
+            at = jax.tree.map(jnp.add, at, at_layers(0.0, own.logits))
+        squares[name] = squared_norm(at)
+    return squares
 
 
 def squared_norm(tree: Any) -> jax.Array:

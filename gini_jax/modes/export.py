@@ -132,7 +132,7 @@ def to_weights(trained: Trained, format: str) -> bytes:
     import torch
 
     file = io.BytesIO()
-    torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, file)
+    torch.save({name: torch.tensor(value) for name, value in arrays.items()}, file)
     return file.getvalue()
 
 

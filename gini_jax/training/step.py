@@ -15,8 +15,8 @@ from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices
 from gini_jax.losses.objective import (
     global_sums,
+    gradient_squares,
     shared_value,
-    squared_norm,
     term_gradients,
 )
 from gini_jax.losses.terms import Outputs, needs_of
@@ -198,13 +198,8 @@ def batch_gradients(
             _, found = pull((jnp.full_like(ce, of_ce), jnp.zeros_like(of_terms), of_logits))
             return {layer: found[layer] for layer in config.loss.layers}
 
-        squares = {"ce": squared_norm(at_layers(1.0, jnp.zeros_like(logits)))}
-        for name, own in of_term.items():
-            at = own.features
-            if own.logits is not None:
-                at = jax.tree.map(jnp.add, at, at_layers(0.0, own.logits.astype(logits.dtype)))
-            squares[name] = squared_norm(at)
-        forward = forward._replace(squares=squares)
+        of_ce = at_layers(1.0, jnp.zeros_like(logits))
+        forward = forward._replace(squares=gradient_squares(of_ce, of_term, at_layers))
     return gradients, forward
 
 
