@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gini_jax.data.augment import augmentation_of
 from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.keys import RENAMED, check_keys, unknown_setting
 from gini_jax.losses.terms import entry_of, objective_name
+from gini_jax.settings import flattened, with_tuples
 from gini_jax.table import WEIGHTS
 
 
@@ -89,6 +91,32 @@ def config_of(name: str) -> ConfigDict:
             "ConfigDict, such as default_config() with some changes"
         )
     return config
+
+
+def command_of(saved: Mapping[str, Any], objective: str, workdir: str) -> str:
+    """The command that trains a run of other terms with a run's settings.
+
+    Args:
+        saved: the run's config.json.
+        objective: of the other run.
+        workdir: of the other run.
+
+    Returns:
+        A command; of a config that is not shipped, FILE stands for it.
+    """
+    name = saved["name"] if saved["name"] in shipped_configs() else ""
+    if not name:
+        return f"python launch.py --config=FILE:{objective} --workdir={workdir}"
+    usual = flattened(with_tuples(config_of(f"{name}:{objective}").to_dict()))
+    own = flattened(with_tuples(dict(saved)))
+    left = ("objective", "loss.terms", "loss.options", "model.head")
+    changes = [
+        f"--config.{path}={value}"
+        for path, value in own.items()
+        if not path.startswith(left) and usual.get(path) != value
+    ]
+    arguments = [f"--config={name}:{objective}", f"--workdir={workdir}", *changes]
+    return shlex.join(["python", "launch.py", *arguments])
 
 
 def fitting(path: str, value: Any, default: Any) -> Any:

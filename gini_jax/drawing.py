@@ -61,7 +61,20 @@ STYLE: Any = PLAIN | {
     "svg.fonttype": "none",
     "svg.hashsalt": "gini_jax",
 }
-COLOURS = ["#4c8dd6", "#e0803a", "#3fa66b", "#b068c8", "#d9534f", "#8a8f3c", "#3aa6a6"]
+COLOURS = [
+    "#4c8dd6",
+    "#e0803a",
+    "#3fa66b",
+    "#b068c8",
+    "#d9534f",
+    "#8a8f3c",
+    "#3aa6a6",
+    "#d07ab0",
+    "#6a6fd8",
+    "#a8743f",
+    "#79b23a",
+    "#8a939e",
+]
 
 
 def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) -> str:

@@ -25,7 +25,7 @@ class TwoLayers(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, example_index=None):
         """Logits and features by layer."""
-        hidden = nn.relu(nn.Dense(self.width)(images.reshape(len(images), -1)))
+        hidden = nn.relu(nn.Dense(self.width)(images.reshape(images.shape[0], -1)))
         hidden = self.perturb("hidden", hidden)
         logits = Classifier(self.num_classes)(hidden, train=train, example_index=example_index)
         return logits, {"hidden": hidden, "pooled": hidden}

@@ -304,7 +304,7 @@ def test_a_backbone_without_its_head_starts_the_head_anew(capsys):
     weights = as_torch(variables, "resnet18")
     backbone = {k: v for k, v in weights.items() if not k.startswith("fc.")}
     ours = from_torch("resnet18", backbone, num_classes=5)
-    assert "no head in the weights" in capsys.readouterr().out
+    assert "the weights have no head, and the network" in capsys.readouterr().out
     assert ours["params"]["head"]["dense"]["kernel"].shape == (64, 5)
 
 

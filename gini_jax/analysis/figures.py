@@ -1,11 +1,14 @@
 """The pictures of a report, as strings for a page; readable on light and dark backgrounds."""
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from gini_jax.analysis.pictures import other_terms
 from gini_jax.analysis.runs import Run
@@ -39,13 +42,15 @@ def curves(groups: dict[str, list[Run]]) -> Figure:
         ("KL of the features' distribution", None, "val_kl"),
         *((f"Term {name}, in training batches", f"train_{name}", None) for name in terms),
     ]
+    known = {key for runs in groups.values() for run in runs for line in run.lines for key in line}
+    panels = [panel for panel in panels if known & {*panel[1:]}]
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(10, 3.1 * rows), layout="constrained")
-    axes = figure.subplots(rows, 2, sharex=True)
+    figure = Figure(figsize=(10, 3.1 * rows + 0.2 * -(-len(groups) // 4)), layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, training, validation) in zip(axes.flat, panels, strict=False):
-        for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
+        for colour, (name, runs) in zip(cycle(COLOURS), groups.items(), strict=False):
             validated = any(validation in line for run in runs for line in run.lines)
             for key, style in ((training, ":"), (validation, "-")):
                 label = name if (style == "-") == validated else None
@@ -53,10 +58,17 @@ def curves(groups: dict[str, list[Run]]) -> Figure:
         _mark(axis, groups)
         axis.set_title(title)
         axis.grid()
-    figure.axes[0].legend(fontsize=8)
-    for axis in axes[-1]:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch")
+    _legend_below(figure, figure.axes[0])
     return figure
+
+
+def _legend_below(figure: Figure, axis: Any) -> None:
+    """The legend of an axis under all of them, where it covers no line."""
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
 
 
 def _band(
@@ -74,7 +86,7 @@ def _band(
 
 def _mark(axis: Any, groups: dict[str, list[Run]]) -> None:
     """Where the terms start, and the epochs that were tested."""
-    for colour, runs in zip(COLOURS, groups.values(), strict=False):
+    for colour, runs in zip(cycle(COLOURS), groups.values(), strict=False):
         for run in runs:
             axis.axvline(run.result["best_epoch"], color=colour, lw=0.6, alpha=0.5, ymax=0.04)
         start = runs[0].config["loss"]["start_epoch"]
@@ -84,7 +96,7 @@ def _mark(axis: Any, groups: dict[str, list[Run]]) -> None:
 
 def impurity(groups: dict[str, list[Run]]) -> Figure:
     """Histogram of the features' impurity on the test split, all seeds together."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.6 + 0.2 * -(-len(groups) // 4)), layout="constrained")
     axis = figure.subplots()
     classes = {run.num_classes for runs in groups.values() for run in runs}
     values = {
@@ -92,7 +104,7 @@ def impurity(groups: dict[str, list[Run]]) -> Figure:
         for name, runs in groups.items()
     }
     bins = np.linspace(min(0.95, *(v.min() for v in values.values())), 1.0, 41)
-    for colour, (name, v) in zip(COLOURS, values.items(), strict=False):
+    for colour, (name, v) in zip(cycle(COLOURS), values.items(), strict=False):
         label = f"{name}, mean {v.mean():.3f}"
         weights = np.full(len(v), 1 / len(v))
         axis.hist(
@@ -103,15 +115,13 @@ def impurity(groups: dict[str, list[Run]]) -> Figure:
         axis.text(flat, axis.get_ylim()[1], "1 - 1/K ", ha="right", va="top", fontsize=8)
     axis.set_xlabel("Gini impurity (0: the feature fires for one class)")
     axis.set_ylabel("share of the features")
-    axis.legend(fontsize=8, loc="upper left")
+    _legend_below(figure, axis)
     return figure
 
 
 def profiles(groups: dict[str, list[Run]]) -> Figure:
     """Class-by-feature heat maps; features sorted by their main class."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    classes = {runs[0].num_classes for runs in groups.values()}
-    axes = figure.subplots(1, len(groups), sharey=len(classes) == 1, squeeze=False)[0]
+    figure, axes = _one_each(groups, height=3.6)
     largest = max(runs[0].arrays[f"profile/{runs[0].layer}"].max() for runs in groups.values())
     for axis, (name, runs) in zip(axes, groups.items(), strict=True):
         profile = runs[0].arrays[f"profile/{runs[0].layer}"]
@@ -124,22 +134,25 @@ def profiles(groups: dict[str, list[Run]]) -> Figure:
             cmap="viridis",
             interpolation="none",
         )
-        axis.set_title(f"{name}, seed {runs[0].result['seed']}")
+        axis.set_title(f"{name}, seed {runs[0].result['seed']}", fontsize=8)
         axis.set_xlabel("feature, sorted")
-    axes[0].set_ylabel("class")
+        if runs[0].num_classes <= 20:
+            axis.set_yticks(range(runs[0].num_classes), runs[0].class_names, fontsize=7)
+        else:
+            axis.set_ylabel("class")
     figure.colorbar(image, ax=axes, label="share in the profile")
     return figure
 
 
 def distribution(groups: dict[str, list[Run]]) -> Figure:
     """The features' distribution over the classes, beside the classes' own."""
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 3.4 + 0.2 * -(-len(groups) // 4)), layout="constrained")
     axis = figure.subplots()
     first = max((runs[0] for runs in groups.values()), key=lambda run: run.num_classes)
     classes = np.arange(first.num_classes)
     own = first.arrays["confusion"].sum(axis=1) / first.arrays["confusion"].sum()
     axis.bar(classes, own, color="#7d8590", alpha=0.35, label="test split", width=0.9)
-    for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
+    for colour, (name, runs) in zip(cycle(COLOURS), groups.items(), strict=False):
         by_class = runs[0].arrays[f"profile/{runs[0].layer}"].sum(axis=0)
         share = by_class / max(by_class.sum(), 1e-30)
         axis.plot(classes[: len(share)], share, ".-", color=colour, label=name, lw=0.9, ms=4)
@@ -148,24 +161,29 @@ def distribution(groups: dict[str, list[Run]]) -> Figure:
     else:
         axis.set_xlabel("class")
     axis.set_ylabel("share")
-    axis.legend(fontsize=8, ncols=4)
+    _legend_below(figure, axis)
     return figure
 
 
 def embedding(groups: dict[str, list[Run]]) -> Figure:
     """PCA and t-SNE of the pooled test features, coloured by class or superclass."""
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    axes = figure.subplots(2, len(groups), squeeze=False)
-    for column, (name, runs) in enumerate(groups.items()):
-        run = runs[0]
+    columns = min(len(groups), 4)
+    rows = 2 * -(-len(groups) // columns)
+    figure = Figure(figsize=(10, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for number, (name, runs) in enumerate(groups.items()):
+        run, (row, column) = runs[0], divmod(number, columns)
         x = run.arrays["pooled"].astype(np.float64)[:500]
         labels = run.groups[run.arrays["pooled_labels"][:500]]
         components = principal_components(x)
         for axis, title, place in (
-            (axes[0, column], "PCA", lambda points: points[:, :2]),
-            (axes[1, column], "t-SNE", tsne),
+            (axes[2 * row, column], "PCA", lambda points: points[:, :2]),
+            (axes[2 * row + 1, column], "t-SNE", tsne),
         ):
-            axis.set_title(f"{name}: {title}")
+            axis.set_visible(True)
+            axis.set_title(f"{name}: {title}", fontsize=8)
             axis.set_xticks([])
             axis.set_yticks([])
             try:
@@ -174,8 +192,31 @@ def embedding(groups: dict[str, list[Run]]) -> Figure:
                 axis.text(0.5, 0.5, f"left out: {error}", ha="center", va="center", wrap=True)
                 continue
             colours = "tab10" if labels.max() < 10 else "tab20" if labels.max() < 20 else "hsv"
-            axis.scatter(*points.T, c=labels, cmap=colours, s=5, lw=0)
+            dots = axis.scatter(*points.T, c=labels, cmap=colours, s=14, lw=0)
+    _legend_of_classes(figure, next(iter(groups.values()))[0], dots)
     return figure
+
+
+def _legend_of_classes(figure: Figure, run: Run, dots: Any) -> None:
+    """The classes, or superclasses, by colour, where there are few."""
+    names = list(run.about["superclass_names"] or run.class_names)
+    if len(names) > 20:
+        return
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=5, color=dots.to_rgba(k)) for k in range(len(names))
+    ]
+    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=8)
+
+
+def _one_each(groups: dict[str, list[Run]], height: float) -> tuple[Figure, list[Any]]:
+    """A figure with a panel for each group, four in a row at most."""
+    columns = min(len(groups), 4)
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(10, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[len(groups) :]:
+        axis.set_visible(False)
+    return figure, axes[: len(groups)]
 
 
 def principal_components(x: Float[np.ndarray, "N C"], most: int = 30) -> Float[np.ndarray, "N D"]:
@@ -247,7 +288,7 @@ def selection(groups: dict[str, list[Run]]) -> Figure:
     """Accuracy with the purest features alone, and with random subsets of the same size."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axis = figure.subplots()
-    for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
+    for colour, (name, runs) in zip(cycle(COLOURS), groups.items(), strict=False):
         sizes = runs[0].arrays["selection/sizes"]
         for key, style, label in (("purest", "-", name), ("random", ":", None)):
             values = np.array([run.arrays[f"selection/{key}"] for run in runs])
@@ -257,5 +298,5 @@ def selection(groups: dict[str, list[Run]]) -> Figure:
     axis.set_xlabel("features kept")
     axis.set_ylabel("test accuracy of a ridge classifier")
     axis.grid()
-    axis.legend(fontsize=8)
+    _legend_below(figure, axis)
     return figure

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gini_jax.analysis.runs import epochs_of
 from gini_jax.drawing import plain_numbers
@@ -36,10 +37,12 @@ def draw_curves(workdir: Path, png: Path) -> None:
     if ratios := sorted({key for line in lines for key in line if key.startswith(RATIO)}):
         panels["Gradient of a term / of cross-entropy"] = ratios
         panels["Share of features that never fire"] = ["val_dead"]
+    known_keys = {key for line in lines for key in line if line[key] is not None}
+    panels = {title: names for title, names in panels.items() if known_keys & {*names}}
     columns = -(-len(panels) // 2)
     figure = Figure(figsize=(5 * columns, 6.5), layout="constrained")
     figure.suptitle(f"{config['name']}:{config['objective']}, seed {config['seed']}")
-    axes = figure.subplots(2, columns, sharex=True)
+    axes = figure.subplots(2, columns, sharex=True, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, names) in zip(axes.flat, panels.items(), strict=False):
@@ -49,8 +52,9 @@ def draw_curves(workdir: Path, png: Path) -> None:
                 label = "training batches" if name.startswith("train") else "validation split"
                 if name.startswith(RATIO):
                     label = name.removeprefix(RATIO)
-                    axis.set_yscale("log")
-                    plain_numbers(axis.yaxis)
+                    if any(value > 0 for _, value in known):
+                        axis.set_yscale("log")
+                        plain_numbers(axis.yaxis)
                 marker = "." if len(known) < 10 else None
                 axis.plot(*zip(*known, strict=True), label=label, marker=marker)
         start = config["loss"]["start_epoch"]
@@ -60,6 +64,7 @@ def draw_curves(workdir: Path, png: Path) -> None:
             axis.set_ylim(0, max(0.05, *axis.get_ylim()))
         axis.set_title(title)
         axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axis.lines:
             axis.legend()
     for axis in axes[1]:

@@ -1,5 +1,6 @@
 """A report of a run or a sweep: one self-contained page."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from gini_jax.analysis import figures
 from gini_jax.analysis.bench_pictures import drawings
+from gini_jax.analysis.names import short_names, title_of
 from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
@@ -22,11 +24,12 @@ from gini_jax.analysis.statistics import (
     over_common_seeds,
 )
 from gini_jax.benches import benches_of
+from gini_jax.config_files import command_of
 from gini_jax.drawing import drawn
 from gini_jax.errors import first_line
 from gini_jax.storage import write
 
-MOST_GROUPS = 7  # that pictures show side by side
+MOST_GROUPS = 12  # that pictures show
 
 
 class Section(NamedTuple):
@@ -65,22 +68,44 @@ def write_report(workdir: Path, *others: Path) -> Path:
 
 def page_of(groups: dict[str, list[Run]]) -> str:
     """The page about runs, by group."""
-    first = next(iter(groups.values()))[0]
-    shown = dict(list(groups.items())[:MOST_GROUPS])
+    runs = [run for own in groups.values() for run in own]
+    names, seeds = short_names(list(groups)), {run.result["seed"] for run in runs}
+    baselines = {
+        names.short[base]: [names.short[name] for name in compared]
+        for base, compared in by_baseline(groups).items()
+    }
+    named = {
+        names.short[group]: [dataclasses.replace(run, group=names.short[group]) for run in own]
+        for group, own in groups.items()
+    }
+    shown = dict(list(named.items())[:MOST_GROUPS])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
     return environment.get_template("report.html").render(
-        title=f"{first.result['config_name']}: {', '.join(groups)}",
-        facts=_facts(groups),
-        findings=_findings(groups),
-        sections=[
-            *_tables(groups),
-            *_sensitivity(groups),
-            *_pictures(shown),
-            *_benches(shown),
-        ],
-        left_out=list(groups)[MOST_GROUPS:],
+        title=title_of(runs[0].result["config_name"], list(groups), len(seeds)),
+        legend=names.legend,
+        findings=_findings(named, baselines),
+        command=_against_cross_entropy(runs),
+        results=[*_tables(named, baselines)],
+        facts=_facts(named),
+        sections=[*_sensitivity(groups), *_pictures(shown), *_benches(shown)],
+        left_out=list(named)[MOST_GROUPS:],
+        shown_count=MOST_GROUPS,
+    )
+
+
+def _against_cross_entropy(runs: list[Run]) -> str:
+    """The commands that set a single run against cross-entropy alone; "" where they are no use."""
+    run = runs[0]
+    if len(runs) > 1 or not run.config["loss"]["terms"]:
+        return ""
+    other = f"{run.folder}-ce"
+    return "\n".join(
+        [
+            command_of(run.config, "ce", other),
+            f"python launch.py --mode=report --workdir={run.folder},{other}",
+        ]
     )
 
 
@@ -116,12 +141,7 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
                 )
             ),
         ),
-        (
-            "Objectives",
-            "; ".join(
-                f"{name} ({len(runs)} run{'s' * (len(runs) > 1)})" for name, runs in groups.items()
-            ),
-        ),
+        ("Runs", f"{len(runs)}, in {len(groups)} group{'s' * (len(groups) > 1)}"),
         ("Seeds", ", ".join(map(str, seeds))),
         (
             "Hardware",
@@ -129,7 +149,7 @@ def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
             + f"; {seconds:,.0f} s of training per run on average",
         ),
         ("Tested", of_all(_tested) + ", on the whole test split"),
-        *([("Besides objective and seed, they differ in", "; ".join(varied))] if varied else []),
+        *([("They differ in", "; ".join(varied))] if varied else []),
     ]
 
 
@@ -146,10 +166,9 @@ def _tested(run: Run) -> str:
     return "the checkpoint best by validation accuracy" if by_val else "the last checkpoint"
 
 
-def _findings(groups: dict[str, list[Run]]) -> list[str]:
+def _findings(groups: dict[str, list[Run]], compared: dict[str, list[str]]) -> list[str]:
     """What the tables say, in sentences made from their numbers."""
     frame = table_of(groups)
-    compared = by_baseline(groups)
     told = {name for names in compared.values() for name in names}
     alone = [_reached(name, runs) for name, runs in groups.items() if name not in told]
     against = [
@@ -203,41 +222,45 @@ def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
         )
 
 
-def _tables(groups: dict[str, list[Run]]) -> list[Section]:
-    """One table over all metrics, and the paired comparison of accuracy."""
+def _tables(groups: dict[str, list[Run]], compared: dict[str, list[str]]) -> Iterator[Section]:
+    """One table over all metrics, a row for each group, and the paired comparison of accuracy."""
     frame = table_of(groups)
     titles = {k: t for k, (t, _) in METRICS.items() if k in frame and frame[k].notna().any()}
-    head = ["", *groups]
-    rows = [head]
     common = over_common_seeds(frame)
     means, spreads = (common.groupby("group")[list(titles)].agg(f) for f in ("mean", "std"))
-    for metric, title in titles.items():
+    rows = [["", *titles.values()]]
+    for name in groups:
         cells = []
-        for name in groups:
+        for metric in titles:
             mean, sd = number(means.loc[name, metric]), spreads.loc[name, metric]
             cells.append(mean if np.isnan(sd) else f"{mean} ± {number(sd)}")
-        rows.append([title, *cells])
-    seeds = "the seeds" if len(common) == len(frame) else "the seeds that all columns have"
-    sections = [Section("Results", f"Mean ± standard deviation over {seeds}.", table=rows)]
-    for base, names in by_baseline(groups).items():
+        rows.append([name, *cells])
+    seeds = "the seeds" if len(common) == len(frame) else "the seeds that all rows have"
+    several = len(frame) > len(groups)
+    text = f"Mean ± standard deviation over {seeds}. " if several else ""
+    text += "A click on a heading sorts." if len(groups) > 1 else ""
+    yield Section("Results", text or "On the test split.", table=rows)
+    rows = [["", "against", "difference", "95 % interval (t)", "p (t), Holm", "better in"]]
+    for base, names in compared.items():
         table = compare(frame[frame["group"].isin(names)], "test_accuracy", base)
-        rows = [["", f"difference to {base}", "95 % interval (t)", "p (t), Holm", "better in"]]
         for name in table.index.drop(base):
             row = table.loc[name]
-            better = f"{int(row['better'])} of {int(row['pairs'])}"
-            change = number(row["difference"], sign=True)
             rows.append(
                 [
                     str(name),
-                    change,
+                    base,
+                    number(row["difference"], sign=True),
                     interval(row["t_low"], row["t_high"]),
                     number(row["holm_t"], 3),
-                    better,
+                    f"{int(row['better'])} of {int(row['pairs'])}",
                 ]
             )
-        text = "Test accuracy, paired by seed. For all metrics see sweep.md next to this page."
-        sections.append(Section("Against cross-entropy alone", text, table=rows))
-    return sections
+    if len(rows) > 1:
+        text = (
+            "Test accuracy, paired by seed; Holm's correction is over the rows of one baseline. "
+            "For all metrics see sweep.md next to this page."
+        )
+        yield Section("Against cross-entropy", text, table=rows)
 
 
 def _sensitivity(groups: dict[str, list[Run]]) -> list[Section]:
@@ -249,7 +272,7 @@ def _sensitivity(groups: dict[str, list[Run]]) -> list[Section]:
         "Mean and standard deviation of test accuracy over the seeds. A line joins runs that "
         "differ in one setting only; the dashed line and its band are cross-entropy alone."
     )
-    return [_picture("Settings", text, sensitivity, table)]
+    return [_picture("Accuracy by setting", text, sensitivity, table)]
 
 
 def _picture(
@@ -268,10 +291,7 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
     sections = [
         _picture(
             "Training",
-            "Solid: validation split; dotted: training batches; bands from the lowest to the "
-            "highest seed. Dashed: the epoch from which the terms act; short ticks: the tested "
-            "epochs. Impurity and KL are those of the whole validation split. In single batches "
-            "they differ, because a batch holds few examples per class.",
+            _of_curves(groups),
             figures.curves,
             groups,
         ),
@@ -319,6 +339,21 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
             )
         )
     return sections
+
+
+def _of_curves(groups: dict[str, list[Run]]) -> str:
+    """What the curves show, in words."""
+    runs = [run for own in groups.values() for run in own]
+    bands = "; bands from the lowest to the highest seed" if len(runs) > len(groups) else ""
+    text = f"Solid: validation split; dotted: training batches{bands}. "
+    if not any("val_loss" in line for run in runs for line in run.lines):
+        text = f"Dotted: training batches{bands}; there is no validation split. "
+    elif any("val_gini" in line for run in runs for line in run.lines):
+        text += (
+            "Impurity and KL are those of the whole validation split. In single batches they "
+            "differ, because a batch holds few examples per class. "
+        )
+    return text + "Dashed: the epoch from which the terms act; short ticks: the tested epochs."
 
 
 def _fired(name: str, run: Run) -> Section:

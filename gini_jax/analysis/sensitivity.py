@@ -107,10 +107,9 @@ def _panel(axis: Any, setting: str, lines: dict[str, pd.DataFrame], metric: str)
         by_value = runs.groupby(setting)[metric].agg(["mean", "std"])
         by_value = by_value.loc[[value for value in values if value in by_value.index]]
         x, spread = [places[value] for value in by_value.index], by_value["std"].fillna(0)
-        line = axis.errorbar(x, by_value["mean"], spread, fmt="o-", ms=4, lw=1.2, capsize=3)
+        colour, style = COLOURS[number % len(COLOURS)], {"fmt": "o-", "ms": 4, "lw": 1.2}
+        line = axis.errorbar(x, by_value["mean"], spread, color=colour, capsize=3, **style)
         line[0].set_linestyle(("-", "--", ":", "-.")[number // len(COLOURS) % 4])
-        for artist in line.get_children():
-            artist.set_color(COLOURS[number % len(COLOURS)])
         line.set_label(label)
     if numeric and min(values) > 0 and max(values) >= 8 * min(values):
         axis.set_xscale("log")

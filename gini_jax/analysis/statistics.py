@@ -1,6 +1,5 @@
 """Paired comparisons of objectives over seeds, by pandas, scipy and statsmodels."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import pandas as pd
 import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
+from gini_jax.analysis.names import parts_of
 from gini_jax.errors import InputError
 from gini_jax.evals import TITLES
 
@@ -34,12 +34,12 @@ def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[
         >>> by_baseline(["ce-batch_size=64", "kl-batch_size=64", "kl-batch_size=128"])
         {'ce-batch_size=64': ['ce-batch_size=64', 'kl-batch_size=64']}
     """
-    settings = {group: re.split(r"-(?=[a-z_][\w.]*=)", group) for group in groups}
-    found = {group: [group] for group, (name, *_) in settings.items() if name == objective}
-    for group, (name, *own) in settings.items():
-        fitting = [base for base in found if set(settings[base][1:]) <= set(own)]
+    parts = {group: parts_of(group) for group in groups}
+    found = {group: [group] for group, (name, _) in parts.items() if name == objective}
+    for group, (name, own) in parts.items():
+        fitting = [base for base in found if parts[base][1].items() <= own.items()]
         if name != objective and fitting:
-            found[max(fitting, key=lambda base: len(settings[base]))].append(group)
+            found[max(fitting, key=lambda base: len(parts[base][1]))].append(group)
     return {base: names for base, names in found.items() if len(names) > 1}
 
 

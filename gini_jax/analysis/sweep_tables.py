@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from gini_jax.analysis.statistics import by_baseline, comparisons
+from gini_jax.analysis.names import short_names
+from gini_jax.analysis.statistics import by_baseline, compare, comparisons, interval, number
 from gini_jax.storage import csv_text, json_text, write
 from gini_jax.training.members import Member
 
@@ -62,13 +63,44 @@ def sweep_markdown(table: pd.DataFrame) -> str:
     first = table.iloc[0]
     baselines = by_baseline(groups := list(dict.fromkeys(table["group"]))) or groups[:1]
     return (
-        f"# {first['config_name']}: {len(table)} runs\n\n"
+        f"# {first['config_name']}: {len(table)} runs\n\n{summary(table)}\n\n"
         f"On {first['device']}, jax {first['jax_version']}, {first['epochs']} epochs. Differences "
         f"from `{'`, `'.join(baselines)}` are paired by seed. Holm's correction is over the "
         "objectives of each table. With one seed there is no p-value, with equal differences an "
         "interval of width 0 and no p-value; Wilcoxon's starts at 6 seeds. A small p of TOST says "
         "that two objectives are equivalent within the margin.\n\n" + comparisons(table)
     )
+
+
+def summary(table: pd.DataFrame, most: int = 9) -> str:
+    """The accuracy of each group in a line, the best first, and what it differs by.
+
+    Args:
+        table: what sweep.csv holds.
+        most: lines; what is left is counted in one more.
+    """
+    groups = list(dict.fromkeys(table["group"]))
+    names, baselines = short_names(groups), by_baseline(groups)
+    base_of = {name: base for base, own in baselines.items() for name in own if name != base}
+    means = table.groupby("group", sort=False)["test_accuracy"].agg(["mean", "std", "size"])
+    lines = []
+    for group, row in means.sort_values("mean", ascending=False, kind="stable").iterrows():
+        spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.4f} over {row['size']:.0f} seeds"
+        line = f"- **{names.short[group]}**: test accuracy {row['mean']:.4f}{spread}"
+        if base := base_of.get(group):
+            found = compare(table[table["group"].isin((base, group))], "test_accuracy", base)
+            of = found.loc[group]
+            line += f"; {number(of['difference'], sign=True)} against {names.short[base]}"
+            if not pd.isna(of["t_low"]):
+                line += f", 95 % interval {interval(of['t_low'], of['t_high'])}"
+        lines.append(f"{line}.")
+    if len(lines) > most:
+        lines[most:] = [f"- {len(lines) - most} more groups stand in the tables below."]
+    if names.legend:
+        lines.append(
+            f"\nA name is {names.legend}. Intervals here are not corrected for their number."
+        )
+    return "\n".join(lines)
 
 
 def search_markdown(table: pd.DataFrame) -> str:

@@ -137,8 +137,9 @@ def _filled(
     for path, like in flatten_dict(jax.eval_shape(init), sep="/").items():
         value = _to_our_layout(weights[names[path]], path) if names[path] in weights else None
         if "/head/" in path and (value is None or value.shape != like.shape):
-            was = "no head" if value is None else f"{value.shape[-1]} classes"
-            print(f"{path}: {was} in the weights, {classes} classes here; stays as initialised")
+            if initial is None:
+                was = "no head" if value is None else f"{value.shape[-1]} classes"
+                print(f"the weights have {was}, and the network {classes} classes: its head is new")
             initial = flatten_dict(init(), sep="/") if initial is None else initial
             value = initial[path]
         elif value is None or value.shape != like.shape:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.data.augment import standardize, statistics
 from gini_jax.data.images import stored_size
-from gini_jax.errors import InputError, unknown_name
+from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.models import to_torch
 from gini_jax.models.registry import network_of
 from gini_jax.storage import write
@@ -107,6 +107,9 @@ def to_stablehlo(trained: Trained) -> bytes:
     """The network as a portable program, from images `[N, H, W, 3]` in `[0, 1]` to logits.
 
     The batch size is symbolic; `jax.export.deserialize(data).call(images)` runs it.
+
+    Raises:
+        InputError: the network cannot do without the number of images.
     """
 
     @jax.jit
@@ -117,8 +120,15 @@ def to_stablehlo(trained: Trained) -> bytes:
     (batch,) = jax.export.symbolic_shape("batch")
     size = trained.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    with tracing_for("cpu"):  # so that the program is the same on whatever machine it is made
-        program = jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images)
+    try:
+        with tracing_for("cpu"):  # so that the program is the same on whatever machine it is made
+            program = jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images)
+    except TypeError as error:
+        raise InputError(
+            f"--format=stablehlo: model.name={trained.config.model.name!r} asks for the number of "
+            f"images as a Python integer, while the program is for any number "
+            f"({first_line(error)}); in its module write images.shape[0] instead of len(images)"
+        ) from error
     return bytes(program.serialize())
 
 

@@ -154,9 +154,10 @@ def decoders(files: int) -> Executor:
 
 def _row(path: str, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     order = probabilities.argsort()[::-1][:5]
+    top5 = [[names[k], round(float(probabilities[k]), 6)] for k in order]
     return {
         "image": printable(path),
         "class": names[order[0]],
-        "probability": round(float(probabilities[order[0]]), 6),
-        "top5": json.dumps([[names[k], round(float(probabilities[k]), 6)] for k in order]),
+        "probability": top5[0][1],
+        "top5": json.dumps(top5, ensure_ascii=False),
     }

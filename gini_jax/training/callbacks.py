@@ -203,9 +203,11 @@ class ProgressBar(Callback):
             return
         seconds = time.monotonic() - self._start
         left = seconds / max(line["epoch"] - self._first, 1) * (self._epochs - line["epoch"])
+        terms = run.experiment.objective.weights and run.experiment.config.loss.start_epoch
+        jump = "  (the terms act from here on)" if terms == line["epoch"] > 1 else ""
         print(
             f"epoch {line['epoch']}/{self._epochs}  loss {line['train_loss']:.4f}  accuracy "
-            f"{line['train_accuracy']:.4f}{self._val}  {left / 60:.1f} min left",
+            f"{line['train_accuracy']:.4f}{self._val}  {left / 60:.1f} min left{jump}",
             file=sys.stderr,
             flush=True,
         )

@@ -1,5 +1,7 @@
 """The state before the first step: initial values, PyTorch weights, or another run's weights."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ def start_state(experiment: Experiment) -> TrainState:
     state = init_state(experiment)
     if not experiment.config.model.init:
         return state
-    weights = _given_weights(experiment, jax.device_get(state.variables))
+    with contextlib.redirect_stdout(io.StringIO()):  # `check_weights` has said what there is to say
+        weights = _given_weights(experiment, jax.device_get(state.variables))
     changed = state.replace(**weights)  # type: ignore[attr-defined]
     return changed if state.average is None else changed.replace(average=changed.variables)
 
