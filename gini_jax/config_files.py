@@ -28,9 +28,7 @@ from gini_jax.table import WEIGHTS
 
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the package, by name."""
-    package = Path(__file__).resolve().parent
-    inside = package / "configs"  # in a wheel
-    folder = inside if inside.is_dir() else package.parent / "configs"
+    folder = Path(__file__).parent / "configs"  # in a clone a link to the folder beside the package
     return {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
 
 
