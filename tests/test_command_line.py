@@ -1,9 +1,15 @@
 """How settings are read: the command line's forms, names of parts, odd values, varied settings."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import gini_jax
 from gini_jax import cli
 from gini_jax.checks import check_config
 from gini_jax.config import default_config
@@ -11,9 +17,11 @@ from gini_jax.config_files import changed, config_of, written
 from gini_jax.errors import InputError
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.members import member_command, members_of, seeds_of
+from gini_jax.training.search import range_of
 from gini_jax.training.workdir import config_json
 from gini_jax.training.workdir import config_of as config_of_run
 from tests import tiny
+from tests.conftest import ROOT
 from tests.program import Program
 
 
@@ -153,3 +161,92 @@ def test_seeds_of_a_sweep_are_in_rising_order_and_named_once():
         seeds_of("5-3")
     with pytest.raises(InputError, match="names a seed twice"):
         seeds_of("1,2,1")
+
+
+def python(*arguments, cwd=ROOT):
+    """A process of its own, without the libraries that a script of a user may lack."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+def test_ctrl_c_ends_in_one_line(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["launch.py"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error():
+    line = [sys.executable, "launch.py", "--mode=sweep", "--dry_run", "--seeds=0-99"]
+    with subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline().startswith(b"python launch.py")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+LACKING = "import sys; sys.modules['ml_collections'] = None; sys.argv[1:] = ['--help']; "
+
+
+@pytest.mark.parametrize(
+    "code", ["import gini_jax.__main__ as m; m.main()", "import gini_jax; gini_jax.load"]
+)
+def test_without_the_training_code_bases_requirements_one_error_says_what_to_install(code):
+    done = python("-c", LACKING + code)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert "the module ml_collections is not installed" in said
+    assert 'pip install "gini_jax[train]"' in said
+
+
+def test_a_script_beside_a_clone_finds_the_installed_package(tmp_path):
+    """The clone's folder, of the package's name, is no package: what is installed goes first."""
+    if not any(Path(x).resolve() == ROOT for x in site_paths()):
+        pytest.skip("needs an editable install of the package, as README's test command makes it")
+    (tmp_path / "gini_jax").mkdir()
+    (tmp_path / "script.py").write_text("import gini_jax\nprint(gini_jax.__version__)\n")
+    done = python("script.py", cwd=tmp_path)
+    assert done.stdout == f"{gini_jax.__version__}\n", done.stderr
+
+
+def site_paths():
+    """What an editable install has added to Python's path."""
+    folders = [Path(x) for x in sys.path if x.endswith("site-packages")]
+    return [x.read_text().strip() for folder in folders for x in folder.glob("*gini_jax*.pth")]
+
+
+def test_members_that_change_many_settings_have_names_that_fit():
+    vary = [f"{path}=0.1,0.2" for path in ("optimizer.momentum", "optimizer.clip_norm")]
+    vary += [f"augment.{x}=0.11111111,0.2222222" for x in ("mixup", "cutmix", "resized_crop")]
+    vary += ["loss.label_smoothing=0.1,0.2", "optimizer.ema_decay=0.5,0.6"]
+    vary += ["loss.ce_weight=0.123456789,1", "dataset.label_noise=0.1,0.2"]
+    members = members_of(tiny.get_config("ce"), ["ce"], [0], vary)
+    names = [member.name for member in members]
+    assert len(set(names)) == 2 ** len(vary)
+    assert max(len(name.encode()) for name in names) <= 200
+
+
+def test_a_varied_setting_needs_values():
+    with pytest.raises(InputError, match="--vary=batch_size= gives no value; give some, as in"):
+        members_of(tiny.get_config("ce"), ["ce"], [0], ["batch_size="])
+
+
+def test_whole_numbers_are_drawn_alike_from_a_range():
+    text, counts = range_of("uniform(1,3)", 1), np.zeros(4)
+    for u in np.linspace(0, 1, 3000, endpoint=False):
+        counts[text.at(u)] += 1
+    np.testing.assert_allclose(counts[1:], 1000, atol=1)
+    logs = range_of("log(1,4)", 1)
+    drawn = [logs.at(u) for u in np.linspace(0, 1, 3000, endpoint=False)]
+    shares = np.diff(np.log([0.5, 1.5, 2.5, 3.5, 4.5])) / np.log(9)
+    np.testing.assert_allclose(np.bincount(drawn)[1:] / 3000, shares, atol=2e-3)
+    with pytest.raises(InputError, match="give whole bounds"):
+        range_of("uniform(0.5,3)", 1)
