@@ -1,5 +1,6 @@
 """The terms' gradient ratios at their layers, weights that hold them, and their ramp."""
 
+import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -11,18 +12,22 @@ import optax
 import pytest
 
 from gini_jax.config import set_model
+from gini_jax.config_files import changed
 from gini_jax.data import load_dataset
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
-from gini_jax.errors import InputError
-from gini_jax.losses import gini_loss, kl_loss
+from gini_jax.errors import InputError, RunError
+from gini_jax.losses import cosface_loss, gini_loss, kl_loss
 from gini_jax.losses.balance import GradientNorms
 from gini_jax.models import create_model
+from gini_jax.models.layers import Classifier, perturbed
+from gini_jax.modes.train import main as train_main
+from gini_jax.settings import setting
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.progress import examples_per_class, start_text
 from gini_jax.training.state import layers_before_logits, why_not_measured
 from gini_jax.training.step import augmented_batch
-from tests import tiny
+from tests import dense, tiny
 from tests.runs import set_up
 
 
@@ -84,6 +89,81 @@ def test_ratios_equal_a_direct_computation_by_grad(devices, start_epoch):
     for name, norm in norms.terms.items():
         expected = config.loss.terms[name] * norm / norms.ce
         np.testing.assert_allclose(metrics[f"gradient_ratio_{name}"][0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_ratio_of_a_term_of_logits_is_that_of_its_gradient_at_the_layers(devices):
+    """By `jax.grad` through the logits, in a network without batch norm."""
+    config = dense.get_config("cosface")
+    set_model(config, "tests.test_gradient_ratios:CosineNet")
+    config.update_from_flattened_dict({"loss.start_epoch": 1, "batch_size": 64})
+    run = set_up(config, devices)
+    state = jax.device_get(run.state)
+    train = load_dataset(config.dataset).splits["train"]
+    rows = epoch_order(config, 0, train.labels)[0]
+    drawn = Split(train.images[rows], train.labels[rows])
+    batch = jax.jit(lambda images: augmented_batch(state, images, run.experiment))(drawn)
+    model, labels = run.experiment.model, drawn.labels
+
+    def logits(hidden):
+        return model.apply(state.variables, hidden, method="head_of")
+
+    hidden = model.apply(state.variables, batch.images)[1]["hidden"]
+
+    def ce(hidden):
+        found = logits(hidden)
+        return optax.softmax_cross_entropy_with_integer_labels(found, labels).mean()
+
+    def added(hidden):
+        cosines = logits(hidden) / 16
+        with_margin = cosface_loss(cosines, labels, scale=16.0, margin=0.35)
+        return with_margin - cosface_loss(cosines, labels, scale=16.0, margin=0.0)
+
+    norms = [np.linalg.norm(jax.grad(f)(hidden)) for f in (added, ce)]
+    _, metrics = run.step(run.state, run.data, run.order)
+    np.testing.assert_allclose(metrics["gradient_ratio_cosface"][0], norms[0] / norms[1], rtol=1e-4)
+
+
+class CosineNet(nn.Module):
+    """One hidden layer and a cosine head."""
+
+    num_classes: int
+    head: str = setting("auto", "its head", choices=("auto", "cosine"))
+    scale: float = setting(16.0, "of the cosines")
+    axis_name: str | None = None
+
+    def setup(self):
+        self.hidden = nn.Dense(12)
+        self.last = Classifier(self.num_classes, head="cosine", scale=self.scale)
+
+    def head_of(self, hidden):
+        """The logits of hidden features."""
+        return self.last(hidden, train=False)
+
+    def __call__(self, images, train=False, example_index=None):
+        hidden = nn.silu(self.hidden(images.reshape(images.shape[0], -1)))
+        hidden = perturbed(self, "hidden", hidden)
+        return self.head_of(hidden), {"hidden": hidden, "pooled": hidden}
+
+
+def test_a_run_in_which_no_weight_holds_a_ratio_ends(tmp_path):
+    """Features that do not depend on the images: the term's gradient vanishes."""
+    config = dense.get_config("ce")
+    changes = {"loss.terms.tests_constant:constant": 0.1, "loss.hold_gradient_ratios": True}
+    path = tmp_path / "tests_constant.py"
+    path.write_text(
+        "import jax\n"
+        "def constant(features, labels, *, where=None, axis_name=None):\n"
+        "    value = 1e-20 * features.mean()\n"
+        "    return jax.lax.pmean(value, axis_name) if axis_name else value\n"
+    )
+    sys.path.append(str(tmp_path))
+    try:
+        changed(config, changes | {"loss.start_epoch": 1})
+        with pytest.raises(RunError, match=r"at step 2 the gradient of tests_constant:constant"):
+            train_main(config, tmp_path / "run", devices=jax.devices()[:1])
+    finally:
+        sys.path.remove(str(tmp_path))
 
 
 def test_held_ratios_weigh_the_terms_by_the_ratio_of_the_gradients():

@@ -107,3 +107,28 @@ def test_superclasses_are_learned_from_some_classes_and_tested_on_others(tmp_pat
     (row,) = table.to_dict("records")
     assert row["shift_gap"] == pytest.approx(result["test_accuracy"] - row["shift_accuracy"])
     assert train(config, tmp_path / "run")["test_accuracy"] == result["test_accuracy"]  # resumed
+
+
+def test_sizes_count_once_classes_are_held_out():
+    """Digits have about 120 training images of each class, so 600 of five classes."""
+    config = default_config().dataset
+    config.update(held_out_classes=5, train_size=1000)
+    with pytest.raises(InputError, match=r"train_size=1000 exceeds the 6\d\d training images"):
+        load_dataset(config)
+    config.train_size = 7  # fewer than ten classes, but more than five
+    assert np.bincount(load_dataset(config).splits["train"].labels).tolist() == [2, 2, 1, 1, 1]
+    config.train_size = 4
+    with pytest.raises(InputError, match="leaves some of the 5 classes"):
+        load_dataset(config)
+
+
+def test_the_share_of_wrong_labels_is_that_of_the_images_with_a_label():
+    config = default_config().dataset
+    config.update(labelled=20, label_noise=0.2)
+    true, found = load_dataset(default_config().dataset), load_dataset(config)
+    labels = found.splits["train"].labels
+    labelled = labels >= 0
+    assert labelled.sum() == 200
+    assert (labels != true.splits["train"].labels)[labelled].sum() == 40
+    config.label_noise = 0.0
+    np.testing.assert_array_equal(load_dataset(config).splits["train"].labels >= 0, labelled)

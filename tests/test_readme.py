@@ -1,9 +1,13 @@
 """The README's Quickstart stays complete: two sh blocks, each installing all that it needs."""
 
 import re
+from functools import partial
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests.conftest import ROOT
@@ -26,6 +30,33 @@ def test_every_config_is_in_the_table():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_the_two_codes_of_the_readme_train_a_network_on_all_devices():
+    """The loss function alone, and its value and gradient with arrays divided over a mesh."""
+    alone, on_mesh = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            features = nn.relu(nn.Conv(8, (3, 3))(images))
+            return nn.Dense(100)(features.mean(axis=(1, 2))), features
+
+    model, rng = Net(), np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(16, 8, 8, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 100, 16))
+    params = jax.jit(model.init)(jax.random.key(0), images)
+    there = {"jax": jax, "optax": optax, "model": model, "images": images, "labels": labels}
+    there |= {"params": params, "AxisType": jax.sharding.AxisType}
+    there |= {name: getattr(jax.sharding, name) for name in ("NamedSharding", "PartitionSpec")}
+    exec(alone, there)
+    (expected, _), of_one = jax.value_and_grad(there["loss_fn"], has_aux=True)(
+        params, images, labels
+    )
+    exec(on_mesh, there)
+    np.testing.assert_allclose(there["loss"], expected, rtol=1e-5)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, there["gradients"], of_one)
 
 
 def test_both_codes_of_the_page_for_pytorch_give_the_same():
