@@ -250,3 +250,9 @@ def test_whole_numbers_are_drawn_alike_from_a_range():
     np.testing.assert_allclose(np.bincount(drawn)[1:] / 3000, shares, atol=2e-3)
     with pytest.raises(InputError, match="give whole bounds"):
         range_of("uniform(0.5,3)", 1)
+
+
+def test_weights_on_the_command_line_are_named_once():
+    line = ["launch.py", "--init_from=runs/a", "--config.model.init=runs/b", "--workdir=runs/c"]
+    with pytest.raises(InputError, match="both name weights to start from; give one of them"):
+        cli.run(line)

@@ -13,6 +13,7 @@ from gini_jax.config_files import changed
 from gini_jax.data import cache, load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
+from gini_jax.modes.train import _set_init
 from gini_jax.modes.train import main as train
 from gini_jax.trained import load
 from gini_jax.training import initial
@@ -155,8 +156,9 @@ def test_a_cosine_run_cannot_be_extended_but_its_weights_start_another(tmp_path,
     config.model.width = 16
     with pytest.raises(InputError, match="has another network"):
         start_state(build_experiment(config, dataset, one))
-    with pytest.raises(InputError, match="both name weights"):
-        train(config, tmp_path / "third", init_from=str(first), devices=one)
+    config.model.init = "pip:none"  # as of a config file, which a flag wins over
+    _set_init(config, str(first))
+    assert config.model.init == str(first)
     with pytest.raises(InputError, match="is no file and no folder of a run"):
         train(config_of(), tmp_path / "third", init_from=str(first / "nothing"), devices=one)
     # The run resumes and ends although the other one is gone.

@@ -17,6 +17,7 @@ from gini_jax.analysis.runs import read_runs
 from gini_jax.analysis.sweep_tables import summary, write_csv
 from gini_jax.cli import _split
 from gini_jax.config_files import changed, command_of, config_of, written
+from gini_jax.errors import InputError
 from gini_jax.modes import sweep, train
 from gini_jax.training.workdir import differences, saved_config
 from tests import dense
@@ -67,6 +68,14 @@ def test_the_tables_of_a_sweep_begin_with_a_summary(swept):
     assert sum("against ce, 0.000" in line for line in lines) == 2
     assert (swept / "sweep.md").read_text().splitlines()[2:4] == lines[:2]
     assert summary(table, most=2).splitlines()[2] == "- 2 more groups stand in the tables below."
+
+
+def test_other_settings_are_advised_another_folder_for_the_sweep(swept):
+    config = dense.get_config("ce")
+    config.update(num_epochs=2, report=False, batch_size=32)
+    vary = ["optimizer.weight_decay=0.0005,0.0001"]
+    with pytest.raises(InputError, match=f"such as --workdir={swept}-2, set these values back"):
+        sweep.main(config, swept, objectives="ce,gini", seeds="0,1", vary=vary)
 
 
 def test_pictures_have_no_panel_without_a_line_and_whole_epochs(swept):
