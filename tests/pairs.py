@@ -106,13 +106,19 @@ def go_together(row: dict[str, Any]) -> bool:
 @functools.cache
 def rows() -> list[dict[str, Any]]:
     """The covering array of what goes together; the same in each process."""
-    from allpairspy import AllPairs
+    from covertable import make
 
-    def fits(values: list[Any]) -> bool:
-        return go_together(dict(zip(COLUMNS, values, strict=False)))
+    refused = {tuple(pair.items()) for pair in refused_pairs()}
 
-    found = AllPairs(list(COLUMNS.values()), filter_func=fits)
-    return [dict(zip(COLUMNS, values, strict=True)) for values in found]
+    def rule(a: str, b: str) -> dict[str, Any]:
+        holds = lambda row: ((a, row[a]), (b, row[b])) not in refused  # noqa: E731
+        return {"operator": "fn", "requires": [a, b], "evaluate": holds}
+
+    rules = [rule(a, b) for a, b in sorted({(a, b) for (a, _), (b, _) in refused})]
+    cheap = {"network": OWN, "use": "weights"}  # where a row is free to choose
+    weights = {name: {COLUMNS[name].index(value): 10} for name, value in cheap.items()}
+    found = make(COLUMNS, constraints=rules, weights=weights, salt="gini_jax")
+    return [{name: row[name] for name in COLUMNS} for row in found]
 
 
 def pairs_of(row: dict[str, Any]) -> Iterator[tuple[tuple[str, Any], tuple[str, Any]]]:

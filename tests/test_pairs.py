@@ -1,6 +1,7 @@
 """All pairs of features; see tests/pairs.py."""
 
 import itertools
+import os
 
 import pytest
 
@@ -9,7 +10,7 @@ from gini_jax.modes.train import main as train
 from tests import pairs
 from tests.conftest import SHARED_TFDS
 
-pytest.importorskip("allpairspy", reason="draws all pairs with allpairspy, not installed")
+pytest.importorskip("covertable", reason="makes the pairs' rows with covertable, not installed")
 PARTS = 24  # of the covering array, each a test
 
 
@@ -29,6 +30,7 @@ def is_here(row, places):
 
 def test_each_pair_stands_in_a_row_or_is_refused():
     covered = {pair for row in pairs.rows() for pair in pairs.pairs_of(row)}
+    assert all(map(pairs.go_together, pairs.rows()))
     refused = {tuple(row.items()) for row in pairs.refused_pairs()}
     columns = [[(name, value) for value in values] for name, values in pairs.COLUMNS.items()]
     for a, b in itertools.combinations(columns, 2):
@@ -45,6 +47,9 @@ def test_all_pairs(part, places, tmp_path):
             continue
         try:
             pairs.run(row, places, tmp_path / str(i) / "run")
+            if log := os.environ.get("PAIRS_LOG"):  # of benchmarks/pairs.py
+                with open(log, "a") as file:
+                    file.write(f"{i}\n")
         except Exception as error:
             failed.append(f"row {i}, {row}: {type(error).__name__}: {str(error)[:1500]}")
     assert not failed, "\n\n".join(failed)
