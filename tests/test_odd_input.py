@@ -159,7 +159,7 @@ def test_a_sweep_of_one_objective_speaks_of_means():
         )
         for seed, x in enumerate((1.0, 0.5, 1.0, 0.5))
     ]
-    (sentence,) = report._findings({"ce": runs})
+    (sentence,) = report._findings({"ce": runs}, {})
     assert "ce reaches a test accuracy of 0.7500 ± 0.2887, the mean over 4 seeds" in sentence
 
 

@@ -228,7 +228,7 @@ def test_another_number_of_classes_leaves_the_head_and_says_so(name, capsys):
     variables = random_variables(model)
     weights = as_torch(variables, name)
     ours = from_torch(name, weights, num_classes=5, **settings)
-    assert "7 classes in the weights, 5 classes here" in capsys.readouterr().out
+    assert "the weights have 7 classes, and the network 5 classes" in capsys.readouterr().out
     assert ours["params"]["head"]["dense"]["kernel"].shape[1] == 5
     same = from_torch(name, weights, **settings)
     jax.tree.map(np.testing.assert_array_equal, dict(variables), same)
