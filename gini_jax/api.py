@@ -22,7 +22,7 @@ from gini_jax.devices import prepare_cpu
 from gini_jax.drawing import drawn
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.modes import train as train_mode
-from gini_jax.storage import write
+from gini_jax.storage import run_path, write
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import config_json, holds_result
 
@@ -115,10 +115,17 @@ def train(
         RunError: the run could not continue.
         Stopped: it was interrupted; the same call resumes it.
     """
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"config is a {type(config).__name__}; give what gini_jax.config(name) returns, such "
+            'as gini_jax.config("digits:gini")'
+        )
     devices = _checked_devices(devices)
     prepare_cpu()
     config = config.copy_and_resolve_references()
-    folder = Path("runs") / _name_of(config) if workdir is None else Path(workdir)
+    folder = Path("runs") / _name_of(config)
+    if workdir is not None:
+        folder = run_path("workdir", str(workdir))
     if not holds_result(folder, config):
         train_mode.main(config, folder, devices=devices)
         jax.clear_caches()  # the run's programs, which no other run calls, hold memory
@@ -133,11 +140,13 @@ def _checked_devices(devices: Any) -> Sequence[jax.Device] | None:
     """
     if devices is None:
         return None
-    found = [devices] if isinstance(devices, str) else list(devices)
-    if not found or not all(isinstance(device, jax.Device) for device in found):
+    several = isinstance(devices, Iterable) and not isinstance(devices, str)
+    found = list(devices) if several else [devices]
+    fit = all(isinstance(device, jax.Device) for device in found) and several
+    if not found or not fit or len(set(found)) < len(found):
         raise InputError(
-            f"devices={devices!r} must be a list of jax devices, such as jax.devices()[:1], or "
-            "None for all"
+            f"devices={devices!r} must be a list of different jax devices, such as "
+            "jax.devices()[:1], or None for all"
         )
     return found
 
@@ -233,7 +242,12 @@ def _runs_of(item: Result | ConfigDict | str | Path, seeds: Sequence[int]) -> li
     if isinstance(item, Result):
         return [item.run]
     if not isinstance(item, ConfigDict):
-        return [read_run(Path(item))]
+        if len(seeds):
+            raise InputError(
+                f"seeds={list(seeds)} are for configs, which are trained with them; {str(item)!r} "
+                "is a run, which has its own: leave seeds out"
+            )
+        return [read_run(run_path("workdir", str(item)))]
     found = []
     for seed in seeds or [item.seed]:
         own = item.copy_and_resolve_references()

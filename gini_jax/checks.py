@@ -282,8 +282,7 @@ def _check_labelled(config: ConfigDict) -> None:
 
 def _check_together(config: ConfigDict) -> None:
     """Rules over several settings."""
-    from gini_jax.training.optim import create_optimizer
-    from gini_jax.training.schedules import create_schedule
+    from gini_jax.training.trial import check_rates
 
     _check_labelled(config)
     if config.augment.resized_crop and config.augment.crop_padding:
@@ -315,5 +314,4 @@ def _check_together(config: ConfigDict) -> None:
                 f"dataset.{key}={values} must be three numbers{', above 0' * (key == 'std')}, such "
                 f"as (0.5, 0.5, 0.5), or imagenet: --config.dataset.{key}=imagenet"
             )
-    schedule = create_schedule(config.schedule, steps_per_epoch=1000, num_epochs=config.num_epochs)
-    create_optimizer(config.optimizer, schedule)
+    check_rates(config)

@@ -119,7 +119,8 @@ def run(argv: list[str]) -> Any:
         except InputError as error:
             from gini_jax.repair import repaired
 
-            if not trains or not (command := repaired(argv, config, error)):
+            varied = any(argument.lstrip("-").startswith("vary") for argument in argv)
+            if not trains or varied or not (command := repaired(argv, config, error)):
                 raise
             raise InputError(f"{error}\nThe whole command with that:\n    {command}") from error
 
@@ -241,6 +242,8 @@ def _split(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
         off, path, text = match.groups()
         if text is None and not off and waiting and not waiting[0].startswith("-"):
             text = waiting.pop(0)
+        if path in given:
+            raise InputError(f"--config.{path} is given twice; give it once")
         if path is not None:
             given[path] = text if text is not None else ("false" if off else "true")
         elif text is None or off:
@@ -254,10 +257,13 @@ def _split(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
 
 def _mode_of(argv: Sequence[str]) -> str:
     """The mode, which has flags of its own."""
-    mode, following = "train", [*argv[1:], "-"]
+    modes, following = [], [*argv[1:], "-"]
     for argument, following_one in zip(argv[1:], following[1:], strict=True):
         if match := _MODE.fullmatch(argument):
-            mode = match[1] if match[1] is not None else following_one
+            modes.append(match[1] if match[1] is not None else following_one)
+    if len(modes) > 1:
+        raise InputError(f"--mode is given {len(modes)} times ({', '.join(modes)}); give it once")
+    mode = modes[0] if modes else "train"
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     return mode
@@ -265,6 +271,9 @@ def _mode_of(argv: Sequence[str]) -> str:
 
 def _parse(argv: list[str], module: Any) -> None:
     """Reads all flags but those of the config."""
+    for name in ("init_from", "seeds", "objectives", "benches", "images", "format"):
+        if any(re.fullmatch(f"--?{name}=", argument) for argument in argv):
+            raise InputError(f"--{name}= is empty; give a value, or leave it out")
     _define_flags(module)
     try:
         rest = FLAGS(argv)

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gini_jax.components import OPTIONS, SECTIONS, component_rows, option_rows
-from gini_jax.errors import unknown_name
+from gini_jax.errors import InputError, unknown_name
 from gini_jax.settings import Setting, flattened
 from gini_jax.table import SETTINGS, WEIGHT, WEIGHTS
 
@@ -100,6 +100,11 @@ def set_component(config: ConfigDict, section: str, name: str, **settings: Any) 
         (False, 0.2)
     """
     rows, of_all = component_rows(section, name), _of_all(section)
+    if clashes := sorted(rows.keys() & of_all):
+        raise InputError(
+            f"{section}.name={name!r} has a setting {clashes[0]!r}, which every {section} has; "
+            "give it another name"
+        )
     for key in settings:
         if key not in rows and key not in of_all:
             raise unknown_name(f"setting of {section} {name}", key, [*rows, *of_all])

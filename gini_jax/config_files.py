@@ -154,6 +154,8 @@ def written(path: str, text: str, default: Any) -> Any:
     """
     if isinstance(default, str):
         return text
+    if isinstance(default, tuple) and not text.strip():
+        return ()
     if isinstance(default, bool):
         return fitting(path, _BOOLS.get(text.lower(), text), default)
     try:

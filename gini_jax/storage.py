@@ -20,7 +20,7 @@ from typing import Any, TextIO, cast
 
 from etils import epath
 
-from gini_jax.errors import InputError, RunError
+from gini_jax.errors import InputError, RunError, first_line
 
 # Schemes of buckets, and the libraries that reach them.
 LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -169,6 +169,25 @@ def printable(name: str) -> str:
 def _encoded(text: str) -> bytes:
     """UTF-8; of names that are none, the odd bytes are written as numbers."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def read_json(path: Path, fix: str = "bring it back, or delete the folder") -> dict[str, Any]:
+    """What a file of a run holds.
+
+    Args:
+        path: the file.
+        fix: what to do if it is damaged.
+
+    Raises:
+        InputError: it is missing, or holds no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or missing ({first_line(error)}); {fix}") from error
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{path} is damaged (it holds {type(found).__name__} without keys); {fix}")
+    return found
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:

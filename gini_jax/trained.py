@@ -1,7 +1,6 @@
 """A trained network, ready for use, without its data set."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import as_stored
 from gini_jax.devices import cpu_options
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.storage import run_path
+from gini_jax.storage import read_json, run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import create_model_of
 from gini_jax.training.state import feature_shapes
@@ -196,7 +195,7 @@ def load(workdir: str | Path, step: int | None = None) -> Trained:
     if not (folder / "config.json").is_file() or not (folder / "dataset.json").is_file():
         raise InputError(f"{str(workdir)!r} holds no run; give the --workdir of one")
     config = saved_config(folder)
-    about = json.loads((folder / "dataset.json").read_text())
+    about = read_json(folder / "dataset.json")
     checkpoints = Checkpoints(folder / "checkpoints")
     step = checkpoints.best_step() if step is None else step
     variables = checkpoints.variables(step)

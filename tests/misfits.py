@@ -233,3 +233,77 @@ class Unclosed:
 
     def draw(self, pictures, step):
         pass
+
+
+# ---------------------------------------------------- augmentations, step metrics and others
+
+
+def gives_no_image(key, image, value):
+    return None
+
+
+def another_shape(key, image, value):
+    return image[:4]
+
+
+def asks_for_a_number(key, image, value):
+    return image if image.mean() > 0.5 else 1 - image
+
+
+def one_number(outputs):
+    return outputs.logits.mean()
+
+
+def in_words(outputs):
+    return "good"
+
+
+@dataclasses.dataclass(frozen=True)
+class Falling:
+    waves: int = setting(2, "not used")
+    extends, rates = True, ()
+
+    def __call__(self, rate, steps):
+        return lambda step: -rate
+
+
+@dataclasses.dataclass(frozen=True)
+class SameSetting:
+    learning_rate: float = setting(3.0, "of every schedule")
+    extends, rates = True, ()
+
+    def __call__(self, rate, steps):
+        return lambda step: self.learning_rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Raises:
+    def __call__(self, rate, decay):
+        raise KeyError("momentum")
+
+
+class NumberedClasses(Halves):
+    class_names = (0, 1)
+
+
+class NoShape(Halves):
+    image_shape = None
+
+
+class NoJson(Halves):
+    def fingerprint(self, split):
+        return {split}
+
+
+class KeysInAText:
+    KEYS = "mine"
+
+    def evaluate(self, inputs):
+        return {}
+
+
+class Forgets:
+    KEYS: ClassVar = {"mine": "a number", "yours": "another"}
+
+    def evaluate(self, inputs):
+        return {"mine": 1.0}

@@ -196,9 +196,9 @@ def test_one_run_alone_can_be_compared_and_seeds_may_be_an_array(runs, tmp_path,
         found.table("nonsense")
 
 
-@pytest.mark.parametrize("devices", [[], "cpu", ["cpu"]])
+@pytest.mark.parametrize("devices", [[], "cpu", ["cpu"], jax.devices()[0], jax.devices()[:1] * 2])
 def test_devices_that_are_none_are_refused(devices, tmp_path):
-    with pytest.raises(InputError, match=r"must be a list of jax devices, such as"):
+    with pytest.raises(InputError, match="must be a list of different jax devices, such as"):
         gini_jax.train(dense_config("ce"), tmp_path / "run", devices)
 
 
@@ -221,3 +221,12 @@ def test_weights_of_a_package_without_a_name_are_refused():
     config = dense_config("ce", **{"model.init": "pip:"})
     with pytest.raises(InputError, match=r"'' is no name of a package; give one, such as pip:deep"):
         check_init(config)
+
+
+def test_what_is_no_config_or_no_folder_is_refused(runs):
+    with pytest.raises(InputError, match=r"config is a str; give what gini_jax.config\(name\)"):
+        gini_jax.train("digits")
+    with pytest.raises(InputError, match="a run cannot live in S3"):
+        gini_jax.train(dense_config("ce"), "s3://bucket/run")
+    with pytest.raises(InputError, match=r"seeds=\[0, 1\] are for configs.*leave seeds out"):
+        gini_jax.compare(runs["ce0"].workdir, seeds=(0, 1))

@@ -62,3 +62,8 @@ def test_outliers_may_be_of_any_source(kind, trained_once, tmp_path):
     found = outliers.measure(subject_of(trained_once, name))
     assert found["outliers"] == name
     assert 0 <= found["outlier_auroc_norm"] <= 1
+
+
+def test_a_bench_that_compares_runs_needs_a_sweep(trained_once):
+    with pytest.raises(InputError, match="--benches=small compares the runs of a sweep"):
+        bench.main(None, trained_once, benches="small")

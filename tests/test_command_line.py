@@ -253,6 +253,30 @@ def test_whole_numbers_are_drawn_alike_from_a_range():
 
 
 def test_weights_on_the_command_line_are_named_once():
-    line = ["launch.py", "--init_from=runs/a", "--config.model.init=runs/b", "--workdir=runs/c"]
-    with pytest.raises(InputError, match="both name weights to start from; give one of them"):
-        cli.run(line)
+    line = ("--init_from=runs/a", "--config.model.init=runs/b", "--workdir=runs/c")
+    _, err = Program(*line).finish(status=1)
+    assert "both name weights to start from; give one of them" in err
+
+
+TWICE = {
+    "--mode is given 2 times": ["--mode=train", "--mode=sweep"],
+    "--config.seed is given twice": ["--config.seed=1", "--config.seed=2"],
+    "--init_from= is empty": ["--init_from="],
+    "--seeds= is empty": ["--mode=sweep", "--seeds="],
+}
+
+
+@pytest.mark.parametrize("text", TWICE)
+def test_what_is_given_twice_or_empty_is_refused(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=text):
+        cli.run(["launch.py", *TWICE[text]])
+
+
+def test_an_objective_that_is_named_twice_is_refused():
+    with pytest.raises(InputError, match="--objectives=ce,ce names one twice"):
+        members_of(tiny.get_config("ce"), ["ce", "ce"], [0], [])
+
+
+def test_an_empty_text_is_an_empty_tuple():
+    assert written("evals", "", ("all",)) == ()

@@ -252,3 +252,93 @@ def test_the_checked_form_tells_of_traced_values(case):
     error, value = jax.jit(losses.checked(loss))(arrays[0] / 100, INTEGERS)
     assert error.get() is None
     np.testing.assert_allclose(value, loss(arrays[0] / 100, INTEGERS), rtol=1e-6)
+
+
+def test_a_tiny_share_of_a_large_exponent_keeps_its_digits():
+    """Soft rows: a share of 1e-9 of the wrong class, in float64 NumPy."""
+    x = jnp.array([[-1.0, 0.05], [-1.0, 0.02]])
+    for share in (1e-9, 1e-7, 1e-3):
+        rows = jnp.array([[share, 1 - share]] * 2)
+        value, gradient = jax.value_and_grad(losses.proxy_anchor_loss)(x, rows, jnp.eye(2))
+        unit = np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True)
+        near = (np.float64(rows) * np.exp(-32 * (unit - 0.1))).sum(axis=0)
+        away = ((1 - np.float64(rows)) * np.exp(32 * (unit + 0.1))).sum(axis=0)
+        expected = np.log1p(near).sum() / 2 + np.log1p(away).mean()
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
+        assert np.isfinite(gradient).all()
+
+
+def test_the_checked_form_also_sees_into_functions_that_are_already_compiled():
+    compiled = jax.jit(losses.supcon_loss)
+    onehot = jnp.eye(3)[INTEGERS]
+    expected = compiled(X, onehot)
+    if hasattr(jax, "make_user_context"):
+        error, _ = losses.checked(compiled)(X, LOGITS)
+        assert "outside [0, 1]" in error.get()
+    np.testing.assert_allclose(compiled(X, onehot), expected)  # and it still works without checks
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, jnp.inf, jnp.nan])
+def test_the_checked_form_tells_of_traced_settings(value):
+    def loss(temperature):
+        return losses.supcon_loss(X, INTEGERS, temperature=temperature)
+
+    error, _ = jax.jit(losses.checked(loss))(value)
+    assert "temperature must lie in (0, inf)" in error.get()
+    target = jnp.array([0.5, 0.6, -0.1])
+    loss = lambda target: losses.kl_loss(X, INTEGERS, num_classes=3, target=target)  # noqa: E731
+    assert "no distribution" in jax.jit(losses.checked(loss))(target)[0].get()
+
+
+def test_labels_of_numpy_are_known_inside_of_jit():
+    with pytest.raises(ValueError, match="3 or more"):
+        jax.jit(lambda c: losses.cosface_loss(c, np.asarray(INTEGERS) + 1))(COSINES)
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        jax.jit(lambda x: losses.supcon_loss(x, np.asarray(LOGITS)))(X)
+
+
+def test_integers_of_64_bits_are_refused_where_jax_would_cut_them():
+    with pytest.raises(ValueError, match="need 64 bits; set jax_enable_x64, or number them anew"):
+        losses.supcon_loss(X, np.array([0, 1, 2**32 + 1, 0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    "where", [-np.ones(6), np.array([1, 1, np.nan, 1, 1, 1]), np.full(6, np.inf)]
+)
+def test_weights_that_are_none_are_refused(where):
+    for loss in (losses.gini_loss, losses.center_loss):
+        with pytest.raises(ValueError, match="where holds numbers that are negative or not finite"):
+            loss(X, INTEGERS, num_classes=3, where=jnp.asarray(where))
+
+
+def test_distances_beyond_1e30_are_no_infinity():
+    x = jnp.array([[0.0], [1.0], [3.0]]) * 1e16
+    found = losses.triplet_loss(x, jnp.array([0, 0, 1]), distance="squared", margin=0.0)
+    assert found == 0  # 1 against 9, and 1 against 4, times 1e32
+
+
+@pytest.mark.parametrize("name", ["fisher", "renyi", "triplet hard", "triplet all", "center"])
+def test_features_that_are_nan_give_nan(name):
+    x = X.at[2].set(jnp.nan)
+    loss = rivals.LOSSES.get(name, losses.renyi_loss)
+    assert np.isnan(loss(x, INTEGERS, num_classes=3))
+
+
+def test_rows_of_zeros_are_of_no_class_in_pairs():
+    onehot = jnp.eye(3)[INTEGERS].at[4:].set(0)
+    expected = losses.supcon_loss(X[:4], INTEGERS[:4])
+    np.testing.assert_allclose(losses.supcon_loss(X, onehot), expected, rtol=1e-6)
+
+
+def test_both_views_of_an_image_count_as_the_first():
+    where = jnp.array([1, 1, 0, 1, 1, 1])
+    projection = losses.Projection.create(jax.random.key(0), 4)
+    found = losses.simclr_loss(X.at[2].set(jnp.nan), None, projection, where=where)
+    rest = X[jnp.array([0, 1, 3, 4])]
+    np.testing.assert_allclose(found, losses.simclr_loss(rest, None, projection), rtol=1e-6)
+
+
+def test_a_class_that_is_ruled_out_adds_nothing():
+    logits = jnp.array([[1.0, 0.0, -jnp.inf]])
+    found = losses.hierarchy_loss(logits, jnp.array([0]), [0, 1, 1])
+    np.testing.assert_allclose(found, np.log1p(np.exp(-1.0)), rtol=1e-6)

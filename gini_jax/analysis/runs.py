@@ -20,6 +20,7 @@ from gini_jax.checks import unread
 from gini_jax.errors import InputError, first_line
 from gini_jax.evals import evaluation_of
 from gini_jax.settings import flattened
+from gini_jax.storage import read_json
 from gini_jax.training.workdir import CHANGEABLE_ON_RESUME, config_of
 
 
@@ -139,10 +140,9 @@ def read_run(folder: Path, group: str = "") -> Run:
                 f"{str(folder)!r} holds no finished run ({name} is missing); give the workdir of a "
                 "run or of a sweep, and start its command again, which finishes it"
             )
-    result, config, about = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("result", "config", "dataset")
-    )
+    again = "delete it, and start the run again, which tests its checkpoint"
+    result = read_json(folder / "result.json", again)
+    config, about = (read_json(folder / f"{name}.json") for name in ("config", "dataset"))
     for name in config["evals"]:
         if ":" in name:
             with contextlib.suppress(InputError):  # a page of one's own run, read elsewhere

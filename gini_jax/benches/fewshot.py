@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from gini_jax.benches.subject import Subject
 from gini_jax.data.protocols import HELD_OUT
 from gini_jax.evals.accuracy import accuracy
+from gini_jax.evals.inputs import unit
 
 WAYS, QUERIES, EPISODES = 5, 15, 600
 KEYS = {
@@ -64,16 +65,15 @@ def episodes(
         >>> episodes(np.repeat(np.eye(5), 4, axis=0), np.repeat(np.arange(5), 4), 1, 3)
         array([1., 1., 1.])
     """
-    features = features.astype(np.float64)
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    vectors = unit(features)
     rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     rows = [own for own in rows if len(own) > shots]
     rng, scores = np.random.default_rng(seed), []
     for _ in range(count):
         classes = rng.permutation(len(rows))[:WAYS]
         drawn = [rng.permutation(rows[k])[: shots + QUERIES] for k in classes]
-        means = np.stack([unit[own[:shots]].mean(axis=0) for own in drawn])
-        queries = np.concatenate([unit[own[shots:]] for own in drawn])
+        means = np.stack([vectors[own[:shots]].mean(axis=0) for own in drawn])
+        queries = np.concatenate([vectors[own[shots:]] for own in drawn])
         truth = np.repeat(np.arange(len(drawn)), [len(own) - shots for own in drawn])
         distance = np.round((means**2).sum(axis=1) - 2 * queries @ means.T, 10)
         scores.append(accuracy(-distance, truth))  # of means that are equally near, any one

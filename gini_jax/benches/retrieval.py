@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gini_jax.benches.subject import Subject
-from gini_jax.evals.inputs import at_most
+from gini_jax.evals.inputs import at_most, unit
 
 KEYS = {
     "recall_at_1": ("Recall@1 on the test split", True),
@@ -56,16 +56,15 @@ def retrieval(
         >>> retrieval(np.ones((4, 2)), np.array([0, 0, 1, 1]))["recall_at_1"]  # one of three others
         0.3333333333333333
     """
-    unit = features.astype(np.float64)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    rows = unit(features)
     others = np.bincount(labels)[labels] - 1
     queries = np.flatnonzero(others > 0)
-    if not len(queries) or not np.isfinite(unit).all():
+    if not len(queries) or not np.isfinite(rows).all():
         return dict.fromkeys(("recall_at_1", "r_precision", "map_at_r"), float("nan"))
     most = int(others.max())
     sums = np.zeros(3)
     for chunk in np.array_split(queries, -(-len(queries) // 200)):
-        similar = np.round(unit[chunk] @ unit.T, 10)
+        similar = np.round(rows[chunk] @ rows.T, 10)
         similar[np.arange(len(chunk)), chunk] = -np.inf  # the query itself comes last
         order = np.argsort(-similar, axis=1, kind="stable")[:, :-1]
         hits = labels[order] == labels[chunk][:, None]

@@ -92,6 +92,9 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
         "image_size": image_size,
         "decoding": DECODING,
     }
+    kind = type(source)
+    if not kind.__module__.startswith("gini_jax."):  # two of one's own may have one name
+        made_of["class"] = f"{kind.__module__}:{kind.__qualname__}"
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     entry = folder / f"{short_name(source.name)}-{split}-{digest}"
     found, _ = _read(entry)
@@ -250,8 +253,8 @@ def _unreadable(
         + (
             "repair or remove it, or skip all that are damaged with "
             "--config.dataset.skip_damaged=True"
-            if path
-            else "prepare the set again"
+            if path and type(source).__module__ == "gini_jax.data.folder"
+            else "mend it, or leave it out of the set"
         )
     )
 

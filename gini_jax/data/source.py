@@ -1,5 +1,6 @@
 """What a data source is, and what it becomes: the splits of a data set as arrays."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,11 +71,14 @@ def check_source(config: ConfigDict, create: Callable[[ConfigDict], Any]) -> Sou
         missing = [x for x in (*Source.__annotations__, "fingerprint") if not hasattr(source, x)]
         if missing:
             raise InputError(f"{part} has no {missing[0]}; {SOURCE}")
+        if wrong := _wrong_attribute(source):
+            raise InputError(f"{part}: {wrong}; {SOURCE}")
         for split, examples in source.splits.items():
             if not (hasattr(examples, "__len__") and hasattr(examples, "__getitem__")):
                 raise InputError(f"{part}: split {split} is a {type(examples).__name__}; {SOURCE}")
             if len(examples):
                 check_example(part, examples[0])
+            json.dumps(source.fingerprint(split), sort_keys=True)
         if not source.splits.get("train"):
             raise InputError(f"{part} has no training images; {SOURCE}")
     except InputError:
@@ -84,6 +88,22 @@ def check_source(config: ConfigDict, create: Callable[[ConfigDict], Any]) -> Sou
             f"{part} fails ({type(error).__name__}: {first_line(error)}); {SOURCE}"
         ) from error
     return source
+
+
+def _wrong_attribute(source: Any) -> str:
+    """What is wrong with a source's names, shape and fingerprint; "" for nothing."""
+    for attribute, fewest in (("class_names", 2), ("superclass_names", 0)):
+        names = getattr(source, attribute)
+        is_list = isinstance(names, (tuple, list)) and all(isinstance(x, str) for x in names)
+        if not is_list or len(set(names)) < len(names) or len(names) < fewest:
+            return f"{attribute} is {names!r}, but must be a tuple of different texts"
+    shape = source.image_shape
+    fits = isinstance(shape, (tuple, list)) and len(shape) == 2
+    if not fits or not all(x is None or (isinstance(x, int) and x > 0) for x in shape):
+        return f"image_shape is {shape!r}, but must be height and width, or (None, None)"
+    if not isinstance(source.name, str) or not source.name:
+        return f"name is {source.name!r}, but must be a text"
+    return ""
 
 
 def check_example(part: str, example: Any) -> Example:
@@ -101,7 +121,8 @@ def check_example(part: str, example: Any) -> Example:
         raise InputError(f"{part} has a {type(example).__name__} as an example; {SOURCE}")
     for name in ("label", "superclass"):
         value = getattr(example, name)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or abs(int(value)) >= 2**31:
             raise InputError(f"{part} has an example with the {name} {value!r}; {SOURCE}")
     return example
 

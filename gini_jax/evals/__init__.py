@@ -88,7 +88,22 @@ def evaluation_of(name: str) -> Any:
         "evals", name, EVALS, lambda x: hasattr(x, "KEYS") and hasattr(x, "evaluate"), what
     )
     if isinstance(found, type):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise InputError(
+                f"evals={name!r} cannot be made without arguments ({type(error).__name__}: "
+                f"{first_line(error)}); {_CONTRACT}"
+            ) from error
+    titles = getattr(found, "TITLES", {})
+    for what, table in (("KEYS", found.KEYS), ("TITLES", titles)):
+        if not isinstance(table, Mapping) or not all(isinstance(key, str) for key in table):
+            raise InputError(f"evals={name!r}: {what} must be a dictionary of texts; {_CONTRACT}")
+    if wrong := [key for key, row in titles.items() if key not in found.KEYS or len(row) != 2]:
+        raise InputError(
+            f"evals={name!r}: TITLES names {wrong[0]!r}, but must hold a title and whether larger "
+            f"is better for some of KEYS; {_CONTRACT}"
+        )
     taken = {key for module in EVALS.values() for key in module.KEYS} | set(RECORDED)
     if clashes := sorted(taken & set(found.KEYS)):
         raise InputError(
@@ -171,7 +186,7 @@ def check_evaluations(names: Sequence[str], num_classes: int) -> None:
         evaluation = evaluation_of(name)
         try:
             found = evaluation.evaluate(Inputs(outputs, outputs, num_classes))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"evals={name!r}: its evaluate fails on random outputs of {len(labels)} images "
                 f"({type(error).__name__}: {first_line(error)}); {_CONTRACT}"
@@ -199,6 +214,8 @@ def _check_found(name: str, evaluation: Any, found: Any, arrays: Mapping[str, An
             elif key not in evaluation.KEYS and (not is_array or key in arrays):
                 other = " that another evaluation also has" if key in arrays else ""
                 wrong = f"a {type(value).__name__} as {key!r}{other}, which KEYS does not name"
+        if lacking := [key for key in evaluation.KEYS if key not in found]:
+            wrong = wrong or f"no {lacking[0]!r}, one of its KEYS"
     if wrong:
         raise InputError(f"evals={name!r} returned {wrong}; {_CONTRACT}")
 

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from gini_jax.evals.extract import SplitOutputs
 
@@ -38,6 +38,19 @@ def at_most(outputs: SplitOutputs, most: int = MOST_EXAMPLES) -> SplitOutputs:
     rows = subsample(len(outputs.labels), most)
     layers = {layer: values[rows] for layer, values in outputs.layers.items()}
     return SplitOutputs(outputs.logits[rows], outputs.pooled[rows], layers, outputs.labels[rows])
+
+
+def unit(features: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """Rows in float64, divided by their lengths; a row of zeros stays.
+
+    Examples:
+        >>> unit(np.array([[3e-200, 4e-200], [0.0, 0.0]])).tolist()
+        [[0.6, 0.8], [0.0, 0.0]]
+    """
+    wide = features.astype(np.float64)
+    largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
+    wide = wide / np.where(largest > 0, largest, 1.0)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1.0)
 
 
 def probe_inputs(inputs: Inputs, most: int = MOST_EXAMPLES) -> Any:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gini_jax.evals.accuracy import hit_probabilities
-from gini_jax.evals.inputs import Inputs, probe_inputs
+from gini_jax.evals.inputs import Inputs, probe_inputs, unit
 
 KEYS = {"knn_accuracy": "test accuracy of the 20 nearest neighbours by cosine, pooled features"}
 TITLES = {"knn_accuracy": ("20 nearest neighbours", True)}
@@ -39,7 +39,7 @@ def knn_accuracy(
         >>> knn_accuracy(x, y, x, y)
         1.0
     """
-    train, test = (_unit(x.astype(np.float64)) for x in (train_features, test_features))
+    train, test = unit(train_features), unit(test_features)
     count = min(neighbours, len(train_labels))
     votes_of = np.eye(int(max(train_labels.max(), test_labels.max())) + 1)[train_labels]
     hits = 0.0
@@ -51,7 +51,3 @@ def knn_accuracy(
         votes = nearer @ votes_of + left * (equal @ votes_of) / equal.sum(axis=1, keepdims=True)
         hits += hit_probabilities(np.round(votes, 9), test_labels[rows]).sum()
     return float(hits / len(test))
-
-
-def _unit(x: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

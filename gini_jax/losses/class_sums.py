@@ -14,6 +14,7 @@ from gini_jax.losses.rules import (
     check_class_labels,
     check_features,
     check_where,
+    known_array,
     of_32_bits,
 )
 
@@ -124,7 +125,7 @@ def local_sums(
 
     With `squares` the squared norm of `z` is one more feature, the last.
     """
-    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    features, labels = jnp.asarray(features), known_array(labels)
     axis = check_features(features, axis)
     weights = check_where(where, labels)
     check_class_labels(labels, features, num_classes, weights)

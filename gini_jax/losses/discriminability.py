@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from gini_jax.losses.class_sums import EPS, ClassSums, as_class_sums, class_sums, sum_type
-from gini_jax.losses.rules import AxisName
+from gini_jax.losses.rules import AxisName, require
 
 Target: TypeAlias = jax.Array | Literal["batch", "present"] | None
 
@@ -341,7 +341,13 @@ def _checked_target(target: Any, num_classes: int) -> jax.Array:
     shape = jnp.shape(target)
     if shape != (num_classes,):
         raise ValueError(f"target has shape {shape}; it must be [K] = ({num_classes},)")
-    if not isinstance(target, jax.core.Tracer):  # what is known under jit, too, is checked
+    if isinstance(target, jax.core.Tracer):
+        require(
+            "target is no distribution: not negative, sum 1 (divide it by its sum)",
+            lambda target: (target >= 0).all() & (jnp.abs(target.sum() - 1) < 1e-3),
+            target,
+        )
+    else:  # what is known under jit, too, is checked
         known = np.asarray(target, np.float64)
         if not ((known >= 0).all() and abs(known.sum() - 1.0) < 1e-3):
             raise ValueError(

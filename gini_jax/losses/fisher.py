@@ -60,4 +60,5 @@ def fisher_loss(
     # Scaled: the gradient of a plain quotient holds `between^-2`, which leaves float32's range.
     scale = lax.stop_gradient(1 / safe)
     ratio = (within * scale) / (safe * scale)
-    return jnp.where(apart, ratio, jnp.zeros_like(ratio))
+    no_ratio = jnp.where(jnp.isnan(between), between, jnp.zeros_like(ratio))
+    return jnp.where(apart, ratio, no_ratio)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.logits import mean_over_examples
-from gini_jax.losses.rules import AxisName, NotNegative, bounded, require
+from gini_jax.losses.rules import AxisName, NotNegative, bounded, known_array, of_32_bits, require
 
 
 @bounded
@@ -53,7 +53,7 @@ def hierarchy_loss(
         0.6931
     """
     num_classes = jnp.shape(logits)[-1]
-    superclasses = jnp.asarray(superclasses)
+    superclasses = known_array(superclasses)
     if superclasses.shape != (num_classes,):
         raise ValueError(
             f"superclasses have shape {superclasses.shape}; they must be [K] = ({num_classes},) "
@@ -61,15 +61,16 @@ def hierarchy_loss(
         )
     require(
         f"superclasses hold integers outside [0, {num_classes}); give the superclass of each class",
-        lambda of: ((of >= 0) & (of < num_classes)).all(),
+        lambda of: ((of >= 0) & (of_32_bits(of) < num_classes)).all(),
         superclasses,
     )
 
     def each(logits: jax.Array, rows: jax.Array) -> jax.Array:
         log_p = jax.nn.log_softmax(logits, axis=1)
         log_s = _of_superclass(log_p, superclasses)
-        coarse = -(rows * log_s).sum(axis=1)
-        fine = -(rows * (log_p - log_s)).sum(axis=1)
+        own = rows != 0  # so that a class that is ruled out, of logit -inf, adds 0
+        coarse = -(rows * jnp.where(own, log_s, 0.0)).sum(axis=1)
+        fine = -(rows * jnp.where(own, log_p - log_s, 0.0)).sum(axis=1)
         return coarse_weight * coarse + fine_weight * fine
 
     return mean_over_examples(each, logits, labels, where, axis_name)

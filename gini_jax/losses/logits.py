@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, sum_type
-from gini_jax.losses.rules import AxisName, check_label_values, check_where
+from gini_jax.losses.rules import AxisName, check_label_values, check_where, known_array
 
 
 def mean_over_examples(
@@ -32,7 +32,7 @@ def mean_over_examples(
         ValueError: the shapes do not fit.
         TypeError: the logits are not floating-point.
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = jnp.asarray(logits), known_array(labels)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits have type {logits.dtype}; they must be floating-point [N, K]")
     integers = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)

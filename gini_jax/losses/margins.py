@@ -14,6 +14,7 @@ from gini_jax.losses.rules import (
     bounded,
     check_cosines,
     check_where,
+    known_array,
 )
 
 
@@ -127,9 +128,9 @@ def _margin_loss(
     axis_name: AxisName | None,
 ) -> jax.Array:
     """Cross-entropy, with `target` of the cosines in the place of those of the example's class."""
-    cosines, labels = jnp.asarray(cosines), jnp.asarray(labels)
+    cosines, labels = known_array(cosines), known_array(labels)
     if cosines.ndim == 2 and labels.shape[:1] == cosines.shape[:1]:
-        check_cosines(cosines, check_where(where, labels))
+        check_cosines(cosines, labels, check_where(where, labels))
 
     def each(cosines: jax.Array, rows: jax.Array) -> jax.Array:
         # For soft rows the margin is shared out as the label is.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.losses.pairs import Rows, cosine, masked_logsumexp, mean_over_anchors
-from gini_jax.losses.rules import AxisName, Positive, bounded
+from gini_jax.losses.rules import AxisName, Finite, Positive, bounded
 
 
 @bounded
@@ -14,7 +14,7 @@ def multi_similarity_loss(
     *,
     alpha: Positive = 2.0,
     beta: Positive = 50.0,
-    base: float = 0.5,
+    base: Finite = 0.5,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gini_jax.losses.class_sums import on_any_mesh, ratio, spatial_mean, sum_type
@@ -18,10 +19,14 @@ from gini_jax.losses.rules import (
     check_features,
     check_pair_labels,
     check_where,
+    known_array,
     of_32_bits,
 )
 
-FAR = 1e30  # stands for infinity, whose gradients are not numbers
+
+def far(values: jax.Array) -> float:
+    """What stands for infinity, whose gradients are not numbers, among values of a type."""
+    return float(jnp.finfo(values.dtype).max) / 4
 
 
 class Rows(NamedTuple):
@@ -82,11 +87,13 @@ def mean_over_anchors(
             integer.
         TypeError: the features are not floating-point.
     """
-    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    features, labels = jnp.asarray(features), known_array(labels)
     axis = check_features(features, axis)
     weights = check_where(where, labels)
     check_pair_labels(labels, features, weights)
-    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+    if chunk_size is not None and not (
+        isinstance(chunk_size, (int, np.integer)) and chunk_size >= 1
+    ):
         raise ValueError(f"chunk_size={chunk_size!r}; it must be a positive integer, or None")
     if not len(features):  # nothing counts
         return jnp.zeros((), sum_type(features.dtype))
@@ -162,13 +169,13 @@ def _squared_distance_jvp(
 def distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """`[n, N]` Euclidean distances of `[n, C]` and `[N, C]`, with zero gradient at 0."""
     square = squared_distance(x, y)
-    apart = square > 0
+    apart = ~(square <= 0)  # NaN stays NaN
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, jnp.ones_like(square))), 0.0)
 
 
 def masked_logsumexp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """`[n]`: over the entries of `[n, N]` in the mask; about -1e30 where there is none."""
-    kept = jnp.where(mask, values, jnp.full_like(values, -FAR))
+    """`[n]`: over the entries of `[n, N]` in the mask; about `-far` where there is none."""
+    kept = jnp.where(mask, values, jnp.full_like(values, -far(values)))
     largest = lax.stop_gradient(kept.max(axis=1))
     return largest + jnp.log(jnp.exp(kept - largest[:, None]).sum(axis=1))
 
@@ -186,11 +193,14 @@ def _rows(compare: Compare, anchors: Examples, everyone: Examples) -> Rows:
 
 
 def _classes(labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """`[n]` integers; those of rows of weight 0, which may hold NaN, mean nothing."""
+    """`[n]` integers; those of rows of weight 0, which may hold NaN, mean nothing.
+
+    A row of zeros is of no class, -1.
+    """
     if labels.ndim == 1:
         return of_32_bits(labels)
     rows = jnp.where((weights != 0)[:, None], labels, jnp.zeros_like(labels))
-    return rows.argmax(axis=1)
+    return jnp.where((rows > 0).any(axis=1), rows.argmax(axis=1), -1)
 
 
 def _gathered(own: Examples, axis_name: AxisName) -> Examples:

@@ -14,6 +14,7 @@ from gini_jax.losses.rules import (
     check_features,
     check_label_values,
     check_where,
+    known_array,
 )
 
 
@@ -66,7 +67,7 @@ def proxy_anchor_loss(
         >>> print(f"{loss:.4f}")  # log(1 + 1 / e) + log 2
         1.0064
     """
-    features, proxies, labels = jnp.asarray(features), jnp.asarray(proxies), jnp.asarray(labels)
+    features, proxies, labels = jnp.asarray(features), jnp.asarray(proxies), known_array(labels)
     axis = check_features(features, axis)
     channels, shape = features.shape[axis], labels.shape
     rows_or_integers = shape == (len(features), len(proxies)) or (
@@ -110,11 +111,14 @@ def _log_one_plus_sum(
         Two arrays `[2, K]`.
     """
     there = shares > 0
+    # With the share in the exponent the largest summand is 1, however small its share is.
+    exponents = exponents + jnp.log(jnp.where(there, shares, jnp.ones_like(shares)))
     largest = lax.stop_gradient(jnp.where(there, exponents, 0.0).max(axis=1, initial=0.0))
     if axis_name is not None:
         largest = lax.pmax(largest, axis_name)
     shifted = jnp.where(there, exponents - largest[:, None], 0.0)
-    sums = jnp.stack([(shares * jnp.exp(shifted)).sum(axis=1), shares.sum(axis=1)])
+    summands = jnp.where(there, jnp.exp(shifted), 0.0)
+    sums = jnp.stack([summands.sum(axis=1), shares.sum(axis=1)])
     if axis_name is not None:
         sums = lax.psum(sums, axis_name)
     return largest + jnp.log1p(jnp.expm1(-largest) + sums[0]), sums[1]

@@ -60,7 +60,7 @@ def renyi_loss(
     # An absent class has no gradient, which its inverse mass would take out of float32's range.
     means = jnp.where(sums.mass[:, None] > 0, class_means(sums), 0.0)  # [K, C]
     largest = lax.stop_gradient(means.max(axis=0, keepdims=True))
-    alive = largest > jnp.finfo(means.dtype).tiny  # [1, C]
+    alive = ~(largest <= jnp.finfo(means.dtype).tiny)  # [1, C]; NaN is no dead feature
     # Rescaled to at most 1, so that neither value nor gradient squares what is tiny or huge.
     scaled = jnp.where(alive, means * (1 / jnp.where(alive, largest, 1.0)), 1.0)
     profiles = scaled / scaled.sum(axis=0, keepdims=True)

@@ -4,25 +4,40 @@ Shapes and types are always checked. Values are checked where they are known: ou
 pmap and shard_map, and for settings that are plain numbers. `checked` checks traced values too.
 """
 
+import contextlib
 import contextvars
 import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 AxisName: TypeAlias = Hashable | tuple[Hashable, ...]
 Positive: TypeAlias = Annotated[float, "(0, inf)"]
 NotNegative: TypeAlias = Annotated[float, "[0, inf)"]
 Angle: TypeAlias = Annotated[float, "[0, 1.5707963267948966]"]  # up to pi / 2
+Finite: TypeAlias = Annotated[float, "(-inf, inf)"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _checks_traced = contextvars.ContextVar("checks_traced", default=False)
+# Where jax has such contexts, a function that was compiled without checks is compiled again.
+_retraced = jax.make_user_context(False) if hasattr(jax, "make_user_context") else None
+
+
+@contextlib.contextmanager
+def _checking() -> Iterator[None]:
+    token = _checks_traced.set(True)
+    try:
+        with _retraced(True) if _retraced else contextlib.nullcontext():
+            yield
+    finally:
+        _checks_traced.reset(token)
 
 
 def checked(loss: Callable[P, T]) -> Callable[P, tuple[Any, T]]:
@@ -33,8 +48,8 @@ def checked(loss: Callable[P, T]) -> Callable[P, tuple[Any, T]]:
 
     Returns:
         A function with the same arguments, which works under jit. It returns an error and the
-        loss's own result; `error.throw()` raises what was wrong, and does nothing otherwise. See
-        `jax.experimental.checkify`.
+        loss's own result; `error.throw()` raises what was wrong with traced values, and does
+        nothing otherwise. What is known is raised at once. See `jax.experimental.checkify`.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -48,11 +63,8 @@ def checked(loss: Callable[P, T]) -> Callable[P, tuple[Any, T]]:
     @functools.wraps(loss)
     def with_checks(*args: P.args, **kwargs: P.kwargs) -> tuple[Any, T]:
         def call(arrays: Any) -> T:
-            token = _checks_traced.set(True)
-            try:
+            with _checking():
                 return loss(*arrays[0], **arrays[1])
-            finally:
-                _checks_traced.reset(token)
 
         return checkify.checkify(call)((args, kwargs))
 
@@ -78,6 +90,12 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
     def with_bounds(*args: P.args, **kwargs: P.kwargs) -> T:
         for name in rules.keys() & kwargs.keys():
             value, rule = kwargs[name], rules[name]
+            if isinstance(value, jax.core.Tracer) and isinstance(rule, str):
+                low, high = (float(end) for end in rule[1:-1].split(","))
+                above = (value >= low) if rule[0] == "[" else (value > low)
+                below = (value <= high) if rule[-1] == "]" else (value < high)
+                inside = above & below & jnp.isfinite(value)
+                require(f"{name} must lie in {rule}", lambda inside: inside.all(), inside)
             if _is_known(value) and not callable(value) and not _fits(value, rule):
                 at = "be one of" if isinstance(rule, tuple) else "lie in"
                 shown = ", ".join(map(repr, rule)) if isinstance(rule, tuple) else rule
@@ -141,6 +159,27 @@ def _is_known(value: Any) -> bool:
     return not isinstance(value, jax.Array) or value.is_fully_addressable
 
 
+def known_array(values: Any) -> jax.Array:
+    """An argument as an array; what is known, such as NumPy arrays, stays known under jit.
+
+    Raises:
+        ValueError: integers of NumPy need 64 bits, which jax does not use by default.
+    """
+    if isinstance(values, jax.Array):
+        return values
+    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        integers = np.asarray(values)
+        if integers.dtype.kind in "iu" and integers.dtype.itemsize == 8 and integers.size:
+            low, high = (0, 2**32) if integers.dtype.kind == "u" else (-(2**31), 2**31)
+            if integers.min() < low or integers.max() >= high:
+                raise ValueError(
+                    f"integers up to {integers.max()} need 64 bits; set jax_enable_x64, or number "
+                    "them anew: np.unique(labels, return_inverse=True)[1]"
+                )
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(values)
+
+
 def check_features(features: jax.Array, axis: int) -> int:
     """The feature axis, counted from 0.
 
@@ -170,11 +209,17 @@ def check_where(where: Any, labels: jax.Array) -> jax.Array | None:
     """
     if where is None:
         return None
-    where = jnp.asarray(where)
+    where = known_array(where)
     if where.shape != labels.shape[:1]:
         raise ValueError(
             f"where has shape {where.shape}; it must be [N] = {labels.shape[:1]}, one weight per "
             "example"
+        )
+    if where.dtype != bool:
+        require(
+            "where holds numbers that are negative or not finite; it is a mask, or weights from 0",
+            lambda where: ((where >= 0) & jnp.isfinite(where.astype(jnp.float32))).all(),
+            where,
         )
     return where
 
@@ -256,17 +301,17 @@ def check_label_values(
                 weights,
             )
         return
-    if labels.shape[1] == 1 and jnp.issubdtype(labels.dtype, jnp.integer):
+    if labels.shape[1] == 1 or jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise ValueError(
             f"labels have shape {labels.shape} and type {labels.dtype}; give integers of shape "
-            f"{labels.shape[:1]}, such as labels[:, 0], or rows [N, K] of all K classes"
+            f"{labels.shape[:1]}, such as labels[:, 0], or real rows [N, K] of all K classes"
         )
     if labels.dtype == bool:
         return
 
     def holds(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
         rows = labels.astype(jnp.float32)
-        inside = (rows >= -1e-3) & (rows <= 1.001)
+        inside = (rows >= -5e-3) & (rows <= 1.005)  # as bfloat16 rounds them
         return (~_counts(weights, labels)[:, None] | inside).all()
 
     require(
@@ -278,7 +323,7 @@ def check_label_values(
     )
 
 
-def check_cosines(cosines: jax.Array, weights: jax.Array | None) -> None:
+def check_cosines(cosines: jax.Array, labels: jax.Array, weights: jax.Array | None) -> None:
     """Refuses numbers that are no cosines, where they are known.
 
     Raises:
@@ -287,10 +332,14 @@ def check_cosines(cosines: jax.Array, weights: jax.Array | None) -> None:
     require(
         "the cosines hold numbers outside [-1, 1]; give the products of features and class "
         "vectors that are both divided by their lengths, not logits or features",
-        lambda cosines, weights: (
-            ~_counts(weights, cosines)[:, None] | (jnp.abs(cosines) <= 1.01)
-        ).all(),
+        lambda cosines, labels, weights: (
+            (
+                ~_counts(weights, labels)[:, None]
+                | (jnp.abs(cosines) <= 1.02)  # as bfloat16 rounds
+            ).all()
+        ),
         cosines,
+        labels,
         weights,
     )
 
@@ -300,5 +349,7 @@ def of_32_bits(labels: jax.Array) -> jax.Array:
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
-def _counts(weights: jax.Array | None, rows: jax.Array) -> jax.Array:
-    return jnp.ones(len(rows), bool) if weights is None else weights != 0
+def _counts(weights: jax.Array | None, labels: jax.Array) -> jax.Array:
+    """`[N]`: which examples count: neither of weight 0 nor with a negative integer."""
+    there = jnp.ones(len(labels), bool) if weights is None else weights.astype(bool)
+    return there & (labels >= 0) if labels.ndim == 1 else there

@@ -91,6 +91,8 @@ def simclr_loss(
             f"{features.shape} have {features.shape[axis]}"
         )
     weights = check_where(where, features)
+    if weights is not None:  # both views of an image count as the first does
+        weights = jnp.concatenate([weights[: len(features) // 2]] * 2)
 
     def loss(features: jax.Array, projection: Projection, weights: jax.Array | None) -> jax.Array:
         x = spatial_mean(features, weights, axis, signed=True)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.losses.pairs import (
-    FAR,
     Compare,
     RowLoss,
     Rows,
     distance,
+    far,
     mean_over_anchors,
     squared_distance,
 )
@@ -91,8 +91,8 @@ def triplet_loss(
 
 def _hard(margin: float) -> RowLoss:
     def of_rows(rows: Rows) -> Sums:
-        farthest = jnp.where(rows.positive, rows.values, -FAR).max(axis=1)
-        nearest = jnp.where(rows.negative, rows.values, FAR).min(axis=1)
+        farthest = jnp.where(rows.positive, rows.values, -far(rows.values)).max(axis=1)
+        nearest = jnp.where(rows.negative, rows.values, far(rows.values)).min(axis=1)
         both = rows.positive.any(axis=1) & rows.negative.any(axis=1)
         return jnp.maximum(farthest - nearest + margin, 0.0), both.astype(rows.values.dtype)
 
@@ -101,7 +101,7 @@ def _hard(margin: float) -> RowLoss:
 
 def _semi_hard(margin: float) -> RowLoss:
     def of_row(d: jax.Array, positive: jax.Array, negative: jax.Array) -> Sums:
-        negatives = jnp.sort(jnp.where(negative, d, FAR))
+        negatives = jnp.sort(jnp.where(negative, d, far(d)))
         farther = jnp.searchsorted(negatives, d, side="right")
         count = negative.sum().astype(farther.dtype)
         chosen = negatives[jnp.minimum(farther, jnp.maximum(count - 1, 0))]
@@ -117,8 +117,8 @@ def _all(margin: float) -> RowLoss:
 
     def of_row(d: jax.Array, positive: jax.Array, negative: jax.Array) -> Sums:
         d = d - jax.lax.stop_gradient(d.mean())  # so that the running sums stay small
-        negatives = jnp.sort(jnp.where(negative, d, FAR))
-        kept = jnp.where(negatives < FAR, negatives, 0.0)
+        negatives = jnp.sort(jnp.where(negative, d, far(d)))
+        kept = jnp.where(negatives < far(d), negatives, 0.0)
         sums = jnp.concatenate([jnp.zeros(1, d.dtype), jnp.cumsum(kept)])
         active = jnp.searchsorted(negatives, d + margin, side="left")  # negatives with a loss
         active = jnp.where(positive, active, 0)

@@ -13,7 +13,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from gini_jax.analysis.bench_pictures import pictures
+from gini_jax.analysis.bench_pictures import pictures, varies
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import Run, benches_in, read_runs, table_of
 from gini_jax.analysis.statistics import comparisons, number
@@ -71,6 +71,7 @@ def main(
     make_workdir(workdir, "bench.md is written there")
     cache_compilations(workdir)
     measuring = {name: x for name, x in modules.items() if hasattr(x, "measure")}
+    _check_varied(groups, modules, named=benches != "all" and not measuring)
     data_dir = config.dataset.data_dir if config else ""
     bar = tqdm(total=len(runs) * len(measuring), unit=" benches", disable=None)
     with bar:
@@ -91,10 +92,23 @@ def main(
     return table
 
 
+def _check_varied(
+    groups: dict[str, list[Run]], modules: Mapping[str, ModuleType], named: bool
+) -> None:
+    """Refuses benches that compare the runs of a sweep where nothing is to be compared."""
+    settings = {name: x.SETTING for name, x in modules.items() if hasattr(x, "SETTING")}
+    if named and not any(varies(groups, path) for path in settings.values()):
+        name, path = next(iter(settings.items()))
+        raise InputError(
+            f"--benches={name} compares the runs of a sweep that varied {path}, and these did not; "
+            f"give the --workdir of one, as --mode=sweep --vary={path}=... makes it"
+        )
+
+
 def _tell_unfit(names: Iterable[str], reasons: Sequence[Mapping[str, str]], named: bool) -> None:
     """Tells which benches were left out for some runs; of those that are named, one must fit."""
     unfit = {name: [of_run[name] for of_run in reasons if name in of_run] for name in names}
-    if named and all(len(own) == len(reasons) for own in unfit.values()):
+    if named and unfit and all(len(own) == len(reasons) for own in unfit.values()):
         reason = "; ".join(f"{name}: {own[-1]}" for name, own in unfit.items())
         raise InputError(f"--benches={','.join(unfit)} fits none of the runs: {reason}")
     for name, own in unfit.items():

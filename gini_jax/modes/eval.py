@@ -55,6 +55,8 @@ def main(
     """
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train a run there first")
+    if not (workdir / "config.json").is_file():
+        raise InputError(f"workdir {str(workdir)!r} has lost its config.json; bring it back")
     if split not in ("train", "val", "test"):
         raise unknown_name("split", split, ("train", "val", "test"))
     make_workdir(workdir, "eval.json is written there; copy the run to a folder of your own")

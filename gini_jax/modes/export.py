@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from gini_jax.data.images import stored_size
 from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.models import to_torch
 from gini_jax.models.registry import network_of
-from gini_jax.storage import write
+from gini_jax.storage import read_json, write
 from gini_jax.target import tracing_for
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
@@ -85,7 +84,7 @@ def main(
 def _tested(workdir: Path, step: int) -> dict[str, Any]:
     """The metrics of result.json, if they are those of this step."""
     path = workdir / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else {}
+    result = read_json(path) if path.exists() else {}
     if not result or result["best_epoch"] * result["steps"] != step * result["epochs"]:
         return {}
     return {key: value for key, value in result.items() if key[:5] == "test_" and value is not None}

@@ -134,12 +134,12 @@ class Log(Callback):
         if every and step % every == 0 and step % run.experiment.steps_per_epoch:
             line = {"step": step, **{f"step_{name}": x for name, x in metrics.items()}}
             for logger in self._loggers:
-                logger.write(line)
+                logger.write(dict(line))
 
     def after_epoch(self, run: Run) -> None:
         """Writes an epoch, with its validation if there was one."""
         for logger in self._loggers:
-            logger.write(run.line)
+            logger.write(dict(run.line))
 
     def close(self) -> None:
         """Closes the loggers."""

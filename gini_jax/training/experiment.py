@@ -23,7 +23,7 @@ from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.schedules import create_schedule, schedule_of
 from gini_jax.training.state import Experiment, feature_shapes, why_not_measured
-from gini_jax.training.trial import NETWORK, check_network, check_terms, tried
+from gini_jax.training.trial import NETWORK, check_functions, check_network, check_terms, tried
 
 
 def build_experiment(
@@ -201,6 +201,7 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
         check_measurable(model, tuple(config.loss.layers))
     check_terms(config, model)
     check_groups(config.optimizer.groups, model)
+    check_functions(config)
     check_evaluations(config.evals, num_classes=10)
 
 

@@ -350,13 +350,14 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
     """
     names = dict.fromkeys(("jsonl", *config.loggers))  # pictures are drawn from metrics.jsonl
     loggers: list[Logger] = []
+    own = config.copy_and_resolve_references()  # what a logger changes is not the run's
     for name in names:
         if name == "jsonl":
             loggers.append(Jsonl(workdir, config))
             continue
         try:
-            loggers.append(BestEffortLogger(name, logger_of(name)(workdir, config)))
-        except Exception as error:  # of its library: no login, no connection
+            loggers.append(BestEffortLogger(name, logger_of(name)(workdir, own)))
+        except (Exception, SystemExit) as error:  # of its library: no login, no connection
             raise InputError(
                 f"loggers={tuple(config.loggers)}: {name} cannot start ({first_line(error)}); mend "
                 "that, or leave it out"

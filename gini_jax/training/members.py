@@ -62,6 +62,8 @@ def members_of(
         InputError: a name is unknown, a value is of another type than its setting, or no objective
             has a term that the config weights.
     """
+    if len(set(objectives)) < len(objectives):
+        raise InputError(f"--objectives={','.join(objectives)} names one twice; name each once")
     settings = _parse_vary(config, vary, ranges=trials > 0)
     terms = {objective: terms_of(config, objective) for objective in objectives}
     _check_used(config, terms, list(settings))
@@ -266,9 +268,9 @@ def _parse_one(
     elif section in SECTIONS and f"{section}.name" in varied:
         for name in varied[f"{section}.name"]:
             rows |= {f"{section}.{k}": row for k, row in component_rows(section, name).items()}
-    if not equals or path not in rows:
+    if path not in rows:
         raise unknown_name("setting in --vary", path, rows)
-    if not values.strip():
+    if not equals or not values.strip():
         raise InputError(f"--vary={text} gives no value; give some, as in --vary={path}=1,2")
     if path in _VARIED_BY:
         raise InputError(f"--vary={text}: {path} cannot be varied here; {_VARIED_BY[path]}")

@@ -9,10 +9,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from gini_jax.data.augment import augmentation_of
 from gini_jax.errors import InputError, first_line
 from gini_jax.losses.objective import Objective
 from gini_jax.losses.terms import About, Outputs
+from gini_jax.training.optim import create_optimizer
+from gini_jax.training.schedules import create_schedule
 from gini_jax.training.state import feature_shapes
+from gini_jax.training.step_metrics import metric_of
 
 NETWORK = (
     "a network is a flax.linen module with the fields num_classes and axis_name, which is called "
@@ -23,6 +27,21 @@ TERM = (
     "a term is a loss(features, labels, *, where=None, axis_name=None) that returns a scalar, or a "
     "class with init and __call__ like gini_jax.losses.terms.Term, or with sums and of_sums like "
     "SumTerm, whose fields all have defaults"
+)
+SCHEDULE = (
+    "a schedule is a dataclass with extends and rates, called with the highest rate and Steps, "
+    "that returns a function from the step, which jax traces, to the rate, a scalar from 0 on"
+)
+OPTIMIZER = (
+    "an optimiser is a dataclass whose fields all have defaults, called with a schedule and a "
+    "Decay, that returns an optax.GradientTransformation"
+)
+AUGMENTATION = (
+    "an augmentation is a function of a key, an image [H, W, 3] in [0, 1] and its value, which jax "
+    "traces, that returns an image of that shape"
+)
+METRIC = (
+    "a step metric is a function of the step's Outputs that returns a number for each example [n]"
 )
 SEE = "docs/extending.md shows one"
 
@@ -88,6 +107,66 @@ def check_network(name: str, model: nn.Module, num_classes: int) -> None:
     for layer, values in features.items():
         if values.ndim < 2 or values.shape[0] != 2 or (layer == "pooled" and values.ndim != 2):
             raise _misfit(part, f"returns {layer} of shape {list(values.shape)} for N=2", NETWORK)
+
+
+def check_rates(config: ConfigDict) -> None:
+    """Refuses a schedule or an optimiser that breaks its contract.
+
+    Raises:
+        InputError: it fails, or the rate is no number from 0 on.
+    """
+    created = lambda: create_schedule(config.schedule, 1000, config.num_epochs)  # noqa: E731
+    if ":" not in config.schedule.name + config.optimizer.name:  # the package's, with settings
+        create_optimizer(config.optimizer, created())
+        return
+    part = f"schedule.name={config.schedule.name!r}"
+    schedule = tried(part, SCHEDULE, created)
+    for place in (0, 500 * config.num_epochs, 1000 * config.num_epochs - 1):
+        rate = tried(part, SCHEDULE, partial(jax.jit(schedule), jnp.asarray(place)))
+        if getattr(rate, "shape", None) != () or not float(rate) >= 0:
+            raise _misfit(part, f"gives the rate {rate}", SCHEDULE)
+    part = f"optimizer.name={config.optimizer.name!r}"
+    optimizer = tried(part, OPTIMIZER, lambda: create_optimizer(config.optimizer, schedule))
+    params = {"kernel": jnp.ones((2, 2))}
+
+    def step() -> Any:
+        state = optimizer.init(params)
+        updates, _ = optimizer.update(params, state, params)
+        return jax.tree.map(lambda x, update: x + update, params, updates)
+
+    if jax.tree.map(jnp.shape, tried(part, OPTIMIZER, lambda: jax.eval_shape(step))) != {
+        "kernel": (2, 2)
+    }:
+        raise _misfit(part, "gives updates of another shape than the parameters", OPTIMIZER)
+
+
+def check_functions(config: ConfigDict) -> None:
+    """Refuses augmentations and step metrics of one's own that break their contract.
+
+    Raises:
+        InputError: one fails, or returns something else.
+    """
+    image, key = jax.ShapeDtypeStruct((8, 8, 3), jnp.float32), jax.random.key(0)
+    for name, value in config.augment.items():
+        if ":" in name and value:
+            part, change = f"augment.{name}", augmentation_of(name).change
+            call = lambda: jax.eval_shape(lambda x: change(key, x, value), image)  # noqa: B023, E731
+            found = tried(part, AUGMENTATION, call)
+            if getattr(found, "shape", None) != image.shape:
+                raise _misfit(part, f"returns {_shown(found)} for an image [8, 8, 3]", AUGMENTATION)
+    rows = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    outputs = ({layer: rows for layer in config.loss.layers}, rows, rows)
+    for name in config.step_metrics:
+        if ":" in name:
+            part, metric = f"step_metrics={name!r}", metric_of(name)
+            call = lambda: jax.eval_shape(lambda *x: metric(Outputs(*x)), *outputs)  # noqa: B023, E731
+            found = tried(part, METRIC, call)
+            if getattr(found, "shape", None) != (2,) or found.dtype == jnp.complex64:
+                raise _misfit(part, f"returns {_shown(found)} for 2 examples", METRIC)
+
+
+def _shown(found: Any) -> str:
+    return f"shape {list(found.shape)}" if hasattr(found, "shape") else f"a {type(found).__name__}"
 
 
 def check_terms(config: ConfigDict, model: nn.Module) -> None:

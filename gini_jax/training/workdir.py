@@ -17,7 +17,7 @@ from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
 from gini_jax.keys import having
 from gini_jax.settings import flattened, with_tuples
-from gini_jax.storage import is_remote, json_text, refuse_patterns, write
+from gini_jax.storage import is_remote, json_text, read_json, refuse_patterns, write
 from gini_jax.training.progress import Progress
 from gini_jax.training.schedules import schedule_of
 
@@ -38,6 +38,9 @@ CHANGEABLE_ON_RESUME = (
     "debug_nans",
     "profile",
 )
+
+
+_TEST_AGAIN = "delete it, and start the run again, which tests its checkpoint"
 
 
 def config_json(config: ConfigDict) -> str:
@@ -91,7 +94,7 @@ def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     Where a finished run is being extended, result.json goes: it is of the shorter run.
     """
     old = workdir / "result.json"
-    if old.exists() and not is_at_end(json.loads(old.read_text()), config):
+    if old.exists() and not is_at_end(read_json(old, _TEST_AGAIN), config):
         old.unlink()
     write(workdir / "config.json", config_json(config))
     write(workdir / "dataset.json", json_text(about_data(dataset)))
@@ -119,7 +122,7 @@ def changes_of_data(workdir: Path, dataset: Dataset) -> list[str]:
     path = workdir / "dataset.json"
     if not path.exists():
         return []
-    old, new = json.loads(path.read_text()), about_data(dataset)
+    old, new = read_json(path), about_data(dataset)
     found = []
     if old["class_names"] != new["class_names"]:
         gone, more = (
@@ -183,7 +186,7 @@ def holds_result(workdir: Path, config: ConfigDict) -> bool:
     if not (workdir / "result.json").exists():
         return False
     check_workdir(workdir, config)
-    result = json.loads((workdir / "result.json").read_text())
+    result = read_json(workdir / "result.json", _TEST_AGAIN)
     return is_at_end(result, config) and (workdir / "arrays.npz").exists()
 
 
