@@ -113,7 +113,7 @@ def test_the_report_of_several_runs_says_what_sets_them_apart(runs, tmp_path):
     page = (own / "comparison.html").read_text()
     assert str(own / "comparison.html") in out
     assert "They differ in" in page and "batch_size: 32, 64" in page
-    assert "gini-batch_size=64" in page and "ce-batch_size=32" in page
+    assert "<td>gini, 64</td>" in page and "<td>ce, 32</td>" in page
     _, err = Program("--mode=eval", *arguments, cwd=tmp_path).finish(status=1)
     assert "--workdir is given 2 times" in err
 

@@ -102,6 +102,7 @@ def run_of(classes, features, names):
         num_classes=classes,
         class_names=names,
         groups=np.arange(classes),
+        about={"superclass_names": []},
         result={"seed": 0, "best_epoch": 1},
         config={"loss": {"start_epoch": 1, "terms": {}}},
         lines=[{"epoch": 1, "val_loss": 1.0}],

@@ -193,14 +193,15 @@ def embedding(groups: dict[str, list[Run]]) -> Figure:
                 continue
             colours = "tab10" if labels.max() < 10 else "tab20" if labels.max() < 20 else "hsv"
             dots = axis.scatter(*points.T, c=labels, cmap=colours, s=14, lw=0)
-    _legend_of_classes(figure, next(iter(groups.values()))[0], dots)
+    _legend_of_classes(figure, [runs[0] for runs in groups.values()], dots)
     return figure
 
 
-def _legend_of_classes(figure: Figure, run: Run, dots: Any) -> None:
-    """The classes, or superclasses, by colour, where there are few."""
-    names = list(run.about["superclass_names"] or run.class_names)
-    if len(names) > 20:
+def _legend_of_classes(figure: Figure, runs: Sequence[Run], dots: Any) -> None:
+    """The classes, or superclasses, by colour, where there are few and all runs have the same."""
+    different = {tuple(run.about["superclass_names"] or run.class_names) for run in runs}
+    names = next(iter(different))
+    if len(different) > 1 or len(names) > 20:
         return
     handles = [
         Line2D([], [], ls="", marker="o", ms=5, color=dots.to_rgba(k)) for k in range(len(names))
