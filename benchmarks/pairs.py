@@ -47,7 +47,7 @@ def main() -> int:
         "pairs_covered": len({pair for row in passed for pair in pairs.pairs_of(row)}),
         "rows": len(rows),
         "rows_passed": len(passed),
-        "rows_failed": [str(row) for i, row in enumerate(rows) if i not in ended],
+        "rows_not_passed": [str(row) for i, row in enumerate(rows) if i not in ended],
     }
     (ROOT / "results" / "pairs.json").write_text(json.dumps(found, indent=2) + "\n")
     print(f"{found['pairs_covered']} of {found['pairs']} pairs, {found['pairs_refused']} refused")

@@ -28,7 +28,7 @@ from gini_jax.table import WEIGHTS
 
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the package, by name."""
-    folder = Path(__file__).parent / "configs"  # in a clone a link to the folder beside the package
+    folder = (Path(__file__).parent / "configs").resolve()  # in a clone, a link
     return {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
 
 
