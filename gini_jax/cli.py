@@ -242,8 +242,6 @@ def _split(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
         off, path, text = match.groups()
         if text is None and not off and waiting and not waiting[0].startswith("-"):
             text = waiting.pop(0)
-        if path in given:
-            raise InputError(f"--config.{path} is given twice; give it once")
         if path is not None:
             given[path] = text if text is not None else ("false" if off else "true")
         elif text is None or off:

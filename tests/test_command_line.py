@@ -260,7 +260,6 @@ def test_weights_on_the_command_line_are_named_once():
 
 TWICE = {
     "--mode is given 2 times": ["--mode=train", "--mode=sweep"],
-    "--config.seed is given twice": ["--config.seed=1", "--config.seed=2"],
     "--init_from= is empty": ["--init_from="],
     "--seeds= is empty": ["--mode=sweep", "--seeds="],
 }

@@ -93,7 +93,7 @@ def test_a_composition_without_a_preset_can_be_swept():
         (["ec"], [], "unknown objective 'ec'"),
         (["ce"], ["num_epoch=1,2"], "did you mean 'num_epochs'"),
         (["ce"], ["num_epochs=1,two"], "num_epochs='two' has type str; it needs type int"),
-        (["ce"], ["num_epochs"], "unknown setting in --vary"),
+        (["ce"], ["num_epochs"], "--vary=num_epochs gives no value; give some, as in"),
         (["ce"], ["seed=1,2"], "seed cannot be varied here; use --seeds"),
         (["ce"], ["loss.terms.gini=0.1,0.2"], "no objective of the sweep .ce. has the term gini"),
         (["gini"], ["loss.terms.gini=1", "loss.terms.gini=2"], "loss.terms.gini is varied twice"),
