@@ -90,7 +90,8 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
     def with_bounds(*args: P.args, **kwargs: P.kwargs) -> T:
         for name in rules.keys() & kwargs.keys():
             value, rule = kwargs[name], rules[name]
-            if isinstance(value, jax.core.Tracer) and isinstance(rule, str):
+            traced = isinstance(value, jax.core.Tracer) and _checks_traced.get()
+            if traced and isinstance(rule, str):
                 low, high = (float(end) for end in rule[1:-1].split(","))
                 above = (value >= low) if rule[0] == "[" else (value > low)
                 below = (value <= high) if rule[-1] == "]" else (value < high)
