@@ -89,7 +89,8 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(loss)
     def with_bounds(*args: P.args, **kwargs: P.kwargs) -> T:
         for name in rules.keys() & kwargs.keys():
-            value, rule = kwargs[name], rules[name]
+            value: Any = kwargs[name]
+            rule = rules[name]
             traced = isinstance(value, jax.core.Tracer) and _checks_traced.get()
             if traced and isinstance(rule, str):
                 low, high = (float(end) for end in rule[1:-1].split(","))
@@ -102,7 +103,7 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
                 shown = ", ".join(map(repr, rule)) if isinstance(rule, tuple) else rule
                 hint = ""
                 if parameters[name].annotation is Angle:
-                    radians = math.radians(typing.cast(float, value))
+                    radians = math.radians(value)
                     hint = f"; it is in radians, and {value} degrees are {radians:.4g}"
                 raise ValueError(
                     f"{name}={value!r} must {at} {shown}; the default is "
