@@ -14,7 +14,6 @@ from docs.fault_tables import FAULT_TABLES
 from docs.frozen_tables import FROZEN_TABLES
 from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES, as_table
 from gini_jax.analysis.statistics import (
-    METRICS,
     compare,
     detectable,
     interval,
@@ -22,6 +21,7 @@ from gini_jax.analysis.statistics import (
     number,
     over_common_seeds,
 )
+from gini_jax.evals import TITLES
 
 
 def running_sums() -> str:
@@ -55,13 +55,13 @@ def sweep(name: str, metrics: tuple[str, ...], endpoint: str = "test_accuracy") 
             f"{number(compared.loc[group, 'mean'])} ± {number(compared.loc[group, 'sd'])}"
             for group in groups
         ]
-        lines.append(f"| {METRICS[metric][0]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {TITLES[metric][0]} | " + " | ".join(cells) + " |")
     first, n = table.iloc[0], table.groupby("group")["seed"].nunique()
     common = over_common_seeds(table)["seed"].nunique()
     unequal = "" if n.min() == n.max() else f", which all columns have, of {n.min()} to {n.max()}"
     note = (
         f"n = {common} seeds{unequal}; {first['epochs']} epochs, {first['device']}, jax "
-        f"{first['jax_version']}. {METRICS[endpoint][0]}, paired by seed, over all seeds of both:"
+        f"{first['jax_version']}. {TITLES[endpoint][0]}, paired by seed, over all seeds of both:"
     )
     compared = markdown(compare(table, endpoint))
     return "\n".join([*lines, "", note, "", compared, "", _power(table, endpoint)])
@@ -86,7 +86,7 @@ def settings() -> str:
     """Accuracy, and what the terms did to the features, by the setting that a run changed."""
     table = pd.read_csv(RESULTS / "sweeps" / "caltech101_64_sensitivity.csv")
     shown = ("feature_gini", "feature_kl_uniform", "scatter_ratio")
-    heads = [METRICS[metric][0] for metric in ("test_accuracy", *shown)]
+    heads = [TITLES[metric][0] for metric in ("test_accuracy", *shown)]
     heads[1:1] = ["difference to `ce`", "95 % interval (t)", "better in"]
     lines = ["| changed | n | " + " | ".join(heads) + " |", "| --- " * 9 + "|"]
     compared = {metric: compare(table, metric) for metric in ("test_accuracy", *shown)}
@@ -109,8 +109,8 @@ def by_row(name: str) -> str:
     shown: tuple[str, ...] = ("test_superclass_accuracy", "feature_gini", "scatter_ratio")
     shown += ("probe_accuracy", "knn_accuracy", "nmi")
     shown = tuple(metric for metric in shown if table[metric].notna().any())
-    heads = ["objective", METRICS["test_accuracy"][0], "difference to `ce`", "95 % interval (t)"]
-    heads += ["Holm", "better in", *(METRICS[metric][0] for metric in shown)]
+    heads = ["objective", TITLES["test_accuracy"][0], "difference to `ce`", "95 % interval (t)"]
+    heads += ["Holm", "better in", *(TITLES[metric][0] for metric in shown)]
     compared, rows = compare(table, "test_accuracy"), []
     means = table.groupby("group")[list(shown)].mean()
     for group, row in compared.iterrows():

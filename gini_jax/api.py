@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from gini_jax.analysis import figures
 from gini_jax.analysis.report import page_of
 from gini_jax.analysis.runs import Run, grouped, named_apart, read_run, table_of
-from gini_jax.analysis.statistics import METRICS
 from gini_jax.analysis.statistics import compare as compare_by_seed
 from gini_jax.config_files import changed, config_of
 from gini_jax.devices import prepare_cpu
 from gini_jax.drawing import drawn
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.evals import TITLES
 from gini_jax.modes import train as train_mode
 from gini_jax.storage import run_path, write
 from gini_jax.trained import Trained, load
@@ -85,7 +85,8 @@ class Result:
         return f"Result({about}: test accuracy {accuracy:.4f}, in {self.workdir})"
 
     def _repr_html_(self) -> str:
-        values = {title: self.numbers.get(metric) for metric, (title, _) in METRICS.items()}
+        metrics = TITLES | self.numbers.get("titles", {})
+        values = {title: self.numbers.get(metric) for metric, (title, _) in metrics.items()}
         table = pd.Series({k: v for k, v in values.items() if v is not None}, dtype=float)
         title = html.escape(train_mode.title_of(self.numbers))
         head = f"<p><b>{title}</b>, in {html.escape(str(self.workdir))}</p>"
@@ -183,10 +184,12 @@ class Comparison:
         Raises:
             InputError: there is no such metric.
         """
-        if metric not in METRICS:
-            raise unknown_name("metric", metric, METRICS)
+        frame = table_of(self.groups)
+        metrics = frame.attrs["metrics"]
+        if metric not in metrics:
+            raise unknown_name("metric", metric, metrics)
         base = "ce" if "ce" in self.groups else next(iter(self.groups))
-        return compare_by_seed(table_of(self.groups), metric, base, METRICS[metric][1])
+        return compare_by_seed(frame, metric, base, metrics[metric][1])
 
     def save(self, path: str | Path) -> None:
         """Writes the whole page, as `--mode=report` does."""
@@ -198,9 +201,9 @@ class Comparison:
             if any(run.result.get(metric) is None for runs in self.groups.values() for run in runs):
                 continue
             found = self.table(metric)
-            tables[METRICS[metric][0]] = found["mean"]
+            tables[TITLES[metric][0]] = found["mean"]
             if "difference" in found:
-                tables[f"{METRICS[metric][0]}, difference"] = found["difference"]
+                tables[f"{TITLES[metric][0]}, difference"] = found["difference"]
         count = {name: len(runs) for name, runs in self.groups.items()}
         shown = pd.DataFrame({"seeds": pd.Series(count), **tables})
         return (

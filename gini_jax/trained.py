@@ -1,5 +1,6 @@
 """A trained network, ready for use, without its data set."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -196,10 +197,9 @@ def load(workdir: str | Path, step: int | None = None) -> Trained:
         raise InputError(f"{str(workdir)!r} holds no run; give the --workdir of one")
     config = saved_config(folder)
     about = read_json(folder / "dataset.json")
-    checkpoints = Checkpoints(folder / "checkpoints")
-    step = checkpoints.best_step() if step is None else step
-    variables = checkpoints.variables(step)
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        step = checkpoints.best_step() if step is None else step
+        variables = checkpoints.variables(step)
     names = tuple(about["class_names"])
     return Trained(
         model=create_model_of(config, len(names), axis_name=None),

@@ -101,7 +101,7 @@ def test_all_five_work_together(project):
     assert "tiny:moving_center" in out
     assert "4 steps of 8 images" in out
     assert "nearest_accuracy" in (project / "run" / "result.json").read_text()
-    table = "import gini_jax.analysis.statistics as s; print(s.METRICS['nearest_accuracy'])"
+    table = "import gini_jax.evals as s; print(s.TITLES['nearest_accuracy'])"
     said = subprocess.run(
         [sys.executable, "-c", table], cwd=project, capture_output=True, text=True, check=True
     )

@@ -2,13 +2,13 @@
 
 import json
 import re
-import subprocess
+import signal
 import sys
 from types import ModuleType
 
 import pytest
 
-from gini_jax.errors import Busy, InputError, RunError
+from gini_jax.errors import Busy, InputError, RunError, Stopped
 from gini_jax.modes import executors, sweep
 from gini_jax.modes.executors import inline, local
 from gini_jax.modes.executors.local import accelerators, environments, shares_of_cores
@@ -68,28 +68,47 @@ def test_members_side_by_side_give_what_they_give_one_after_the_other(tmp_path, 
 def test_a_process_that_dies_takes_no_other_with_it(tmp_path, monkeypatch):
     programs = {
         "killed": "import os; os.kill(os.getpid(), 9)",
-        "failed": "import sys; sys.exit('RunError: the loss is not finite')",
-        "busy": "import sys; print('is being written by 7', file=sys.stderr); sys.exit(75)",
+        "failed": "import sys; sys.exit('member ended: RunError: the loss is not finite')",
+        "busy": "import sys; print('member ended: is written by 7'); sys.exit(75)",
         "good": "pass",
+        "talkative": "import os; [os.write(2, b'C++ says a lot\\n' * 100) for _ in range(200)]",
+        "unclear": "import os; os.write(2, b'no device'); os._exit(3)",
     }
-
-    def start(member, workdir, environment, cores):
-        return subprocess.Popen(
-            [sys.executable, "-c", programs[member.name]], stderr=subprocess.PIPE, text=True
-        )
-
-    monkeypatch.setattr(local, "_start", start)
+    monkeypatch.setattr(
+        local, "_command", lambda folder: [sys.executable, "-c", programs[folder.name]]
+    )
     members = [Member(name, tiny.get_config(), {}) for name in programs]
     started = []
     ended = {
         member.name: error for member, error in local.run(members, tmp_path, started.append, 2)
     }
     assert started == [f"now {name}" for name in programs]
-    assert ended["good"] is None
+    assert ended["good"] is None and ended["talkative"] is None
+    assert "status 3; the end of" in str(ended["unclear"]) and "no device" in str(ended["unclear"])
+    assert [path.stem for path in sorted(tmp_path.glob("*.stderr"))] == [
+        name for name in sorted(programs) if ended[name] is not None
+    ]
     assert isinstance(ended["busy"], Busy)
     assert isinstance(ended["killed"], RunError)
     assert "SIGKILL" in str(ended["killed"])
     assert "the loss is not finite" in str(ended["failed"])
+
+
+def test_a_signal_that_comes_while_a_process_starts_reaches_it(tmp_path, monkeypatch):
+    start = local._start
+
+    def start_and_signal(*args):
+        process = start(*args)
+        signal.raise_signal(signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(local, "_start", start_and_signal)
+    monkeypatch.setattr(
+        local, "_command", lambda folder: [sys.executable, "-c", "import time; time.sleep(600)"]
+    )
+    members = [Member("long", tiny.get_config(), {})]
+    with pytest.raises(Stopped, match="all members saved"):
+        list(local.run(members, tmp_path, print, 1))
 
 
 def test_a_member_that_another_process_trains_is_skipped(tmp_path, capsys):

@@ -16,7 +16,6 @@ from gini_jax.analysis.names import short_names, title_of
 from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
-    METRICS,
     by_baseline,
     compare,
     interval,
@@ -225,7 +224,11 @@ def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
 def _tables(groups: dict[str, list[Run]], compared: dict[str, list[str]]) -> Iterator[Section]:
     """One table over all metrics, a row for each group, and the paired comparison of accuracy."""
     frame = table_of(groups)
-    titles = {k: t for k, (t, _) in METRICS.items() if k in frame and frame[k].notna().any()}
+    titles = {
+        k: t
+        for k, (t, _) in frame.attrs["metrics"].items()
+        if k in frame and frame[k].notna().any()
+    }
     common = over_common_seeds(frame)
     means, spreads = (common.groupby("group")[list(titles)].agg(f) for f in ("mean", "std"))
     rows = [["", *titles.values()]]

@@ -1,6 +1,5 @@
 """Finished runs, as they lie in their folders."""
 
-import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -18,7 +17,7 @@ from jaxtyping import Int
 
 from gini_jax.checks import unread
 from gini_jax.errors import InputError, first_line
-from gini_jax.evals import evaluation_of
+from gini_jax.evals import TITLES
 from gini_jax.settings import flattened
 from gini_jax.storage import read_json
 from gini_jax.training.workdir import CHANGEABLE_ON_RESUME, config_of
@@ -143,10 +142,6 @@ def read_run(folder: Path, group: str = "") -> Run:
     again = "delete it, and start the run again, which tests its checkpoint"
     result = read_json(folder / "result.json", again)
     config, about = (read_json(folder / f"{name}.json") for name in ("config", "dataset"))
-    for name in config["evals"]:
-        if ":" in name:
-            with contextlib.suppress(InputError):  # a page of one's own run, read elsewhere
-                evaluation_of(name)
     lines = epochs_of(folder)
     return Run(folder, group or result["objective"], result, config, lines, about)
 
@@ -174,9 +169,28 @@ def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def table_of(groups: dict[str, list[Run]]) -> pd.DataFrame:
-    """A row for each run: its group, and what result.json holds."""
-    rows = [{"group": name, **run.result} for name, runs in groups.items() for run in runs]
-    return pd.DataFrame(rows)
+    """A row for each run: its group, and what result.json holds; see `frame_of`."""
+    return frame_of({"group": name, **run.result} for name, runs in groups.items() for run in runs)
+
+
+def frame_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows that hold result.json.
+
+    `attrs["metrics"]` are the numbers that tables show, by key a title and whether larger is
+    better, with those of the runs' own evaluations.
+
+    Examples:
+        >>> frame = frame_of([{"seed": 0, "titles": {"silent": ["Silent features", True]}}])
+        >>> list(frame), frame.attrs["metrics"]["silent"]
+        (['seed'], ['Silent features', True])
+    """
+    kept, metrics = [], dict(TITLES)
+    for row in rows:
+        metrics |= row.get("titles", {})
+        kept.append({key: value for key, value in row.items() if key != "titles"})
+    frame = pd.DataFrame(kept)
+    frame.attrs["metrics"] = metrics
+    return frame
 
 
 def named_apart(runs: Sequence[Run]) -> list[Run]:

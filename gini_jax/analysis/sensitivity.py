@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gini_jax.analysis.runs import Run
-from gini_jax.analysis.statistics import METRICS
 from gini_jax.drawing import COLOURS, plain_numbers
+from gini_jax.evals import TITLES
 from gini_jax.settings import flattened
 from gini_jax.training.workdir import CHANGEABLE_ON_RESUME
 
@@ -83,7 +83,7 @@ def sensitivity(table: pd.DataFrame, metric: str = "test_accuracy") -> Figure:
     for axis in axes[len(lines) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:
-        axis.set_ylabel(METRICS[metric][0])
+        axis.set_ylabel(TITLES[metric][0])
     return figure
 
 

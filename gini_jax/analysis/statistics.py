@@ -14,7 +14,6 @@ from gini_jax.evals import TITLES
 
 MARGINS = (0.5, 1)  # points of accuracy within which two objectives count as equivalent
 _SAME = 1e-9
-METRICS = TITLES
 
 
 def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[str]]:
@@ -263,7 +262,7 @@ def interval(low: float | None, high: float | None) -> str:
     return f"{low:+.4f} to {high:+.4f}"
 
 
-def comparisons(table: pd.DataFrame, metrics: Mapping[str, tuple[str, bool]] = METRICS) -> str:
+def comparisons(table: pd.DataFrame, metrics: Mapping[str, Any] = TITLES) -> str:
     """Every metric of a table's runs compared with cross-entropy, as Markdown.
 
     Args:

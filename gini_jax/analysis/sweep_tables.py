@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gini_jax.analysis.names import short_names
+from gini_jax.analysis.runs import frame_of
 from gini_jax.analysis.statistics import by_baseline, compare, comparisons, interval, number
 from gini_jax.storage import csv_text, json_text, write
 from gini_jax.training.members import Member
@@ -51,7 +52,7 @@ def write_csv(workdir: Path) -> pd.DataFrame:
             rows.append(
                 {"member": name, "group": group, **settings, **json.loads(path.read_text())}
             )
-    table = pd.DataFrame(rows)
+    table = frame_of(rows)
     write(workdir / "sweep.csv", csv_text(table))
     return table
 
@@ -68,7 +69,8 @@ def sweep_markdown(table: pd.DataFrame) -> str:
         f"from `{'`, `'.join(baselines)}` are paired by seed. Holm's correction is over the "
         "objectives of each table. With one seed there is no p-value, with equal differences an "
         "interval of width 0 and no p-value; Wilcoxon's starts at 6 seeds. A small p of TOST says "
-        "that two objectives are equivalent within the margin.\n\n" + comparisons(table)
+        "that two objectives are equivalent within the margin.\n\n"
+        + comparisons(table, table.attrs["metrics"])
     )
 
 

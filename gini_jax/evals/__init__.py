@@ -110,7 +110,6 @@ def evaluation_of(name: str) -> Any:
             f"evals={name!r} has the key {clashes[0]!r} in KEYS, which result.json already has; "
             f"give it another, such as own_{clashes[0]}"
         )
-    TITLES.update(getattr(found, "TITLES", {}))  # so that tables show its numbers
     return found
 
 
@@ -148,6 +147,8 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
     numbers: dict[str, Any] = {key: None for module in modules for key in module.KEYS}
     sizes = {"probe_train_examples": inputs.train, "probe_test_examples": inputs.test}
     probed = len(names) > len(ALWAYS)
+    if titles := {k: t for one in own for k, t in getattr(one, "TITLES", {}).items()}:
+        numbers["titles"] = titles  # so that tables show them, wherever the run is read
     numbers |= {
         key: min(len(x.labels), MOST_EXAMPLES) if probed else None for key, x in sizes.items()
     }

@@ -278,7 +278,7 @@ class SaveOrStop(Callback):
 
     def _stop_at(self, status: int, step: int) -> None:
         if status:
-            self._checkpoints.close()
+            self._checkpoints.wait()
             text = f"stopped after step {step}, saved; the same command resumes the run"
             raise Stopped(text, status)
 

@@ -1,7 +1,8 @@
-"""Trains a run in its workdir: resumes it, and puts together what accompanies it."""
+"""Trains a run in its workdir, from its newest checkpoint or from the start."""
 
 import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -55,19 +56,18 @@ def fit(
     """
     config = experiment.config
     writes = jax.process_index() == 0
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    state, progress = resumed_or_new(experiment, checkpoints)
-    step = int(state.step)
-    if writes:
-        announce_resume(step, progress, workdir, config)
-        keep_lines_until(workdir / "metrics.jsonl", step)
-    if progress.is_last(config):
-        checkpoints.close()
-        return progress
-    stepper = Stepper(experiment, dataset, devices)
-    if writes:
-        print(start_text(experiment, state, stepper.feed_name, devices))
     with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(closing(Checkpoints(workdir / "checkpoints")))
+        state, progress = resumed_or_new(experiment, checkpoints)
+        step = int(state.step)
+        if writes:
+            announce_resume(step, progress, workdir, config)
+            keep_lines_until(workdir / "metrics.jsonl", step)
+        if progress.is_last(config):
+            return progress
+        stepper = Stepper(experiment, dataset, devices)
+        if writes:
+            print(start_text(experiment, state, stepper.feed_name, devices))
         interrupts = stack.enter_context(Interrupts())
         callbacks: list[Callback] = [
             StopAtNaN(checkpoints),
@@ -87,7 +87,6 @@ def fit(
         run.train()
     if writes and progress.stopped_early(config):
         print(f"stopped early: epoch {progress.best_epoch} is the best of {progress.epochs}")
-    checkpoints.close()
     return progress
 
 

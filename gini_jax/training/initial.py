@@ -125,9 +125,8 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
     """
     if not (workdir / "config.json").is_file():
         raise _no_run(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    found = flatten_dict(checkpoints.variables(checkpoints.best_step()), sep="/")
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+        found = flatten_dict(checkpoints.variables(checkpoints.best_step()), sep="/")
     wanted = flatten_dict(initial, sep="/")
     differing = [
         path

@@ -28,10 +28,11 @@ def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
         A sentence that names the first module whose output is not finite though its input is; or
         the parameters that were not finite before the step; or that the forward pass is finite.
     """
-    experiment, config = stepper.experiment, stepper.experiment.config
+    config = stepper.experiment.config.copy_and_resolve_references()
+    config.steps_per_call = 1
+    experiment = stepper.experiment._replace(config=config)
     on_devices = replicate(state, stepper.devices)
     again = Stepper(experiment, stepper.dataset, stepper.devices)
-    config.steps_per_call = 1
     for done in range(int(state.step), step - 1):
         on_devices, _ = again(on_devices, done, 1)
     state = jax.device_get(on_devices)

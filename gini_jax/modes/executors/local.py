@@ -1,18 +1,20 @@
 """Several members of a sweep at a time, each in a process with a device, or cores, of its own."""
 
+import contextlib
 import glob
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from gini_jax.errors import Busy, InputError, RunError, Stopped
-from gini_jax.modes.executors.member import BUSY, import_path
+from gini_jax.modes.executors.member import BUSY, ENDED, import_path
 from gini_jax.training.members import Member
 from gini_jax.training.workdir import config_json
 
@@ -29,7 +31,7 @@ def check(workdir: Path, parallel: int) -> None:
     """Refuses numbers that are negative, or exceed the chips that cannot be shared.
 
     Raises:
-        InputError: it is so.
+        InputError: `parallel` is negative or too large.
     """
     del workdir
     if parallel < 0:
@@ -52,7 +54,7 @@ def run(
     slots = environments(kind, found, parallel or default_parallel(found))
     cores = shares_of_cores(len(slots)) if kind == "cpu" else [[]] * len(slots)
     waiting, signals = list(members), []
-    running: dict[int, tuple[Member, subprocess.Popen[str]]] = {}
+    running: dict[int, tuple[Member, subprocess.Popen[bytes]]] = {}
 
     def note(number: int, _: Any) -> None:
         signals.append(number)
@@ -67,11 +69,13 @@ def run(
                     member = waiting.pop(0)
                     starting(f"now {member.name}")
                     running[slot] = member, _start(member, workdir, slots[slot], cores[slot])
+                    if signals:  # one that came while the process started has not reached it
+                        running[slot][1].terminate()
             for slot, (member, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
                     if not signals or process.returncode == 0:
-                        yield member, _error_of(process)
+                        yield member, _error_of(process.returncode, _log(member, workdir))
             time.sleep(0.2)
     finally:
         for _, process in running.values():
@@ -145,38 +149,53 @@ def _cores() -> list[int]:
     return sorted(allowed(0)) if allowed else list(range(os.cpu_count() or 1))
 
 
+def _log(member: Member, workdir: Path) -> Path:
+    """Where a member's process writes what is not in its log.txt, such as messages of C++ code."""
+    return workdir / f"{member.name}.stderr"
+
+
+def _command(folder: Path) -> list[str]:
+    program = "import sys; from gini_jax.modes.executors.member import run_process; "
+    return [sys.executable, "-c", program + "sys.exit(run_process(sys.argv[1]))", str(folder)]
+
+
 def _start(
     member: Member, workdir: Path, environment: dict[str, str], cores: Sequence[int]
-) -> subprocess.Popen[str]:
+) -> subprocess.Popen[bytes]:
     """A process that reads the member's config from its input; cores are set before jax starts."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gini_jax.modes.executors.member", str(workdir / member.name)],
-        env=os.environ | environment | {"PYTHONPATH": import_path()},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
-    )
+    with (
+        tempfile.TemporaryFile() as config,
+        open(_log(member, workdir), "wb") as log,
+    ):
+        config.write(config_json(member.config).encode())
+        config.seek(0)
+        process = subprocess.Popen(
+            _command(workdir / member.name),
+            env=os.environ | environment | {"PYTHONPATH": import_path()},
+            stdin=config,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
+        )
     if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(process.pid, cores)
-    assert process.stdin is not None
-    with process.stdin as text:
-        text.write(config_json(member.config))
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
+            os.sched_setaffinity(process.pid, cores)
     return process
 
 
-def _error_of(process: subprocess.Popen[str]) -> Exception | None:
-    """What ended a process: None if its member is finished."""
-    assert process.stderr is not None
-    with process.stderr as text:
-        lines = text.read().strip().splitlines()
-    if process.returncode == 0:
+def _error_of(status: int, log: Path) -> Exception | None:
+    """What ended a process, from its log, which is deleted if its member is finished."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    if status == 0:
+        log.unlink()
         return None
-    if process.returncode == BUSY:
-        return Busy(lines[-1])
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        return RunError(f"its process was ended by {name}")
-    said = lines[-1] if lines else f"its process ended with status {process.returncode}"
-    return RunError(said.removeprefix("RunError: "))
+    said = [line.removeprefix(ENDED) for line in lines if line.startswith(ENDED)]
+    if status == BUSY:
+        return Busy(said[-1])
+    if said:
+        return RunError(said[-1].removeprefix("RunError: "))
+    reason = f"ended with status {status}"
+    if status < 0:
+        reason = f"was ended by {signal.Signals(-status).name}"
+    tail = "".join(f"\n    {line}" for line in lines[-5:])
+    return RunError(f"its process {reason}" + (f"; the end of {log}:{tail}" if tail else ""))

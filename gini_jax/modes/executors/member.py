@@ -1,4 +1,4 @@
-"""One member of a sweep, in this process, or in a process of its own: `python -m` this file."""
+"""One member of a sweep, in this process or in one of its own."""
 
 import contextlib
 import json
@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ from gini_jax.training.experiment import check_before_data
 from gini_jax.training.workdir import config_of
 
 BUSY = 75  # exit status of a process whose member another one is training
+ENDED = "member ended: "  # starts the line that says why
 
 
 def run_member(config: ConfigDict, folder: Path) -> None:
@@ -47,20 +47,13 @@ def run_member(config: ConfigDict, folder: Path) -> None:
         raise
 
 
-def end_process(status: int) -> NoReturn:
-    """Ends this process at once: threads that a failed run has left would hold it up."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 def import_path() -> str:
     """`PYTHONPATH` for a process that has to find this package, installed or not."""
     root = str(Path(__file__).resolve().parents[3])
     return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
 
 
-def _main(folder: str) -> int:
+def run_process(folder: str) -> int:
     """Trains the member whose config stands in the input; the process's exit status."""
     logging.set_verbosity(logging.WARNING)
     devices.prepare_cpu()
@@ -70,13 +63,10 @@ def _main(folder: str) -> int:
     except Stopped as stopped:
         return stopped.status
     except Busy as busy:
-        print(busy, file=sys.stderr)
+        print(f"\n{ENDED}{busy}", file=sys.stderr)
         return BUSY
     except Exception as error:
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
+        text = f"{type(error).__name__}: {error}".replace("\n", " ")
+        print(f"\n{ENDED}{text}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    end_process(_main(sys.argv[1]))

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from filelock import FileLock
 from gini_jax import devices
 from gini_jax.analysis.runs import epochs_of
 from gini_jax.errors import Busy, InputError, RunError, Stopped, first_line
-from gini_jax.modes.executors.member import end_process, import_path, run_member
+from gini_jax.modes.executors.member import import_path, run_member
 from gini_jax.storage import is_remote, write
 from gini_jax.training.members import Member
 from gini_jax.training.workdir import config_json, config_of, holds_result
@@ -255,12 +256,19 @@ def train_member(folder: str, config: str, retries: int) -> None:
         if told:
             reason = "reached its time limit" if limit else "was stopped by a signal"
             _note_error(path, f"{reason} after it was queued again {restarts} times (--retries)")
-        end_process(stopped.status)
+        _end_process(stopped.status)
     except Exception as error:
         if restarts < retries and not isinstance(error, InputError):
             _requeue()
         _note_error(path, f"{type(error).__name__}: {error}", busy=isinstance(error, Busy))
-        end_process(1)
+        _end_process(1)
+
+
+def _end_process(status: int) -> NoReturn:
+    """Ends this process at once: submitit would note a result, and Slurm's signals would come in between."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _job() -> str:
@@ -281,7 +289,7 @@ def _still_wanted() -> bool:
 
 def _requeue() -> NoReturn:
     subprocess.run(["scontrol", "requeue", _job()], check=True)
-    end_process(128 + signal.SIGTERM)
+    _end_process(128 + signal.SIGTERM)
 
 
 def _note_error(member: Path, text: str, busy: bool = False) -> None:
