@@ -28,8 +28,9 @@ from gini_jax.data import load_dataset
 from gini_jax.devices import prepare_cpu
 from gini_jax.evals.extract import Extractor
 from gini_jax.losses import class_profile, gini_impurity
-from gini_jax.losses.objective import Objective, global_sums, shared_value
-from gini_jax.losses.terms import PRESETS, About, Outputs
+from gini_jax.losses.objective import Objective, shared_value
+from gini_jax.losses.term import Outputs
+from gini_jax.losses.terms import PRESETS
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.initial import start_state
 
@@ -180,8 +181,10 @@ def batch_of(arm: Arm, key: jax.Array, labels: jax.Array, num_classes: int) -> j
 
 def trainer(arm: Arm, x: jax.Array, num_classes: int, steps: int) -> Callable[[Run], Any]:
     """From a run to its trained parameters."""
-    target = About(kl_target=arm.target)
-    objective = Objective(arm.terms, arm.running_decay, about=target)
+    terms = {name: {"weight": weight} for name, weight in arm.terms.items()}
+    if "kl" in terms and arm.target is not None:
+        terms["kl"]["target"] = arm.target
+    objective = Objective(terms, arm.running_decay)
     shape = jax.ShapeDtypeStruct((BATCH, num_classes), jnp.float32)
     features = {"hidden": jax.ShapeDtypeStruct((BATCH, HIDDEN), jnp.float32)}
 
@@ -205,8 +208,7 @@ def trainer(arm: Arm, x: jax.Array, num_classes: int, steps: int) -> Callable[[R
                 hidden = hidden_of(params, x[run.rows[chosen]])
                 logits = hidden @ params["w2"] + params["b2"]
                 outputs = Outputs({"hidden": hidden}, logits, rows)
-                total = global_sums(objective, outputs)
-                added, values = shared_value(objective, outputs, state, run.strength, total)
+                added, values, _ = shared_value(objective, outputs, state, run.strength)
                 return optax.softmax_cross_entropy(logits, rows).mean() + added, values.state
 
             gradient, state = jax.grad(loss, has_aux=True)(params)

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from benchmarks.fuzz_options import options
 from gini_jax import cli
-from gini_jax.config import all_rows, default_config
+from gini_jax.config.change import default_config
+from gini_jax.config.registry import SETTINGS, flattened
 from gini_jax.errors import InputError, RunError, Stopped
 from gini_jax.modes import train
-from gini_jax.settings import flattened
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = ["-1", "0", "1", "2", "3", "7", "64", "1000000", "1" + "0" * 30, "1e400", "0.5", "-0.0"]
@@ -43,7 +43,7 @@ FLAG_VALUES = {
 
 def arguments() -> st.SearchStrategy[str]:
     """One argument of a command line."""
-    rows = all_rows(default_config())
+    rows = SETTINGS.of(default_config())
     usual = flattened(default_config())
     value = st.sampled_from([*NUMBERS, *TEXTS, *WORDS])
     setting = st.sampled_from(sorted(rows)).flatmap(

@@ -149,7 +149,7 @@ def peak_flops(rounds: int = 10) -> float:
 
 DECAYS = [{"optimizer.weight_decay": 5e-4}, {"optimizer.weight_decay": 1e-3}]
 FASTER = {"optimizer.weight_decay": 5e-4, "schedule.learning_rate": 0.2}
-OURS = {"loss.kl_target": "present", "loss.start_epoch": 2, "loss.terms.renyi": 0.1}
+OURS = {"loss.terms.kl.target": "present", "loss.start_epoch": 2, "loss.terms.renyi": 0.1}
 # Arm -> objective and its three trials.
 ARMS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "ce": ("ce", [*DECAYS, FASTER]),

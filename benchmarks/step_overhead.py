@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from gini_jax.config import set_objective
+from gini_jax.config.change import set_objective
 from gini_jax.data import Dataset, Split
 from gini_jax.data.loader import resident
 from gini_jax.devices import num_devices, replicate, shard

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from gini_jax.recipes import caltech101, cvt_from_scratch
+from gini_jax.config.recipes import caltech101, cvt_from_scratch
 
 
 def get_config(objective: str | None = None) -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from gini_jax.recipes import fine_tuned
+from gini_jax.config.recipes import fine_tuned
 
 
 def get_config(objective: str | None = None) -> ConfigDict:

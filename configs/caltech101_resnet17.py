@@ -5,7 +5,7 @@ No public text defines ResNet-17; we interpret it as bottleneck blocks 1, 1, 1, 
 
 from ml_collections import ConfigDict
 
-from gini_jax.recipes import caltech101_resnet
+from gini_jax.config.recipes import caltech101_resnet
 
 
 def get_config(objective: str | None = None) -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from gini_jax.recipes import caltech101_resnet
+from gini_jax.config.recipes import caltech101_resnet
 
 
 def get_config(objective: str | None = None) -> ConfigDict:

@@ -7,7 +7,7 @@ To fine-tune from ImageNet weights as the paper does: `--config.model.init=FILE
 
 from ml_collections import ConfigDict
 
-from gini_jax.recipes import cifar100, cvt_from_scratch
+from gini_jax.config.recipes import cifar100, cvt_from_scratch
 
 
 def get_config(objective: str | None = None) -> ConfigDict:

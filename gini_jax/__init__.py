@@ -1,8 +1,8 @@
 """gini_jax: the discriminability-enforcing loss (arXiv 2202.07073) in JAX.
 
 `gini_jax.losses` stands alone and needs only jax. The other modules are the training code base
-(`pip install "gini_jax[train]"`). From Python, `gini_jax.config(name)` gives the settings of a run,
-`gini_jax.train(config)` trains it, `gini_jax.compare(runs)` compares several, and
+(`pip install "gini_jax[train]"`). From Python, `gini_jax.get_config(name)` gives the settings of a
+run, `gini_jax.train(config)` trains it, `gini_jax.compare(runs)` compares several, and
 `gini_jax.load(workdir)` opens a network that was trained.
 """
 
@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 
 
 _PLACES = {
-    "config": ("gini_jax.config", None),
+    "get_config": ("gini_jax.api", "get_config"),
     "load": ("gini_jax.trained", "load"),
     "losses": ("gini_jax.losses", None),
     "train": ("gini_jax.api", "train"),

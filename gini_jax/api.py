@@ -12,11 +12,13 @@ import jax
 import pandas as pd
 from ml_collections import ConfigDict
 
+import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
 from gini_jax.analysis import figures
 from gini_jax.analysis.report import page_of
 from gini_jax.analysis.runs import Run, grouped, named_apart, read_run, table_of
 from gini_jax.analysis.statistics import compare as compare_by_seed
-from gini_jax.config_files import changed, config_of
+from gini_jax.config.change import changed, check_keys
+from gini_jax.config.files import read_config
 from gini_jax.devices import prepare_cpu
 from gini_jax.drawing import drawn
 from gini_jax.errors import InputError, unknown_name
@@ -27,7 +29,7 @@ from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import config_json, holds_result
 
 
-def config(name: str = "digits", /, **settings: Any) -> ConfigDict:
+def get_config(name: str = "digits", /, **settings: Any) -> ConfigDict:
     """The settings of a run: those of a config file, with some of them changed.
 
     Args:
@@ -42,11 +44,11 @@ def config(name: str = "digits", /, **settings: Any) -> ConfigDict:
 
     Examples:
         >>> import gini_jax
-        >>> found = gini_jax.config("digits:gini", num_epochs=5, **{"loss.terms.gini": 0.1})
+        >>> found = gini_jax.get_config("digits:gini", num_epochs=5, **{"loss.terms.gini": 0.1})
         >>> found.num_epochs, found.loss.terms.to_dict()
-        (5, {'gini': 0.1})
+        (5, {'gini': {'weight': 0.1}})
     """
-    return changed(config_of(name), settings)
+    return changed(read_config(name), settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def train(
     """Trains a run to its end, with its progress; one that is finished is not trained again.
 
     Args:
-        config: the settings, as from `gini_jax.config`.
+        config: the settings, as from `gini_jax.get_config`.
         workdir: the run's folder; by default one in `runs` whose name says what it is. An
             interrupted run in it is resumed.
         devices: to train on; all by default.
@@ -118,12 +120,13 @@ def train(
     """
     if not isinstance(config, ConfigDict):
         raise InputError(
-            f"config is a {type(config).__name__}; give what gini_jax.config(name) returns, such "
-            'as gini_jax.config("digits:gini")'
+            f"config is a {type(config).__name__}; give what gini_jax.get_config(name) returns, "
+            'such as gini_jax.get_config("digits:gini")'
         )
     devices = _checked_devices(devices)
     prepare_cpu()
     config = config.copy_and_resolve_references()
+    check_keys(config)
     folder = Path("runs") / _name_of(config)
     if workdir is not None:
         folder = run_path("workdir", str(workdir))

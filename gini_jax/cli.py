@@ -13,14 +13,14 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from gini_jax.checks import check_name
-from gini_jax.components import SECTIONS, component_rows, option_rows
-from gini_jax.config import all_rows, default_config
-from gini_jax.config_files import changed, config_of, shipped_configs, written
+import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
+from gini_jax.config.change import changed, default_config, known_settings
+from gini_jax.config.files import read_config, shipped_configs
+from gini_jax.config.registry import ANY, SETTINGS, Setting, flattened
+from gini_jax.config.values import written
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
-from gini_jax.settings import ANY, Setting, flattened
 from gini_jax.storage import reading, run_path, storage_path
-from gini_jax.table import SETTINGS
+from gini_jax.training.checks import check_name
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
 MODES = {
@@ -82,7 +82,7 @@ def run(argv: list[str]) -> Any:
     mode = _mode_of(rest)
     module = importlib.import_module(f"gini_jax.modes.{mode}")
     _parse(rest, module)
-    config = config_of(str(shipped_configs()["digits"]) if file is None else file)
+    config = read_config(str(shipped_configs()["digits"]) if file is None else file)
     trains = mode in ("train", "sweep")
     if trains:
         changed(config, given, written)
@@ -100,7 +100,7 @@ def run(argv: list[str]) -> Any:
     own = [name for name, (_, _, text) in module.FLAGS.items() if text]
     values = {name.replace(".", "_"): FLAGS[name].value for name in own}
     if "command" in module.FLAGS:
-        from gini_jax.training.members import without
+        from gini_jax.modes.members import without
 
         switches = [f"no{name}" for name in own if module.FLAGS[name][1] is bool]
         shared = [f"--config={file}"] if file else []
@@ -117,7 +117,7 @@ def run(argv: list[str]) -> Any:
         try:
             return module.main(config, workdir, **values)
         except InputError as error:
-            from gini_jax.repair import repaired
+            from gini_jax.modes.repair import repaired
 
             varied = any(argument.lstrip("-").startswith("vary") for argument in argv)
             if not trains or varied or not (command := repaired(argv, config, error)):
@@ -193,28 +193,30 @@ def help_text() -> str:
     lines, section = [], None
     config = default_config()
     values = flattened(config)
-    for path, row in all_rows(config).items():
+    for path, row in SETTINGS.of(config).items():
         head = path.rpartition(".")[0]
         if head != section:
             lines.append("")
             section = head
         lines.append(_row_text(path, values[path], row))
     lines += ["", "What each network, optimiser and schedule brings to its section:"]
-    for section in SECTIONS:
-        for name in SETTINGS[f"{section}.name"].known():
-            rows = component_rows(section, name)
+    for section, registry in SETTINGS.sections.items():
+        for name in registry:
+            rows = registry.settings(name)
             own = ", ".join(f"{key}={row.default!r}" for key, row in rows.items())
             lines.append(
                 f"  --config.{section}.name={name}\n      {own or 'no setting of its own'}"
             )
-    lines += ["", "What terms bring:"]
-    lines += [_row_text(path, row.default, row) for path, row in option_rows().items()]
+    lines += ["", "Terms, each with its weight and what it brings; a weight alone may be given as"]
+    lines += ["--config.loss.terms.gini=0.1:"]
+    terms = {k: row for k, row in known_settings(config).items() if k.count(".") == 3}
+    lines += [_row_text(path, row.default, row) for path, row in terms.items()]
     return "\n".join(lines[1:])
 
 
 def _row_text(path: str, value: Any, row: Setting) -> str:
     rule = row.bounds if row.bounds != ANY else ""
-    choices = ", ".join(str(choice) for choice in row.known())
+    choices = ", ".join(str(choice) for choice in row.choices)
     rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
     return f"  --config.{path}={value!r}\n      {row.meaning.rstrip('.')}{rules}"
 

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from orbax.checkpoint import multihost
 
 from gini_jax.errors import InputError
-from gini_jax.target import tracing_for
+from gini_jax.platform import tracing_for
 
 AXIS = "batch"
 # On CPUs, jaxlib 0.10 hands convolutions and products to its library YNN, which is slower than the

@@ -2,10 +2,19 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
-    """Input that breaks a rule; the text names the value, the rule and the fix."""
+    """Input that breaks a rule; the text names the value, the rule and the fix.
+
+    Attributes:
+        fix: the setting's path, or `workdir`, and a value that obeys the rule, if one is known.
+    """
+
+    def __init__(self, text: str, fix: tuple[str, Any] | None = None):
+        super().__init__(text)
+        self.fix = fix
 
 
 class Busy(InputError):

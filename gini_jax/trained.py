@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
+import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.images import as_stored
 from gini_jax.devices import cpu_options

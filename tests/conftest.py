@@ -39,6 +39,8 @@ if find_spec("beartype"):  # shapes and types in annotations hold while the test
 
     install_import_hook("gini_jax", "tests.shapes.checked")
 
+    import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
+
 
 @pytest.fixture
 def shared_tfds() -> Path:

@@ -5,7 +5,7 @@ For runs of which the network does not matter. tests/tiny.py has convolutions an
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import set_component
+from gini_jax.config.change import set_component
 from tests import tiny
 
 

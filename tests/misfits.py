@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gini_jax.data.source import Example
-from gini_jax.settings import setting
 from tests.own_parts import Halves, TwoLayers
 
 # ------------------------------------------------------------------------------- networks
@@ -114,7 +113,7 @@ class NoOptimizer:
 
 @dataclasses.dataclass(frozen=True)
 class NoSchedule:
-    waves: int = setting(2, "not used")
+    waves: int = 2
     extends, rates = True, ()
 
     def __call__(self, rate, steps):
@@ -260,7 +259,7 @@ def in_words(outputs):
 
 @dataclasses.dataclass(frozen=True)
 class Falling:
-    waves: int = setting(2, "not used")
+    waves: int = 2
     extends, rates = True, ()
 
     def __call__(self, rate, steps):
@@ -269,7 +268,7 @@ class Falling:
 
 @dataclasses.dataclass(frozen=True)
 class SameSetting:
-    learning_rate: float = setting(3.0, "of every schedule")
+    learning_rate: float = 3.0
     extends, rates = True, ()
 
     def __call__(self, rate, steps):

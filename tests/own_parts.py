@@ -10,16 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gini_jax.config.registry import Count, Positive, Share
 from gini_jax.data.source import Example
 from gini_jax.models.layers import Classifier
-from gini_jax.settings import COUNT, POSITIVE, SHARE, setting
 
 
 class TwoLayers(nn.Module):
-    """A small network."""
+    """A small network.
+
+    Attributes:
+        num_classes: `K`.
+        width: features
+        axis_name: not used.
+    """
 
     num_classes: int
-    width: int = setting(8, "features", bounds=COUNT)
+    width: Count = 8
     axis_name: str | None = None
 
     @nn.compact
@@ -31,7 +37,7 @@ class TwoLayers(nn.Module):
         return logits, {"hidden": hidden, "pooled": hidden}
 
 
-def spread_loss(features, labels, *, where=None, axis_name=None, power=2.0):
+def spread_loss(features, labels, *, where=None, axis_name=None, power: Positive = 2.0):
     """The mean of a power of the features; `power` becomes a setting."""
     del labels, where
     value = (jnp.abs(features) ** power).mean()
@@ -40,9 +46,13 @@ def spread_loss(features, labels, *, where=None, axis_name=None, power=2.0):
 
 @dataclasses.dataclass(frozen=True)
 class Pull:
-    """A term with a state: features are pulled to a running mean of all of them."""
+    """A term with a state: features are pulled to a running mean of all of them.
 
-    strength: float = setting(0.5, "how far the mean moves in a step", bounds=SHARE)
+    Attributes:
+        strength: how far the mean moves in a step
+    """
+
+    strength: Share = 0.5
 
     def init(self, outputs):
         """A mean of 0, `[C]`."""
@@ -59,9 +69,13 @@ class Pull:
 
 @dataclasses.dataclass(frozen=True)
 class WarmRestarts:
-    """Cosine waves, each as long as the one before."""
+    """Cosine waves, each as long as the one before.
 
-    waves: int = setting(2, "how many waves", bounds=COUNT)
+    Attributes:
+        waves: how many waves
+    """
+
+    waves: Count = 2
     extends, rates = False, ()
 
     def __call__(self, rate, steps):
@@ -73,9 +87,13 @@ class WarmRestarts:
 
 @dataclasses.dataclass(frozen=True)
 class Lion:
-    """Lion (arXiv 2302.06675)."""
+    """Lion (arXiv 2302.06675).
 
-    b1: float = setting(0.9, "decay of the momentum in the update", bounds=POSITIVE)
+    Attributes:
+        b1: decay of the momentum in the update
+    """
+
+    b1: Positive = 0.9
 
     def __call__(self, rate, decay):
         """See `gini_jax.training.optim.Optimizer`."""

@@ -11,12 +11,12 @@ import pytest
 
 import gini_jax
 from configs import digits
-from gini_jax.checks import check_config
-from gini_jax.config_files import shipped_configs
+from gini_jax.config.files import shipped_configs
+from gini_jax.config.registry import SETTINGS
 from gini_jax.data.source import Example
 from gini_jax.errors import InputError
-from gini_jax.repair import repaired, suggestion
-from gini_jax.table import SETTINGS
+from gini_jax.modes.repair import repaired
+from gini_jax.training.checks import check_config
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.initial import check_init
 from tests.conftest import ROOT
@@ -26,7 +26,7 @@ ONE_EPOCH = {"num_epochs": 1, "loss.start_epoch": 1}
 
 
 def dense_config(objective, **changes):
-    return gini_jax.config(f"{ROOT}/tests/dense.py:{objective}", **ONE_EPOCH, **changes)
+    return gini_jax.get_config(f"{ROOT}/tests/dense.py:{objective}", **ONE_EPOCH, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,17 @@ def runs(tmp_path_factory):
 
 
 def test_a_config_by_name_is_the_files_with_the_changes():
-    config = gini_jax.config("digits:gini", batch_size=32, **{"loss.terms.gini": 2, "evals": "knn"})
+    config = gini_jax.get_config(
+        "digits:gini", batch_size=32, **{"loss.terms.gini": 2, "evals": "knn"}
+    )
     expected = digits.get_config("gini")
-    expected.batch_size, expected.loss.terms.gini, expected.evals = 32, 2.0, ("knn",)
+    expected.batch_size, expected.loss.terms.gini.weight, expected.evals = 32, 2.0, ("knn",)
     assert config.to_dict() == expected.to_dict()
-    assert gini_jax.config().objective == "gini_kl"
-    other = gini_jax.config("digits:ce", **{"model.name": "cvt13", "model.drop_path": 0.3})
+    assert gini_jax.get_config().objective == "gini_kl"
+    other = gini_jax.get_config("digits:ce", **{"model.name": "cvt13", "model.drop_path": 0.3})
     assert (other.model.name, other.model.drop_path) == ("cvt13", 0.3)
-    own = gini_jax.config("digits:supcon", **{"loss.options.supcon.temperature": 0.5})
-    assert own.loss.options.supcon.temperature == 0.5
+    own = gini_jax.get_config("digits:supcon", **{"loss.terms.supcon.temperature": 0.5})
+    assert own.loss.terms.supcon.temperature == 0.5
     check_config(own, num_devices=1)
 
 
@@ -69,7 +71,7 @@ WRONG = {
 def test_a_wrong_name_or_type_is_refused(case):
     (name, settings), text = WRONG[case]
     with pytest.raises(InputError, match=text):
-        gini_jax.config(name, **settings)
+        gini_jax.get_config(name, **settings)
 
 
 def test_a_run_has_numbers_curves_and_its_network(runs):
@@ -118,26 +120,25 @@ def test_the_report_of_several_runs_says_what_sets_them_apart(runs, tmp_path):
     assert "--workdir is given 2 times" in err
 
 
-LATE = [name for name in shipped_configs() if gini_jax.config(name).loss.start_epoch > 2]
+LATE = [name for name in shipped_configs() if gini_jax.get_config(name).loss.start_epoch > 2]
 
 
 @pytest.mark.parametrize("name", sorted(LATE))
 def test_two_epochs_of_a_config_whose_terms_start_later_end_in_the_command_that_works(name):
-    config = gini_jax.config(name, num_epochs=2)
+    config = gini_jax.get_config(name, num_epochs=2)
     argv = ["launch.py", f"--config={name}", "--config.num_epochs=2"]
     with pytest.raises(InputError) as error:
         check_before_data(config, jax.devices()[:1])
     command = repaired(argv, config, error.value)
     assert command.startswith(f"python launch.py --config={name} --config.num_epochs=2 ")
     fixes = [part.removeprefix("--config.").split("=") for part in shlex.split(command)[4:]]
-    typed = {path: type(SETTINGS[path].default)(value) for path, value in fixes}
-    check_before_data(gini_jax.config(name, num_epochs=2, **typed), jax.devices()[:1])
+    typed = {path: type(SETTINGS.rows[path].default)(value) for path, value in fixes}
+    check_before_data(gini_jax.get_config(name, num_epochs=2, **typed), jax.devices()[:1])
 
 
 def test_what_no_setting_mends_has_no_command():
-    config = gini_jax.config("digits")
+    config = gini_jax.get_config("digits")
     assert repaired(["launch.py"], config, InputError("set --config.name=NAME, or --workdir")) == ""
-    assert suggestion("set --config.batch_size=60, or fewer devices") == ("batch_size", "60")
 
 
 def test_the_command_that_works_stands_in_the_error(tmp_path):
@@ -224,7 +225,7 @@ def test_weights_of_a_package_without_a_name_are_refused():
 
 
 def test_what_is_no_config_or_no_folder_is_refused(runs):
-    with pytest.raises(InputError, match=r"config is a str; give what gini_jax.config\(name\)"):
+    with pytest.raises(InputError, match=r"config is a str; give what gini_jax.get_config\(name\)"):
         gini_jax.train("digits")
     with pytest.raises(InputError, match="a run cannot live in S3"):
         gini_jax.train(dense_config("ce"), "s3://bucket/run")

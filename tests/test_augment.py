@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data.augment import augment_batch, centre_crop, mix_batch
 from gini_jax.data.policies import OPERATIONS, POLICIES, apply_operation
 from gini_jax.devices import AXIS

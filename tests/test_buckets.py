@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import gini_jax
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data import load_dataset, open_source
 from gini_jax.errors import InputError, RunError
 from gini_jax.modes import eval as eval_mode

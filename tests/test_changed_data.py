@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import gini_jax
-from gini_jax.config import set_component
+from gini_jax.config.change import set_component
 from gini_jax.data import load_dataset
 from gini_jax.errors import InputError
 from gini_jax.modes import eval as eval_mode

@@ -11,15 +11,15 @@ import pytest
 
 import gini_jax
 from gini_jax import cli
-from gini_jax.checks import check_config
-from gini_jax.config import default_config
-from gini_jax.config_files import changed, config_of, written
+from gini_jax.config.change import changed, default_config
+from gini_jax.config.files import from_saved, read_config
+from gini_jax.config.values import written
 from gini_jax.errors import InputError
+from gini_jax.modes.members import member_command, members_of, seeds_of
+from gini_jax.modes.search import range_of
+from gini_jax.training.checks import check_config
 from gini_jax.training.experiment import check_before_data
-from gini_jax.training.members import member_command, members_of, seeds_of
-from gini_jax.training.search import range_of
 from gini_jax.training.workdir import config_json
-from gini_jax.training.workdir import config_of as config_of_run
 from tests import tiny
 from tests.conftest import ROOT
 from tests.program import Program
@@ -59,10 +59,11 @@ def test_a_config_file_gives_a_weight_for_each_layer(tmp_path):
         "    config.loss.terms.gini = {'stage3': 0.1, 'stage4': 0.5}\n"
         "    return config\n"
     )
-    config = config_of(str(file))
+    config = read_config(str(file))
     check_config(config, 1)
-    again = config_of_run(json.loads(config_json(config)))
-    assert again.loss.terms.to_dict() == {"gini": {"stage3": 0.1, "stage4": 0.5}, "kl": 0.5}
+    again = from_saved(json.loads(config_json(config)))
+    gini = {"weight": {"stage3": 0.1, "stage4": 0.5}}
+    assert again.loss.terms.to_dict() == {"gini": gini, "kl": {"weight": 0.5, "target": "batch"}}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_config_file_gives_a_weight_for_each_layer(tmp_path):
 def test_a_config_file_that_is_none_is_refused(code, text, tmp_path):
     (tmp_path / "mine.py").write_text(f"def get_config():\n    {code}\n")
     with pytest.raises(InputError, match=text):
-        config_of(str(tmp_path / "mine.py"))
+        read_config(str(tmp_path / "mine.py"))
 
 
 def test_a_config_without_a_section_is_refused_and_a_saved_one_gets_it():
@@ -87,7 +88,7 @@ def test_a_config_without_a_section_is_refused_and_a_saved_one_gets_it():
         check_config(config, 1)
     saved = json.loads(config_json(default_config()))
     del saved["optimizer"]
-    assert config_of_run(saved).optimizer.momentum == 0.9
+    assert from_saved(saved).optimizer.momentum == 0.9
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_renamed_settings_say_their_new_name():
         ("seed", "{[1]}", "seed='{.1.}' has type str"),
         ("loss.layers", "{[]:1}", "unknown layer in loss.layers"),
         ("loss.terms.gini", "1" + "0" * 400, "must lie in"),
-        ("loss.terms.gini.stage4.x", "0.5", "unknown layer in loss.layers 'stage4.x'"),
+        ("loss.terms.gini.weight.stage4.x", "0.5", "unknown layer in loss.layers 'stage4.x'"),
         ("loss.terms.os.path:join", "0.5", "has a dot"),
         ("augment.os.path:join", "0.5", "has a dot"),
         ("num_epochs", "true", "num_epochs='true' has type str; it needs type int"),
@@ -151,7 +152,7 @@ def test_a_sweep_varies_settings_of_ones_own_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend("tests")
         config = changed(tiny.get_config("ce"), {f"loss.terms.{term}": 0.1})
-        vary = [f"loss.options.{term}.power=2.0,3.0", "augment.own_parts:darken=0.2,0.3"]
+        vary = [f"loss.terms.{term}.power=2.0,3.0", "augment.own_parts:darken=0.2,0.3"]
         members = members_of(config, [config.objective], [0], vary)
     assert len(members) == 4
 

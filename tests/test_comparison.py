@@ -25,7 +25,7 @@ from gini_jax.analysis.statistics import (
 )
 from gini_jax.analysis.sweep_tables import sweep_markdown
 from gini_jax.errors import InputError
-from gini_jax.training.members import members_of
+from gini_jax.modes.members import members_of
 from tests import tiny
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from clu import parameter_overview
 
-from gini_jax.config import set_model
+from gini_jax.config.change import set_model
 from gini_jax.data import Dataset, Split
 from gini_jax.data.loader import resident
 from gini_jax.modes import summary as summary_mode

@@ -1,4 +1,4 @@
-"""The five recipes of CONTRIBUTING.md, followed literally: one new file and one line each."""
+"""The recipes of CONTRIBUTING.md, followed literally: one new file and one line each."""
 
 import os
 import re
@@ -13,13 +13,19 @@ from PIL import Image
 from tests.conftest import QUICK, ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-# section -> new file, table, its line (None: the file's name), arguments
+# section -> new file, table, the line after which its line goes
 RECIPES = {
     "Loss": ("losses/moving_center.py", "losses/terms.py", '    "renyi": of_'),
-    "Network": ("models/tiny_vit.py", "models/registry.py", '    "cvt",'),
-    "Data source": ("data/images_folder.py", "data/__init__.py", '    "digits": "gini'),
-    "Evaluation": ("evals/nearest.py", "evals/__init__.py", '    "selection",'),
+    "Network": ("models/tiny_vit.py", "models/registry.py", "        **cvt.NETWORKS"),
+    "Data source": ("data/images_folder.py", "data/__init__.py", '        "digits": D'),
+    "Evaluation": ("evals/nearest.py", "evals/__init__.py", '        "selection": s'),
+    "Bench": ("benches/bfloat16.py", "benches/__init__.py", '        "prune": p'),
     "Mode": ("modes/settings.py", "cli.py", '    "plan": "'),
+    "Executor": (
+        "modes/executors/shuffled.py",
+        "modes/executors/__init__.py",
+        '        "slurm": s',
+    ),
 }
 
 
@@ -27,8 +33,7 @@ def recipe(section):
     """The Python file of a recipe, and the line that goes into the table."""
     part = TEXT.split(f"### {section}\n")[1].split("\n### ")[0]
     code = re.search(r"```python\n(.*?)```", part, re.S).group(1)
-    line = re.search(r'```\n(    ".*?)\n```', part)
-    return code, line.group(1) if line else None
+    return code, re.search(r"```\n(    .*?)\n```", part).group(1)
 
 
 def follow(section, root):
@@ -38,7 +43,6 @@ def follow(section, root):
     new = root / "gini_jax" / file
     assert not new.exists()
     new.write_text(code)
-    line = line or f'    "{new.stem}",'
     path = root / "gini_jax" / table
     lines = path.read_text().splitlines()
     place = next(i for i, text in enumerate(lines) if text.startswith(after))
@@ -60,7 +64,7 @@ def launch(root, *arguments):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy of the project in which all five recipes were followed."""
+    """A copy of the project in which all recipes were followed."""
     root = tmp_path_factory.mktemp("project")
     for name in ("gini_jax", "configs", "tests"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -79,14 +83,14 @@ def project(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_all_five_work_together(project):
+def test_all_recipes_work_together(project):
     out = launch(
         project,
         "--config=tests/tiny.py:ce",
         "--config.num_epochs=1",
         "--config.loss.start_epoch=1",
         "--config.loss.terms.moving_center=0.01",
-        "--config.loss.options.moving_center.rate=0.2",
+        "--config.loss.terms.moving_center.rate=0.2",
         "--config.loss.layers=('tokens',)",
         "--config.model.name=tiny_vit",
         "--config.evals=('nearest',)",
@@ -108,5 +112,9 @@ def test_all_five_work_together(project):
     assert said.stdout.strip() == "('Nearest neighbour', True)"  # so sweep.md has it
     assert "train_moving_center" in (project / "run" / "metrics.jsonl").read_text()
     shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
-    assert "moving_center: 0.01" in shown
+    assert "moving_center:" in shown and "weight: 0.01" in shown
     assert "rate: 0.2" in shown
+    sweep = ("--mode=sweep", "--config=tests/tiny.py:ce", "--executor=shuffled", "--order=3")
+    assert "--config.seed=0" in launch(project, *sweep, "--dry_run")
+    launch(project, "--mode=bench", "--workdir=run", "--benches=bfloat16")
+    assert "bfloat16_accuracy" in (project / "run" / "bench.json").read_text()

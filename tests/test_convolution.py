@@ -12,7 +12,7 @@ from jax import lax
 
 from gini_jax.models import convolution, create_model
 from gini_jax.models.convolution import conv_general_dilated
-from gini_jax.target import tracing_for
+from gini_jax.platform import tracing_for
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 

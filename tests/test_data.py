@@ -10,7 +10,7 @@ from PIL import Image
 from configs import cifar100_resnet18
 from gini_jax import data
 from gini_jax.analysis.runs import arrays_in
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data import cache, digits
 from gini_jax.data.source import Example, Split
 from gini_jax.devices import shard

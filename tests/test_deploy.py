@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gini_jax.config_files import shipped_configs
+from gini_jax.config.files import shipped_configs
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"

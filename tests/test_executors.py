@@ -12,8 +12,8 @@ from gini_jax.errors import Busy, InputError, RunError, Stopped
 from gini_jax.modes import executors, sweep
 from gini_jax.modes.executors import inline, local
 from gini_jax.modes.executors.local import accelerators, environments, shares_of_cores
+from gini_jax.modes.members import Member
 from gini_jax.training.lock import lock
-from gini_jax.training.members import Member
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -142,7 +142,7 @@ def test_the_recipe_for_an_executor_works(tmp_path, monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text().split("### Executor\n")[1]
     module = ModuleType("shuffled")
     exec(re.search(r"```python\n(.*?)```", text, re.S).group(1), module.__dict__)
-    monkeypatch.setitem(executors.EXECUTORS, "shuffled", module)
+    monkeypatch.setitem(executors.EXECUTORS._table, "shuffled", module)
     monkeypatch.setattr(executors, "FLAGS", executors.FLAGS | module.FLAGS)
     ran = []
     monkeypatch.setattr(inline, "run_member", lambda config, folder: ran.append(folder.name))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gini_jax.benches import explain
-from gini_jax.config import default_config, set_model
+from gini_jax.config.change import default_config, set_model
+from gini_jax.config.files import from_saved
 from gini_jax.trained import Trained
 from gini_jax.training.experiment import create_model_of
 from gini_jax.training.workdir import config_json
-from gini_jax.training.workdir import config_of as config_of_run
 
 RNG = np.random.default_rng(0)
 
@@ -24,7 +24,7 @@ def test_explanations_show_where_features_fire_also_with_a_last_layer_of_one_pix
         ("mobilenet_v2", {"stages": ((1, 8, 1, 2, 3), (2, 8, 2, 2, 3)), "stem": 8, "last": 16}),
     ):
         set_model(config, name, **settings)
-        config = config_of_run(json.loads(config_json(config)))  # with lists where tuples were
+        config = from_saved(json.loads(config_json(config)))  # with lists where tuples were
         model = create_model_of(config, 10, axis_name=None)
         size = 8 if name == "resnet_digits" else 32
         variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))

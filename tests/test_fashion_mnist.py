@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data import load_dataset, open_source
 from gini_jax.data.fashion_mnist import INSTALLED, NAMES
 from gini_jax.errors import InputError

@@ -2,7 +2,7 @@
 
 import sys
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,8 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from gini_jax.config import set_model
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed, set_model
 from gini_jax.data import load_dataset
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Split
@@ -22,7 +21,6 @@ from gini_jax.losses.balance import GradientNorms
 from gini_jax.models import create_model
 from gini_jax.models.layers import Classifier, perturbed
 from gini_jax.modes.train import main as train_main
-from gini_jax.settings import setting
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.progress import examples_per_class, start_text
 from gini_jax.training.state import layers_before_logits, why_not_measured
@@ -128,8 +126,8 @@ class CosineNet(nn.Module):
     """One hidden layer and a cosine head."""
 
     num_classes: int
-    head: str = setting("auto", "its head", choices=("auto", "cosine"))
-    scale: float = setting(16.0, "of the cosines")
+    head: Literal["auto", "cosine"] = "auto"
+    scale: float = 16.0
     axis_name: str | None = None
 
     def setup(self):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed
 from gini_jax.errors import InputError
 from gini_jax.models import create_model
 from gini_jax.modes import summary

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data import load_dataset, open_source
 from gini_jax.errors import InputError
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gini_jax.checks import check_config
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed
+from gini_jax.config.files import from_saved
 from gini_jax.errors import InputError
 from gini_jax.losses import discriminability_loss
 from gini_jax.losses.objective import Objective
-from gini_jax.losses.terms import Outputs
-from gini_jax.training.workdir import config_of as config_of_run
+from gini_jax.losses.term import Outputs
+from gini_jax.training.checks import check_config
 from tests import tiny
 from tests.program import Program
 from tests.runs import lines_of
@@ -28,7 +28,7 @@ def test_a_weight_for_each_layer_is_the_papers_joint_objective():
     }
     labels = jax.nn.one_hot(jnp.arange(12) % 4, 4)
     weights = {"gini": {"stage1": 0.3, "stage2": 0.7}, "kl": {"stage1": 0.0, "stage2": 2.0}}
-    objective = Objective(weights)
+    objective = Objective({name: {"weight": own} for name, own in weights.items()})
 
     def ours(features):
         outputs = Outputs(features, labels, labels)
@@ -48,9 +48,9 @@ def test_a_weight_for_each_layer_is_the_papers_joint_objective():
 @pytest.mark.slow
 def test_a_run_has_a_weight_for_each_layer(tmp_path):
     layers = {"loss.layers": ("stage1", "stage2"), "loss.start_epoch": 1, "num_epochs": 1}
-    weights = {"loss.terms.gini.stage1": 0.25, "loss.terms.gini.stage2": 1.0}
+    weights = {"loss.terms.gini.weight.stage1": 0.25, "loss.terms.gini.weight.stage2": 1.0}
     both = changed(tiny.get_config("gini"), layers | weights)
-    assert both.loss.terms.to_dict() == {"gini": {"stage1": 0.25, "stage2": 1.0}}
+    assert both.loss.terms.to_dict() == {"gini": {"weight": {"stage1": 0.25, "stage2": 1.0}}}
     given = [f"--config.{path}={value}" for path, value in (layers | weights).items()]
     Program(f"--workdir={tmp_path}/run", "--config=tests/tiny.py:gini", *given).finish()
     alike = [f"--config.{path}={value}" for path, value in layers.items()]
@@ -61,21 +61,25 @@ def test_a_run_has_a_weight_for_each_layer(tmp_path):
     assert first["train_loss"] == pytest.approx(first["train_ce"] + first["train_gini"], rel=1e-5)
     assert first["train_gradient_ratio_gini"] > 0
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved["loss"]["terms"] == {"gini": {"stage1": 0.25, "stage2": 1.0}}
-    again = config_of_run(saved)
+    assert saved["loss"]["terms"] == {"gini": {"weight": {"stage1": 0.25, "stage2": 1.0}}}
+    again = from_saved(saved)
     assert again.loss.terms.to_dict() == both.loss.terms.to_dict()
 
 
 @pytest.mark.parametrize(
     ("objective", "given", "text"),
     [
-        ("gini", {"loss.terms.gini.stage9": 0.5}, "did you mean 'stage2'"),
-        ("gini", {"loss.terms.gini.stage2": 0.0}, "no layer has a weight"),
-        ("gini", {"loss.terms.gini.stage2": -1.0}, "must lie in"),
-        ("cosface", {"loss.terms.cosface.stage2": 0.5}, "does not act on the features of layers"),
+        ("gini", {"loss.terms.gini.weight.stage9": 0.5}, "did you mean 'stage2'"),
+        ("gini", {"loss.terms.gini.weight.stage2": 0.0}, "no layer has a weight"),
+        ("kl", {"loss.terms.kl.weight.stage2": -1.0}, "must lie in"),
+        (
+            "cosface",
+            {"loss.terms.cosface.weight.stage2": 0.5},
+            "does not act on the features of layers",
+        ),
         (
             "kl",
-            {"loss.terms.kl.stage2": 0.1, "loss.hold_gradient_ratios": True},
+            {"loss.terms.kl.weight.stage2": 0.1, "loss.hold_gradient_ratios": True},
             "one ratio for a term",
         ),
     ],

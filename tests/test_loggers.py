@@ -10,7 +10,7 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
-from gini_jax.config import set_component
+from gini_jax.config.change import set_component
 from gini_jax.drawing import as_png
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train

@@ -179,10 +179,10 @@ def test_eight_microbatches_of_16_give_the_gradient_of_one_batch_of_128():
 
     @jax.jit
     def sums(params, x, y):
-        return losses.layer_sums([_network(params, x)], y, num_classes=10)[0]
+        return {"hidden": losses.class_sums(_network(params, x), y, num_classes=10)}
 
     def loss_of_sums(sums):
-        return losses.discriminability_from_sums(sums)[0]
+        return losses.discriminability_loss(sums)[0]
 
     whole = jax.jit(jax.value_and_grad(lambda p: loss_of_sums(sums(p, x, y))))(params)
     parts = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 128, 16)]

@@ -103,9 +103,7 @@ WRONG = {
     "no layer": (lambda: losses.discriminability_loss({}, ONEHOT), "no layer"),
     "unknown impurity": (lambda: losses.discriminability_loss(F, ONEHOT, impurity="x"), "'gini'"),
     "entropy of absolute sums": (
-        lambda: losses.discriminability_from_sums(
-            losses.layer_sums(F, ONEHOT)[0], impurity="entropy"
-        ),
+        lambda: losses.discriminability_loss(losses.class_sums(F, ONEHOT), impurity="entropy"),
         "signed_sums",
     ),
     "decay of 1": (

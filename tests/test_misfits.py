@@ -7,8 +7,7 @@ import pytest
 
 import gini_jax
 from gini_jax.analysis.runs import read_run
-from gini_jax.config import set_component
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed, set_component
 from gini_jax.data import load_dataset
 from gini_jax.data.source import Example
 from gini_jax.errors import InputError

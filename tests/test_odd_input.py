@@ -16,8 +16,7 @@ from PIL import Image
 import gini_jax
 from gini_jax.analysis import figures, pictures, report
 from gini_jax.analysis.tsne import tsne
-from gini_jax.checks import check_config
-from gini_jax.config import set_component
+from gini_jax.config.change import set_component
 from gini_jax.data.images import decode
 from gini_jax.drawing import drawn
 from gini_jax.errors import InputError, RunError
@@ -25,10 +24,11 @@ from gini_jax.evals.accuracy import metrics
 from gini_jax.modes import export as export_mode
 from gini_jax.modes import predict as predict_mode
 from gini_jax.modes import sweep
+from gini_jax.modes.members import members_of
 from gini_jax.modes.train import main as train
 from gini_jax.storage import csv_text, not_written, write
 from gini_jax.training.checkpoints import Checkpoints
-from gini_jax.training.members import members_of
+from gini_jax.training.checks import check_config
 from gini_jax.training.workdir import make_workdir
 from tests import tiny
 from tests.conftest import ROOT

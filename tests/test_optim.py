@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from gini_jax.config import default_config, set_component
+from gini_jax.config.change import default_config, set_component
 from gini_jax.errors import InputError
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.schedules import create_schedule

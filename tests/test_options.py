@@ -7,9 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from gini_jax.checks import notes_on
-from gini_jax.config import default_config
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed, default_config
 from gini_jax.data import cache, load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
@@ -18,6 +16,7 @@ from gini_jax.modes.train import main as train
 from gini_jax.trained import load
 from gini_jax.training import initial
 from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.checks import notes_on
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.initial import check_weights, start_state
 from gini_jax.training.optim import create_optimizer

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from gini_jax import load
-from gini_jax.checks import check_config
-from gini_jax.config import default_config
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed, default_config
 from gini_jax.errors import InputError
+from gini_jax.training.checks import check_config
 from tests.conftest import ROOT
 from tests.program import Program
 from tests.runs import lines_of
@@ -20,9 +19,10 @@ OWN = {
     "model.width": "12",
     "loss.layers": "hidden",
     "loss.terms.parts:spread_loss": "0.01",
-    "loss.options.parts:spread_loss.power": "3.0",
-    "loss.terms.parts:Pull": "0.001",
-    "loss.options.parts:Pull.strength": "0.25",
+    "loss.terms.parts:spread_loss.power": "3.0",
+    "loss.terms.pull.name": "deep.parts:Pull",
+    "loss.terms.pull.weight": "0.001",
+    "loss.terms.pull.strength": "0.25",
     "schedule.name": "parts:WarmRestarts",
     "schedule.waves": "3",
     "optimizer.name": "parts:Lion",
@@ -30,6 +30,8 @@ OWN = {
     "schedule.learning_rate": "0.003",
     "schedule.warmup_epochs": "0",
     "augment.parts:darken": "0.5",
+    "augment.dark.name": "deep.parts:darken",
+    "augment.dark.strength": "0.25",
     "dataset.name": "parts:Halves",
     "dataset.num_classes": "0",
     "dataset.val_size": "0",
@@ -48,17 +50,21 @@ def folder(tmp_path_factory):
     """A working folder with a user's file, and a finished run."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copy(ROOT / "tests" / "own_parts.py", folder / "parts.py")
+    (folder / "deep").mkdir()
+    shutil.copy(ROOT / "tests" / "own_parts.py", folder / "deep" / "parts.py")
     Program("--workdir=run", *ARGUMENTS, cwd=folder).finish()
     return folder
 
 
 def test_every_part_of_a_run_may_be_ones_own(folder):
     config = json.loads((folder / "run" / "config.json").read_text())
-    assert config["objective"] == "Pull_spread_loss"
+    assert config["objective"] == "spread_loss_pull"
     assert config["schedule"]["waves"] == 3 and "final" not in config["schedule"]
     assert config["optimizer"]["b1"] == 0.95 and "momentum" not in config["optimizer"]
-    options = {"parts:spread_loss": {"power": 3.0}, "parts:Pull": {"strength": 0.25}}
-    assert config["loss"]["options"] == options
+    pull = {"name": "deep.parts:Pull", "weight": 0.001, "strength": 0.25}
+    terms = {"parts:spread_loss": {"weight": 0.01, "power": 3.0}, "pull": pull}
+    assert config["loss"]["terms"] == terms
+    assert config["augment"]["dark"] == {"name": "deep.parts:darken", "strength": 0.25}
     lines = lines_of(folder / "run")
     assert all(line["train_parts:spread_loss"] > 0 for line in lines)
     assert all(0.5 <= line["train_parts:certainty"] <= 1 for line in lines)

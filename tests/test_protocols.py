@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data import load_dataset
 from gini_jax.data.protocols import noisy
 from gini_jax.errors import InputError

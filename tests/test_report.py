@@ -16,7 +16,9 @@ from gini_jax.analysis.report import page_of, write_report
 from gini_jax.analysis.runs import read_runs
 from gini_jax.analysis.sweep_tables import summary, write_csv
 from gini_jax.cli import _split
-from gini_jax.config_files import changed, command_of, config_of, written
+from gini_jax.config.change import changed
+from gini_jax.config.files import command_of, read_config
+from gini_jax.config.values import written
 from gini_jax.errors import InputError
 from gini_jax.modes import sweep, train
 from gini_jax.training.workdir import differences, saved_config
@@ -112,7 +114,7 @@ def test_many_groups_are_drawn_in_rows_of_four(swept):
 
 
 def test_a_run_alone_says_which_commands_set_it_against_cross_entropy(tmp_path):
-    config = gini_jax.config("digits:gini", num_epochs=1, **{"loss.start_epoch": 1})
+    config = gini_jax.get_config("digits:gini", num_epochs=1, **{"loss.start_epoch": 1})
     changed(config, {"batch_size": 399, "model.width": 4, "loss.layers": ("stage3",)})
     config.update(evals=(), loggers=("jsonl",))
     train.main(config, tmp_path / "run", devices=jax.devices()[:1])
@@ -122,7 +124,7 @@ def test_a_run_alone_says_which_commands_set_it_against_cross_entropy(tmp_path):
     assert f"--mode=report --workdir={tmp_path}/run,{tmp_path}/run-ce" in page
     file, given, rest = _split(shlex.split(command)[1:])
     assert rest == ["launch.py", f"--workdir={tmp_path}/run-ce"]
-    other = changed(config_of(file), given, written)
+    other = changed(read_config(file), given, written)
     saved = saved_config(tmp_path / "run")
     assert set(differences(saved, other)) <= {"objective", "loss.terms.gini"}
     assert np.array_equal(other.loss.layers, ["stage3"])

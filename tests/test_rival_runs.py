@@ -11,22 +11,21 @@ import optax
 import pytest
 
 from gini_jax import load, losses
-from gini_jax.config import set_option
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed, set_value
 from gini_jax.data import load_dataset
 from gini_jax.data.sampling import epoch_order
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError
-from gini_jax.losses.terms import Outputs
+from gini_jax.losses.term import Outputs
 from gini_jax.models import create_model, from_torch, to_torch
 from gini_jax.models.layers import Classifier
 from gini_jax.models.registry import model_settings
 from gini_jax.modes import export
+from gini_jax.modes.members import member_command, members_of
 from gini_jax.modes.train import main as train
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.labels import mean_where, with_own_labels
-from gini_jax.training.members import member_command, members_of
 from gini_jax.training.state import init_state
 from gini_jax.training.step import augmented_batch
 from tests import tiny
@@ -325,16 +324,16 @@ WRONG = {
         "ce",
         {"dataset.labelled": 5, "dataset.sampler": "class_balanced"},
     ),
-    "temperature=0": ("supcon", {"loss.options.supcon.temperature": 0.0}),
+    "temperature=0": ("supcon", {"loss.terms.supcon.temperature": 0.0}),
     "has no effect: the objective has no term supcon": (
         "ce",
-        {"loss.options.supcon.temperature": 0.2},
+        {"loss.terms.supcon.temperature": 0.2},
     ),
-    "did you mean 'loss.options.supcon.temperature'": (
+    "did you mean 'loss.terms.supcon.temperature'": (
         "supcon",
-        {"loss.options.supcon.temprature": 0.2},
+        {"loss.terms.supcon.temprature": 0.2},
     ),
-    "did you mean 'hard'": ("triplet", {"loss.options.triplet.triplets": "hart"}),
+    "did you mean 'hard'": ("triplet", {"loss.terms.triplet.triplets": "hart"}),
 }
 
 
@@ -347,8 +346,11 @@ def test_a_wrong_combination_is_refused_before_any_data(text):
             with config.unlocked():
                 config.loss.terms = value
                 config.objective = "simclr_cosface"
-        elif path.startswith("loss.options."):
-            set_option(config, path, value)
+        elif path.startswith("loss.terms."):
+            with pytest.raises(InputError, match=text.replace(".", r"\.")):
+                set_value(config, path, value)
+                check_before_data(config, jax.devices()[:1])
+            return
         else:
             config.update_from_flattened_dict({path: value})
     with pytest.raises(InputError, match=text.replace(".", r"\.")):
@@ -356,21 +358,20 @@ def test_a_wrong_combination_is_refused_before_any_data(text):
 
 
 def test_a_terms_own_settings_are_used_and_varied_where_the_term_is():
-    config = config_of("ce")
-    set_option(config, "loss.options.supcon.temperature", 0.5)
-    vary = ["loss.options.triplet.triplets=all,hard"]
+    config = config_of("supcon", **{"loss.terms.supcon.temperature": 0.5})
+    vary = ["loss.terms.triplet.triplets=all,hard"]
     members = {m.name: m for m in members_of(config, ["ce", "supcon", "triplet"], [0], vary)}
     assert list(members) == [
         "ce-seed0",
         "supcon-seed0",
-        "triplet-loss.options.triplet.triplets=all-seed0",
-        "triplet-loss.options.triplet.triplets=hard-seed0",
+        "triplet-loss.terms.triplet.triplets=all-seed0",
+        "triplet-loss.terms.triplet.triplets=hard-seed0",
     ]
-    options = [member.config.loss.options.to_dict() for member in members.values()]
-    kinds = ({"triplet": {"triplets": kind}} for kind in ("all", "hard"))
-    assert options == [{}, {"supcon": {"temperature": 0.5}}, *kinds]
+    terms = [member.config.loss.terms for member in members.values()]
+    assert not terms[0] and terms[1].supcon.temperature == 0.5
+    assert [term.triplet.triplets for term in terms[2:]] == ["all", "hard"]
     command = member_command(members["supcon-seed0"], Path("sweep"), [])
-    assert "--config.loss.options.supcon.temperature=0.5" in command
+    assert "--config.loss.terms.supcon.temperature=0.5" in command
     config = members["supcon-seed0"].config
     run = headed(config)
     _, batch, _, features = seen(run, *first_batch(run, config))

@@ -10,9 +10,9 @@ from PIL import Image
 
 from gini_jax.analysis.sweep_tables import search_markdown
 from gini_jax.errors import InputError
+from gini_jax.modes.members import members_of
+from gini_jax.modes.search import draws, range_of
 from gini_jax.modes.sweep import main as sweep
-from gini_jax.training.members import members_of
-from gini_jax.training.search import draws, range_of
 from tests import tiny
 from tests.program import Program
 from tests.runs import lines_of

@@ -8,33 +8,30 @@ import jax
 import pytest
 
 from configs import digits
-from gini_jax.checks import check_config, notes_on
 from gini_jax.cli import help_text
-from gini_jax.components import component_rows
-from gini_jax.config import all_rows, default_config, set_model
-from gini_jax.config_files import changed, config_path
+from gini_jax.config.change import changed, check_keys, default_config, set_model
+from gini_jax.config.files import config_path, from_saved
+from gini_jax.config.registry import SETTINGS, flattened
 from gini_jax.errors import InputError, RunError
-from gini_jax.keys import check_keys
 from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
 from gini_jax.modes.train import main as train
-from gini_jax.settings import flattened
 from gini_jax.storage import run_path, storage_path
-from gini_jax.training.workdir import config_of
+from gini_jax.training.checks import check_config, notes_on
 from tests import dense, tiny
 from tests.conftest import ROOT
 from tests.program import Program
 
-ROWS = all_rows(default_config()) | {
+ROWS = SETTINGS.of(default_config()) | {
     f"{name}:model.{key}": row
     for name in ("resnet50", "cvt13")
-    for key, row in component_rows("model", name).items()
+    for key, row in SETTINGS.sections["model"].settings(name).items()
 }
 
 
 def outside(row):
     """Values that a row's rule forbids."""
-    if row.known():
+    if row.choices:
         wrong = "no such choice"
         return [(wrong,)] if isinstance(row.default, tuple) else [wrong]
     if not row.bounds:
@@ -70,7 +67,7 @@ def test_every_number_has_bounds_and_every_setting_a_meaning():
 
 def test_the_help_tells_every_setting():
     text = help_text()
-    for path in all_rows(default_config()):
+    for path in SETTINGS.of(default_config()):
         assert f"--config.{path}=" in text
     assert "--config.schedule.name=step\n      boundaries=(), factor=0.2\n" in text
 
@@ -80,10 +77,13 @@ def test_a_config_of_version_0_2_is_read():
     del saved["loss"]["hold_gradient_ratios"]
     saved["loss"]["hold_shares"] = True
     saved["schedule"]["boundaries"] = [3]  # of another schedule
-    config = config_of(saved)
+    saved["loss"] |= {"terms": {"gini": 0.25, "kl": 0.5}, "options": {}, "kl_target": "present"}
+    config = from_saved(saved)
     check_config(config, 1)
     expected = digits.get_config()
     expected.loss.hold_gradient_ratios = True
+    expected.loss.terms.kl.target = "present"
+    expected.loss.terms.gini.weight = 0.25
     assert config.to_dict() == expected.to_dict()
 
 
@@ -99,7 +99,8 @@ def test_nested_tuples_may_be_the_lists_of_a_saved_config():
 def test_a_preset_sets_its_terms(objective):
     config = default_config(objective)
     check_config(config, 1)
-    assert config.loss.terms.to_dict() == PRESETS[objective]
+    weights = {name: section.weight for name, section in config.loss.terms.items()}
+    assert weights == PRESETS[objective]
     assert set(config.loss.terms) <= set(TERMS)
 
 
@@ -130,7 +131,7 @@ def test_terms_of_the_command_line_name_the_objective():
     config = changed(digits.get_config("gini"), {"loss.terms.kl": 0.1})
     assert config.objective == "gini_kl"
     config = changed(digits.get_config("ce"), {"loss.terms.renyi": 0.1})
-    assert config.loss.terms.to_dict() == {"renyi": 0.1}
+    assert config.loss.terms.to_dict() == {"renyi": {"weight": 0.1}}
     config = changed(digits.get_config("gini_kl"), {"loss.terms.kl": 0})
     assert config.objective == "gini"
     config = changed(digits.get_config("gini_kl"), {"objective": "ce"})
@@ -250,7 +251,7 @@ def test_what_is_given_is_applied_on_a_finished_run_or_refused(tmp_path):
 
 def test_flattened_gives_every_path_once():
     config = default_config()
-    assert set(flattened(config)) == set(all_rows(config))
+    assert set(flattened(config)) == set(SETTINGS.of(config))
     assert {"resnet18", "cvt13"} <= set(MODELS)
 
 

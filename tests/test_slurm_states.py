@@ -6,7 +6,7 @@ import pytest
 
 from gini_jax.errors import Busy, RunError
 from gini_jax.modes.executors import slurm
-from gini_jax.training.members import Member
+from gini_jax.modes.members import Member
 from tests import tiny
 
 

@@ -4,10 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from gini_jax.checks import check_config
-from gini_jax.config import default_config
-from gini_jax.config_files import changed
+from gini_jax.config.change import changed, default_config
 from gini_jax.errors import InputError
+from gini_jax.training.checks import check_config
 from tests.test_rival_runs import config_of, first_batch, headed, seen
 
 

@@ -12,16 +12,20 @@ import pytest
 
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import read_runs
-from gini_jax.config import set_component
+from gini_jax.config.change import set_component, set_term
 from gini_jax.errors import InputError
 from gini_jax.modes.executors.member import run_member
+from gini_jax.modes.members import member_command, members_of, seeds_of
 from gini_jax.modes.sweep import main as sweep
 from gini_jax.modes.train import main as train
-from gini_jax.training.members import member_command, members_of, seeds_of
 from gini_jax.training.workdir import check_workdir, config_json, holds_result
 from tests import tiny
 from tests.program import Program
 from tests.runs import without_times
+
+
+def weights_of(config):
+    return {name: section.weight for name, section in config.loss.terms.items()}
 
 
 def test_every_combination_is_a_member_and_a_weight_varies_where_its_term_is():
@@ -31,7 +35,7 @@ def test_every_combination_is_a_member_and_a_weight_varies_where_its_term_is():
     assert len(names) == len(set(names)) == 2 * (2 + 4)
     assert "gini_kl-loss.terms.gini=0.1-loss.layers=stage2-seed1" in names
     config = members[names.index("gini_kl-loss.terms.gini=0.1-loss.layers=stage2-seed1")].config
-    assert config.loss.terms.to_dict() == {"gini": 0.1, "kl": 0.5}
+    assert weights_of(config) == {"gini": 0.1, "kl": 0.5}
     assert tuple(config.loss.layers) == ("stage2",)
     assert (config.seed, config.objective) == (1, "gini_kl")
 
@@ -50,9 +54,9 @@ def test_a_long_value_has_a_name_that_a_folder_may_have():
 
 def test_weights_of_the_config_hold_in_every_objective_that_has_the_term():
     config = tiny.get_config("gini_kl")
-    config.loss.terms.gini = 0.1
+    config.loss.terms.gini.weight = 0.1
     members = members_of(config, ["ce", "gini", "kl", "gini_kl", "renyi_kl"], [0], [])
-    assert [member.config.loss.terms.to_dict() for member in members] == [
+    assert [weights_of(member.config) for member in members] == [
         {},
         {"gini": 0.1},
         {"kl": 0.5},
@@ -65,24 +69,23 @@ def test_weights_of_the_config_hold_in_every_objective_that_has_the_term():
         weights = [arg for arg in command if "loss.terms" in arg]
         assert weights == [
             f"--config.loss.terms.{name}={weight}"
-            for name, weight in member.config.loss.terms.items()
+            for name, weight in weights_of(member.config).items()
         ]
         assert "--config.num_epochs=3" in command
-    config.loss.terms.gini, config.objective = 0.0, "kl"
+    config.loss.terms.gini.weight, config.objective = 0.0, "kl"
     with pytest.raises(InputError, match="takes the term gini out of the objectives"):
         members_of(config, ["kl", "gini_kl"], [0], [])
 
 
 def test_a_composition_without_a_preset_can_be_swept():
     config = tiny.get_config("gini_kl")
-    with config.unlocked():
-        config.loss.terms.entropy = 0.2
-    config.objective = "gini_kl_entropy"
+    set_term(config, "entropy", weight=0.2)
+    assert config.objective == "gini_kl_entropy"
     shared = ["--config=tests/tiny.py", "--config.loss.terms.entropy=0.2"]
     ours, ce = members_of(config, ["gini_kl_entropy", "ce"], [0], [])
-    assert ours.config.loss.terms.to_dict() == {"gini": 0.5, "kl": 0.5, "entropy": 0.2}
+    assert weights_of(ours.config) == {"gini": 0.5, "kl": 0.5, "entropy": 0.2}
     assert "--config=tests/tiny.py " in member_command(ours, Path("runs"), shared)
-    assert ce.config.loss.terms.to_dict() == {}
+    assert weights_of(ce.config) == {}
     with pytest.raises(InputError, match=r"loss.terms.entropy=0.2 has no effect.*--objectives"):
         members_of(config, ["ce", "kl"], [0], [])
 

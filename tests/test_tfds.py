@@ -11,7 +11,7 @@ import pytest
 
 from configs import cifar100_resnet18
 from gini_jax import data
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data import tfds as tfds_source
 from gini_jax.errors import InputError
 

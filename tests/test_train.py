@@ -17,7 +17,7 @@ from configs import digits
 from gini_jax.data import load_dataset
 from gini_jax.data.source import Dataset, Split
 from gini_jax.errors import InputError, RunError, Stopped
-from gini_jax.losses.terms import PRESETS, TERMS, Entry
+from gini_jax.losses.terms import PRESETS, TABLE, TermSpec
 from gini_jax.models.layers import Classifier, Dropout
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes.train import main as train
@@ -299,7 +299,7 @@ class Spread(NamedTuple):
 
 
 def test_a_term_over_pairs_is_that_of_the_whole_batch_and_refuses_micro_batches(monkeypatch):
-    monkeypatch.setitem(TERMS, "spread", Entry(lambda about: Spread()))
+    monkeypatch.setitem(TABLE, "spread", TermSpec(lambda context: Spread()))
     config = small_config("ce", **{"loss.start_epoch": 1})
     with config.unlocked():
         config.loss.terms = {"spread": 0.1}

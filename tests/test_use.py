@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import gini_jax
-from gini_jax.config import default_config, set_model
+from gini_jax.config.change import default_config, set_model
 from gini_jax.data import load_dataset
 from gini_jax.errors import InputError
 from gini_jax.models import create_model, from_torch, to_torch

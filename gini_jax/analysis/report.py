@@ -23,7 +23,7 @@ from gini_jax.analysis.statistics import (
     over_common_seeds,
 )
 from gini_jax.benches import benches_of
-from gini_jax.config_files import command_of
+from gini_jax.config.files import command_of
 from gini_jax.drawing import drawn
 from gini_jax.errors import first_line
 from gini_jax.storage import write

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from gini_jax.checks import unread
+from gini_jax.config.files import from_saved
+from gini_jax.config.registry import flattened
 from gini_jax.errors import InputError, first_line
 from gini_jax.evals import TITLES
-from gini_jax.settings import flattened
 from gini_jax.storage import read_json
-from gini_jax.training.workdir import CHANGEABLE_ON_RESUME, config_of
+from gini_jax.training.checks import inactive
+from gini_jax.training.workdir import CHANGEABLE_ON_RESUME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,9 +254,13 @@ def _read_settings(run: Run) -> dict[str, Any]:
 
     Settings that it does not read do not make it another run.
     """
-    config = config_of(run.config)
-    ignored = unread(config)
-    found = {path: x for path, x in flattened(config).items() if path not in ignored}
+    config = from_saved(run.config)
+    ignored = inactive(config)
+    found = {
+        path.removesuffix(".weight"): x
+        for path, x in flattened(config).items()
+        if path not in ignored
+    }
     read = [run.about[key] for key in ("class_names", "examples")]
     # Where data were not decoded, or by an earlier version, only names and sizes are known.
     read.append(run.about.get("digests") or {})

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gini_jax.analysis.runs import Run
+from gini_jax.config.registry import flattened
 from gini_jax.drawing import COLOURS, plain_numbers
 from gini_jax.evals import TITLES
-from gini_jax.settings import flattened
 from gini_jax.training.workdir import CHANGEABLE_ON_RESUME
 
 # What does not tell runs apart, or does so besides their settings.

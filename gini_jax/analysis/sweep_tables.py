@@ -1,7 +1,7 @@
 """The tables of a sweep, from the results that its members have so far."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,18 @@ from gini_jax.analysis.names import short_names
 from gini_jax.analysis.runs import frame_of
 from gini_jax.analysis.statistics import by_baseline, compare, comparisons, interval, number
 from gini_jax.storage import csv_text, json_text, write
-from gini_jax.training.members import Member
 
 RECORD = "sweep.json"
 
 
-def write_record(workdir: Path, members: Sequence[Member], search: bool) -> None:
-    """Writes what a sweep consists of: each member's name, and the settings that it changes."""
-    changes = {member.name: member.changes for member in members}
+def write_record(workdir: Path, changes: Mapping[str, dict[str, Any]], search: bool) -> None:
+    """Writes what a sweep consists of.
+
+    Args:
+        workdir: of the sweep.
+        changes: by member's name, the settings that it changes.
+        search: whether settings were drawn.
+    """
     write(workdir / RECORD, json_text({"search": search, "members": changes}))
 
 

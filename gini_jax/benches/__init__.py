@@ -1,6 +1,7 @@
 """Benches: what the features of finished runs are good for, beyond the accuracy on their classes.
 
-A new bench takes one new file and one line in `NAMES`. A file that measures a network has
+A new bench takes one new file and one line in `BENCHES`; a plugin is such a module, or a class. A
+file that measures a network has
 
 - `KEYS`: its numbers, each with a title and whether larger is better;
 - `unfit(subject)`, if it does not fit every run: why it cannot measure one, "" if it can;
@@ -12,27 +13,43 @@ A new bench takes one new file and one line in `NAMES`. A file that measures a n
 A file that compares the runs of a sweep has `SETTING`, the setting that the sweep varied, instead.
 """
 
-import importlib
-from types import ModuleType
+from typing import Any
 
-from gini_jax.errors import unknown_name
+from gini_jax.benches import (
+    corruptions,
+    explain,
+    fewshot,
+    noise,
+    outliers,
+    prune,
+    retrieval,
+    robust,
+    shift,
+    small,
+)
+from gini_jax.config.registry import Registry
 
-NAMES = (
-    "retrieval",
-    "fewshot",
-    "shift",
-    "robust",
-    "corruptions",
-    "outliers",
-    "prune",
-    "explain",
-    "small",
-    "noise",
+BENCHES = Registry(
+    "bench",
+    {
+        "retrieval": retrieval,
+        "fewshot": fewshot,
+        "shift": shift,
+        "robust": robust,
+        "corruptions": corruptions,
+        "outliers": outliers,
+        "prune": prune,
+        "explain": explain,
+        "small": small,
+        "noise": noise,
+    },
+    lambda part: (hasattr(part, "KEYS") and hasattr(part, "measure")) or hasattr(part, "SETTING"),
+    "a class or a module with KEYS and measure",
 )
 
 
-def benches_of(text: str) -> dict[str, ModuleType]:
-    """The benches that a flag names, separated by commas; `all` is all.
+def benches_of(text: str) -> dict[str, Any]:
+    """The benches that a flag names, separated by commas; `all` is all of the package.
 
     Raises:
         InputError: a name is unknown.
@@ -41,8 +58,6 @@ def benches_of(text: str) -> dict[str, ModuleType]:
         >>> list(benches_of("prune,retrieval"))
         ['retrieval', 'prune']
     """
-    given = NAMES if text == "all" else text.split(",")
-    for name in given:
-        if name not in NAMES:
-            raise unknown_name("bench", name, NAMES)
-    return {x: importlib.import_module(f"gini_jax.benches.{x}") for x in NAMES if x in given}
+    given = list(BENCHES) if text == "all" else text.split(",")
+    found = {name: BENCHES.find(name) for name in given}
+    return {name: found[name] for name in dict.fromkeys([*BENCHES, *given]) if name in found}

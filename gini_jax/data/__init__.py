@@ -7,24 +7,31 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from gini_jax.config.registry import Registry
 from gini_jax.data import cache
+from gini_jax.data.digits import Digits
+from gini_jax.data.fashion_mnist import open_fashion_mnist
+from gini_jax.data.folder import Folder
+from gini_jax.data.hf import HuggingFace
 from gini_jax.data.images import stored_size
 from gini_jax.data.protocols import divided, held_classes, noisy, with_classes
 from gini_jax.data.sampling import balanced_subset, some_labels
 from gini_jax.data.source import Dataset, LazySubset, Source, Split, check_source
+from gini_jax.data.tfds import Tfds
 from gini_jax.errors import InputError
-from gini_jax.parts import find
 
 __all__ = ["SOURCES", "Dataset", "Source", "Split", "dataset_shapes", "load_dataset", "open_source"]
 
-# By the part of a set's name before its first colon, if any. `module:Name` is a source of one's
-# own; all other names are those of TFDS.
-SOURCES = {
-    "digits": "gini_jax.data.digits:Digits",
-    "fashion_mnist": "gini_jax.data.fashion_mnist:open_fashion_mnist",
-    "folder": "gini_jax.data.folder:Folder",
-    "hf": "gini_jax.data.hf:HuggingFace",
-}
+# By the part of a set's name before its first colon, if any; all other names are those of TFDS.
+SOURCES = Registry(
+    "dataset.name",
+    {
+        "digits": Digits,
+        "fashion_mnist": open_fashion_mnist,
+        "folder": Folder,
+        "hf": HuggingFace,
+    },
+)
 
 
 def open_source(config: ConfigDict) -> Source:
@@ -39,10 +46,10 @@ def open_source(config: ConfigDict) -> Source:
         400
     """
     kind, _, name = config.name.partition(":")
-    is_own = name.isidentifier() and kind not in SOURCES  # TFDS has a version after the colon
-    place = config.name if is_own else SOURCES.get(kind, "gini_jax.data.tfds:Tfds")
-    create = find("dataset.name", place, {})
-    return check_source(config, create) if is_own else create(config)
+    if name.isidentifier() and kind not in SOURCES:  # TFDS has a version after the colon
+        return check_source(config, SOURCES.find(config.name))
+    source: Source = SOURCES.get(kind, Tfds)(config)
+    return source
 
 
 def load_dataset(

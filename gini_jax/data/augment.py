@@ -1,7 +1,7 @@
 """Augmentation on the device, with one key per image, so the device count does not matter."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,9 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from gini_jax.data.policies import apply_policy
-from gini_jax.parts import find
-from gini_jax.settings import NOT_NEGATIVE, SHARE, Setting
+from gini_jax.config.registry import NOT_NEGATIVE, SHARE, Registry, Setting
+from gini_jax.data.policies import POLICIES, apply_policy
 
 ERASED_AREA = (0.02, 1 / 3)  # shares of the image, and ...
 ERASED_ASPECT = 0.3  # ... the smallest aspect ratio of random erasing, as in its paper
@@ -42,17 +41,17 @@ def augment_batch(
         >>> augment_batch(default_config().augment, keys, images, 8).max().item()
         1.0
     """
-    names = list(augment_rows(config))
+    augmentations = list(augmentations_of(config).values())
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
-        crop_key, *keys = jax.random.split(key, 1 + len(names))
+        crop_key, *keys = jax.random.split(key, 1 + len(augmentations))
         if config.resized_crop:
             image = _resized_crop(crop_key, image, image_size, config.resized_crop, config.flip)
         else:
             image = _padded_crop(crop_key, image, image_size, config.crop_padding, config.flip)
-        for own_key, name in zip(keys, names, strict=True):
-            if config[name]:
-                image = augmentation_of(name).change(own_key, image, config[name])
+        for own_key, (augmentation, value) in zip(keys, augmentations, strict=True):
+            if value:
+                image = augmentation.change(own_key, image, value)
         return image
 
     return jax.vmap(augment)(key, to_float(images))
@@ -261,44 +260,46 @@ class Augmentation(NamedTuple):
     """
 
     change: Callable[[jax.Array, jax.Array, Any], jax.Array]
-    setting: Setting
+    setting: Setting = Setting(0.0, "strength; 0: off", bounds=NOT_NEGATIVE)
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """The setting, of an augmentation that has a section of its own in the config."""
+        return {"strength": self.setting}
 
 
-# Applied in this order; a new one is one function and one line.
-AUGMENTATIONS: dict[str, Augmentation] = {
-    "policy": Augmentation(
-        apply_policy,
-        Setting("", "RandAugment or TrivialAugment", choices="gini_jax.data.policies:POLICIES"),
-    ),
-    "erasing": Augmentation(
-        _erase, Setting(0.0, "probability of erasing a random rectangle", bounds=SHARE)
-    ),
-    "cutout": Augmentation(
-        _cut_out, Setting(0, "side, in pixels, of a square to erase", bounds=NOT_NEGATIVE)
-    ),
-}
+# Applied in this order; a new one is one function and one line. A plugin is an `Augmentation`, or a
+# function like its `change`, whose value is a number from 0 on.
+AUGMENTATIONS = Registry(
+    "augmentation",
+    {
+        "policy": Augmentation(
+            apply_policy, Setting("", "RandAugment or TrivialAugment", choices=tuple(POLICIES))
+        ),
+        "erasing": Augmentation(
+            _erase, Setting(0.0, "probability of erasing a random rectangle", bounds=SHARE)
+        ),
+        "cutout": Augmentation(
+            _cut_out, Setting(0, "side, in pixels, of a square to erase", bounds=NOT_NEGATIVE)
+        ),
+    },
+    lambda part: isinstance(part, Augmentation) or callable(part),
+    "a function, or an Augmentation",
+    lambda part: part if isinstance(part, Augmentation) else Augmentation(part),
+)
 
 
-def augmentation_of(name: str) -> Augmentation:
-    """An augmentation: of `AUGMENTATIONS`, or `module:Name`, one of one's own.
-
-    That is an `Augmentation`, or a function like its `change`, whose value is a number from 0 on.
-
-    Raises:
-        InputError: there is no such augmentation.
-    """
-    fits = lambda x: isinstance(x, Augmentation) or callable(x)  # noqa: E731
-    found = find("augmentation", name, AUGMENTATIONS, fits, "a function, or an Augmentation")
-    if isinstance(found, Augmentation):
-        return found
-    return Augmentation(found, Setting(0.0, "strength; 0: off", bounds=NOT_NEGATIVE))
-
-
-def augment_rows(names: Iterable[str] = ()) -> dict[str, Setting]:
-    """The rows of the augmentations' settings, by name.
+def augmentations_of(config: ConfigDict) -> dict[str, tuple[Augmentation, Any]]:
+    """The augmentations of a config, and their values, by key, in the order in which they act.
 
     Args:
-        names: keys of `config.augment`, among which there may be some of one's own.
+        config: `config.augment`. A key that is no setting of the package is a plugin, or has a
+            section with the plugin's `name` and its `strength`.
     """
-    own = [name for name in names if ":" in name]
-    return {name: augmentation_of(name).setting for name in [*AUGMENTATIONS, *own]}
+    found = {name: (AUGMENTATIONS[name], config[name]) for name in AUGMENTATIONS if name in config}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            found[key] = AUGMENTATIONS.find(value["name"]), value["strength"]
+        elif ":" in key:
+            found[key] = AUGMENTATIONS.find(key), value
+    return found

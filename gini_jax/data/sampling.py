@@ -4,13 +4,13 @@ A new sampler takes one function and one line in `SAMPLERS`.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32, Integer
 from ml_collections import ConfigDict
 
+from gini_jax.config.registry import Registry
 from gini_jax.errors import InputError
 
 
@@ -35,8 +35,17 @@ def epoch_order(
         >>> sorted(epoch_order(config, epoch=3, labels=np.zeros(4, int)).ravel().tolist())
         [0, 1, 2, 3]
     """
-    rng = np.random.default_rng((config.seed, epoch))
-    return SAMPLERS[config.dataset.sampler](rng, labels, config).astype(np.int32)
+    rng, name = np.random.default_rng((config.seed, epoch)), config.dataset.sampler
+    order = np.asarray(SAMPLERS.find(name)(rng, labels, config))
+    shape = steps_of_epoch(len(labels), config.batch_size), config.batch_size
+    whole = order.dtype.kind in "iu" and order.shape == shape
+    if not whole or (order.size and not 0 <= order.min() <= order.max() < len(labels)):
+        raise InputError(
+            f"dataset.sampler={name!r} returned {order.dtype} of shape {order.shape}; a sampler is "
+            f"a function of a generator, labels [N] and the config that returns rows of the "
+            f"training split, integers [steps, batch_size], here {shape}"
+        )
+    return order.astype(np.int32)
 
 
 def steps_of_epoch(examples: int, batch_size: int) -> int:
@@ -99,10 +108,7 @@ def class_balanced(
     return rng.permuted(order.reshape(steps, -1), axis=1)
 
 
-SAMPLERS: dict[str, Callable[[np.random.Generator, np.ndarray, Any], np.ndarray]] = {
-    "shuffled": shuffled,
-    "class_balanced": class_balanced,
-}
+SAMPLERS = Registry("dataset.sampler", {"shuffled": shuffled, "class_balanced": class_balanced})
 
 
 def check_sampler(config: ConfigDict, num_classes: int) -> None:
@@ -126,7 +132,8 @@ def check_sampler(config: ConfigDict, num_classes: int) -> None:
     if size % each:
         raise InputError(
             f"batch_size={size} is not divisible by dataset.examples_per_class={each}; set "
-            f"--config.batch_size={max(size // each, 1) * each}"
+            f"--config.batch_size={max(size // each, 1) * each}",
+            fix=("batch_size", max(size // each, 1) * each),
         )
     if size // each > num_classes:
         fitting = next(
@@ -135,7 +142,8 @@ def check_sampler(config: ConfigDict, num_classes: int) -> None:
         raise InputError(
             f"batch_size={size} with dataset.examples_per_class={each} takes {size // each} "
             f"classes per batch, but there are only {num_classes}; set "
-            f"--config.dataset.examples_per_class={fitting}"
+            f"--config.dataset.examples_per_class={fitting}",
+            fix=("dataset.examples_per_class", fitting),
         )
 
 

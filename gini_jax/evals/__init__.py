@@ -1,21 +1,20 @@
 """Evaluations of a trained network: from its outputs for the splits to numbers and arrays.
 
-A new evaluation takes one new file, with `KEYS`, `TITLES` and `evaluate`, and one line in `NAMES`.
+A new evaluation takes one new file, with `KEYS`, `TITLES` and `evaluate`, and one line in `EVALS`.
 Each file lists the keys of result.json that it fills, and those that tables show; the other keys
 are in `gini_jax.training.result`.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gini_jax.config.registry import Registry
 from gini_jax.errors import InputError, first_line
-from gini_jax.evals import accuracy, features
+from gini_jax.evals import accuracy, calibration, clusters, features, knn, probe, selection
 from gini_jax.evals.extract import Extractor, SplitOutputs
 from gini_jax.evals.inputs import MOST_EXAMPLES, Inputs, subsample
-from gini_jax.parts import find
 
 __all__ = [
     "EVALS",
@@ -31,16 +30,6 @@ __all__ = [
     "validation_metrics",
 ]
 
-NAMES = (
-    "accuracy",
-    "features",
-    "calibration",
-    "probe",
-    "knn",
-    "clusters",
-    "selection",
-)
-ALWAYS = ("accuracy", "features")
 # The other keys of result.json; see `gini_jax.training.result`.
 RECORDED = (
     "config_name",
@@ -63,30 +52,41 @@ RECORDED = (
     "probe_test_examples",
 )
 
-# name -> module. Each has `KEYS`, the numbers for result.json and their meanings, and
-# `evaluate(inputs)`, which returns these numbers and arrays for pictures; and `TITLES`, the numbers
-# that tables show, with their titles; True: larger is better.
-EVALS: dict[str, Any] = {name: importlib.import_module(f"gini_jax.evals.{name}") for name in NAMES}
+# Each has `KEYS`, the numbers for result.json and their meanings, and `evaluate(inputs)`, which
+# returns these numbers and arrays for pictures; and `TITLES`, the numbers that tables show, with
+# their titles; True: larger is better.
+EVALS = Registry(
+    "evals",
+    {
+        "accuracy": accuracy,
+        "features": features,
+        "calibration": calibration,
+        "probe": probe,
+        "knn": knn,
+        "clusters": clusters,
+        "selection": selection,
+    },
+    lambda part: hasattr(part, "KEYS") and hasattr(part, "evaluate"),
+    "a class or a module with KEYS and evaluate",
+)
+ALWAYS = ("accuracy", "features")
 TITLES: dict[str, tuple[str, bool]] = {
     key: row for module in EVALS.values() for key, row in getattr(module, "TITLES", {}).items()
 }
 
 
 def evaluation_of(name: str) -> Any:
-    """An evaluation: of `EVALS`, or `module:Name`, one of one's own.
+    """An evaluation: of `EVALS`, or a plugin.
 
-    That is a class, or a module, with `KEYS`, `evaluate(inputs)` and, if it likes, `TITLES`. Of a
-    class an instance is made, without arguments.
+    A plugin is a class, or a module, with `KEYS`, `evaluate(inputs)` and, if it likes, `TITLES`. A
+    class is called without arguments.
 
     Raises:
         InputError: there is no such evaluation, or one of its keys is another's.
     """
+    found = EVALS.find(name)
     if name in EVALS:
-        return EVALS[name]
-    what = "a class or a module with KEYS and evaluate"
-    found = find(
-        "evals", name, EVALS, lambda x: hasattr(x, "KEYS") and hasattr(x, "evaluate"), what
-    )
+        return found
     if isinstance(found, type):
         try:
             found = found()
@@ -113,6 +113,12 @@ def evaluation_of(name: str) -> Any:
     return found
 
 
+def titles_of(names: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """What `TITLES` would hold of plugins, which result.json keeps for whoever reads it."""
+    plugins = [evaluation_of(name) for name in names if ":" in name]
+    return {key: row for one in plugins for key, row in getattr(one, "TITLES", {}).items()}
+
+
 def chosen(names: Sequence[str]) -> list[str]:
     """The evaluations that `config.evals` names, and those that always run.
 
@@ -120,7 +126,7 @@ def chosen(names: Sequence[str]) -> list[str]:
         >>> chosen(["knn"]), len(chosen(["all"])) == len(EVALS)
         (['accuracy', 'features', 'knn'], True)
     """
-    ours = [name for name in NAMES if name in ALWAYS or name in names or "all" in names]
+    ours = [name for name in EVALS if name in ALWAYS or name in names or "all" in names]
     return ours + [name for name in names if ":" in name]
 
 
@@ -147,8 +153,6 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
     numbers: dict[str, Any] = {key: None for module in modules for key in module.KEYS}
     sizes = {"probe_train_examples": inputs.train, "probe_test_examples": inputs.test}
     probed = len(names) > len(ALWAYS)
-    if titles := {k: t for one in own for k, t in getattr(one, "TITLES", {}).items()}:
-        numbers["titles"] = titles  # so that tables show them, wherever the run is read
     numbers |= {
         key: min(len(x.labels), MOST_EXAMPLES) if probed else None for key, x in sizes.items()
     }

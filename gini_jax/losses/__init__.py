@@ -35,11 +35,7 @@ from gini_jax.losses.fisher import fisher_loss
 from gini_jax.losses.hierarchy import hierarchy_loss
 from gini_jax.losses.information import mutual_information_loss
 from gini_jax.losses.island import island_loss
-from gini_jax.losses.joint import (
-    discriminability_from_sums,
-    discriminability_loss,
-    layer_sums,
-)
+from gini_jax.losses.joint import discriminability_loss
 from gini_jax.losses.margins import arcface_loss, cosface_loss
 from gini_jax.losses.moments import FeatureMoments, feature_moments
 from gini_jax.losses.multi_similarity import multi_similarity_loss
@@ -70,7 +66,6 @@ __all__ = [
     "class_profile",
     "class_sums",
     "cosface_loss",
-    "discriminability_from_sums",
     "discriminability_loss",
     "entropy_loss",
     "feature_moments",
@@ -80,7 +75,6 @@ __all__ = [
     "hierarchy_loss",
     "island_loss",
     "kl_loss",
-    "layer_sums",
     "linearize_at",
     "multi_similarity_loss",
     "mutual_information_loss",

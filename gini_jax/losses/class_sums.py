@@ -207,27 +207,27 @@ def sum_type(dtype: Any) -> Any:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
-def as_class_sums(features: Any, labels: Any, *, signed: bool = False, **options: Any) -> ClassSums:
+def as_class_sums(features: Any, labels: Any, *, signed: bool = False, **batch: Any) -> ClassSums:
     """The class sums of a batch; those that a caller already has are taken as they are."""
-    return as_sums(ClassSums, partial(class_sums, signed=signed), features, labels, options)
+    return as_sums(ClassSums, partial(class_sums, signed=signed), features, labels, batch)
 
 
 def as_sums(
-    kind: type[Sums], make: Callable[..., Sums], features: Any, labels: Any, options: dict[str, Any]
+    kind: type[Sums], make: Callable[..., Sums], features: Any, labels: Any, batch: dict[str, Any]
 ) -> Sums:
     """Sums of a kind: made from features and labels, or those that a caller already has.
 
     Raises:
-        ValueError: features come without labels, or sums with labels or options.
+        ValueError: features come without labels, or sums with labels or what describes a batch.
     """
     if not isinstance(features, kind):
         if labels is None:
             raise ValueError(
                 f"labels are missing; give them, or give {kind.__name__} instead of features"
             )
-        return make(features, labels, **options)
+        return make(features, labels, **batch)
     defaults = {"num_classes": None, "where": None, "axis_name": None, "axis": -1}
-    given = [name for name, value in options.items() if value is not defaults[name]]
+    given = [name for name, value in batch.items() if value is not defaults[name]]
     if labels is not None or given:
         names = ", ".join((["labels"] if labels is not None else []) + given)
         raise ValueError(

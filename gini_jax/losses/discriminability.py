@@ -7,6 +7,7 @@ q[k]   = (sum_c p[c,k] + eps) / (sum_ck p[c,k] + K eps)
 kl     = sum_k t[k] (log t[k] - log q[k])
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -14,21 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gini_jax.losses.class_sums import EPS, ClassSums, as_class_sums, class_sums, sum_type
+from gini_jax.losses.class_sums import EPS, ClassSums, class_sums, sum_type
+from gini_jax.losses.from_sums import on_features
 from gini_jax.losses.rules import AxisName, require
 
 Target: TypeAlias = jax.Array | Literal["batch", "present"] | None
 
 
-def class_profile(
-    features: jax.Array | ClassSums,
-    labels: jax.Array | None = None,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-) -> jax.Array:
+@on_features(ClassSums, class_sums)
+def class_profile(sums: ClassSums) -> jax.Array:
     """How each feature's activation is spread over the classes.
 
     `S[c,k] = activation[c,k] / (mass[k] + eps)`, `p[c,k] = S[c,k] / (sum_k S[c,k] + eps)`.
@@ -36,21 +31,8 @@ def class_profile(
     The division by the class's mass makes the profile independent of how many examples a class
     has. A class that is absent from the batch has a column of zeros, a dead feature a row of zeros.
 
-    Args:
-        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, without labels.
-        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
-        num_classes: `K`; needed for integer labels only.
-        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
-        axis_name: name or names of mapped axes to sum over.
-        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
-
     Returns:
         `[C, K]`; each row sums to 1, or to 0 for a dead feature.
-
-    Raises:
-        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
-        TypeError: the features are not floating-point.
 
     References:
         arXiv 2202.07073, section 3: the class distribution of a feature.
@@ -60,9 +42,6 @@ def class_profile(
         >>> class_profile(jnp.array([[1.0], [3.0]]), jnp.eye(2)).tolist()
         [[0.25, 0.75]]
     """
-    sums = as_class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
-    )
     return profile_of(sums).whole()
 
 
@@ -87,34 +66,14 @@ def gini_impurity(profile: jax.Array) -> jax.Array:
     return 1.0 - jnp.square(profile).sum(axis=-1)
 
 
-def gini_loss(
-    features: jax.Array | ClassSums,
-    labels: jax.Array | None = None,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-) -> jax.Array:
+@on_features(ClassSums, class_sums)
+def gini_loss(sums: ClassSums) -> jax.Array:
     """Gini impurity of the features' class profiles, averaged over the features.
 
     `gini = mean_c (1 - sum_k p[c,k]^2)`, with `p` from `class_profile`.
 
-    Args:
-        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, without labels.
-        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
-        num_classes: `K`; needed for integer labels only.
-        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
-        axis_name: name or names of mapped axes to sum over.
-        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
-
     Returns:
         Scalar in `[0, 1]`; a dead feature counts as 1, with zero gradient.
-
-    Raises:
-        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
-        TypeError: the features are not floating-point.
 
     References:
         arXiv 2202.07073, section 3: the Gini impurity loss.
@@ -124,11 +83,7 @@ def gini_loss(
         >>> float(gini_loss(jnp.array([[1.0, 1.0], [0.0, 1.0]]), jnp.eye(2)))
         0.25
     """
-    p = profile_of(
-        as_class_sums(
-            features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
-        )
-    )
+    p = profile_of(sums)
     return (1.0 - p.sum_of_squares()).mean()
 
 
@@ -165,16 +120,8 @@ def class_distribution(
     return _shares(sums.mass)
 
 
-def kl_loss(
-    features: jax.Array | ClassSums,
-    labels: jax.Array | None = None,
-    *,
-    target: Target = None,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-) -> jax.Array:
+@on_features(ClassSums, class_sums)
+def kl_loss(sums: ClassSums, *, target: Target = None) -> jax.Array:
     """Kullback-Leibler divergence of the features' class distribution from the classes' own.
 
     `q[k] = (sum_c p[c,k] + eps) / (sum_ck p[c,k] + K eps)`,
@@ -188,25 +135,12 @@ def kl_loss(
     counts (docs/method.md); `"present"` is free of it.
 
     Args:
-        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, without labels.
-        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
         target: the distribution `t`. None or `"batch"`, the paper's: the share of each class in the
             batch. `"present"`: uniform over the classes that the batch has. Or `[K]` numbers, such
             as the class shares of the whole data set.
-        num_classes: `K`; needed for integer labels only.
-        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
-        axis_name: name or names of mapped axes to sum over.
-        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
 
     Returns:
         Scalar, not negative, in nats.
-
-    Raises:
-        ValueError: the shapes do not fit, or integer labels come without `num_classes`; or
-            `target` is an unknown name, has another shape or, where its values are known, is no
-            distribution.
-        TypeError: the features are not floating-point.
 
     References:
         arXiv 2202.07073, section 3: the KL divergence loss.
@@ -216,9 +150,6 @@ def kl_loss(
         >>> float(kl_loss(jnp.eye(2), jnp.eye(2)))  # one feature per class
         0.0
     """
-    sums = as_class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
-    )
     num_classes = sums.mass.shape[0]
     by_class = profile_of(sums).sum_over_features()
     q = (by_class + EPS) / (by_class.sum() + num_classes * EPS)
@@ -227,35 +158,15 @@ def kl_loss(
     return jnp.maximum((t * (log_t - jnp.log(q))).sum(), 0.0)
 
 
-def entropy_loss(
-    features: jax.Array | ClassSums,
-    labels: jax.Array | None = None,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-) -> jax.Array:
+@on_features(ClassSums, partial(class_sums, signed=True))
+def entropy_loss(sums: ClassSums) -> jax.Array:
     """Entropy alternative to the Gini term, kept for ablation.
 
     `p[c,k] = softmax_k(S[c,k])`, `entropy = -mean_c sum_k p[c,k] log10 p[c,k]`, where `S` averages
     the plain, not the absolute, activations.
 
-    Args:
-        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, made with `signed=True`, without labels.
-        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
-        num_classes: `K`; needed for integer labels only.
-        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
-        axis_name: name or names of mapped axes to sum over.
-        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
-
     Returns:
         Scalar in `[0, log10 K]`.
-
-    Raises:
-        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
-        TypeError: the features are not floating-point.
 
     References:
         arXiv 2202.07073, the entropy-based alternative of the ablation study.
@@ -265,15 +176,6 @@ def entropy_loss(
         >>> print(f"{entropy_loss(jnp.ones((2, 3)), jnp.eye(2)):.4f}")  # log10 of 2
         0.3010
     """
-    sums = as_class_sums(
-        features,
-        labels,
-        num_classes=num_classes,
-        where=where,
-        axis_name=axis_name,
-        axis=axis,
-        signed=True,
-    )
     # Without the clip, which changes no finite number, a compiler may fuse the product in the means
     # with the subtraction of their maximum; at 1e24 its rounding error is more than exp takes.
     limits = jnp.finfo(sums.activation.dtype)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gini_jax.config.registry import NotNegative
 from gini_jax.losses.logits import mean_over_examples
-from gini_jax.losses.rules import AxisName, NotNegative, bounded, known_array, of_32_bits, require
+from gini_jax.losses.rules import AxisName, bounded, known_array, of_32_bits, require
 
 
 @bounded

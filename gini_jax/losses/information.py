@@ -3,20 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import ClassSums, as_class_sums
+from gini_jax.losses.class_sums import ClassSums, class_sums
 from gini_jax.losses.discriminability import class_means
-from gini_jax.losses.rules import AxisName
+from gini_jax.losses.from_sums import on_features
 
 
-def mutual_information_loss(
-    features: jax.Array | ClassSums,
-    labels: jax.Array | None = None,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-) -> jax.Array:
+@on_features(ClassSums, class_sums)
+def mutual_information_loss(sums: ClassSums) -> jax.Array:
     """Negative mutual information between features and classes.
 
     `mutual_information = -sum_ck P[c,k] log(P[c,k] / (P[c] P[k]))`, where `P = S / sum_ck S` is a
@@ -26,22 +19,9 @@ def mutual_information_loss(
     second spreads them over the classes, as the KL term does. Features count by their activation.
     This project's own, not the paper's.
 
-    Args:
-        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, without labels.
-        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
-        num_classes: `K`; needed for integer labels only.
-        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
-        axis_name: name or names of mapped axes to sum over.
-        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
-
     Returns:
         Scalar in `[-log min(C, K), 0]`, in nats: `-log K` if each feature fires for one class and
         all classes get the same activation, 0 for flat profiles. Dead features do not count.
-
-    Raises:
-        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
-        TypeError: the features are not floating-point.
 
     References:
         T. Cover, J. Thomas, "Elements of information theory", 1991, equation 2.28.
@@ -51,9 +31,6 @@ def mutual_information_loss(
         >>> print(f"{mutual_information_loss(jnp.eye(2), jnp.eye(2)):.4f}")  # -log 2
         -0.6931
     """
-    sums = as_class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
-    )
     means = class_means(sums)  # [K, C]
     largest = jax.lax.stop_gradient(means.max())
     means = means / jnp.where(largest > 0, largest, jnp.ones_like(largest))

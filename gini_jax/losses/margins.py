@@ -5,17 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from gini_jax.config.registry import NotNegative, Positive
 from gini_jax.losses.logits import mean_over_examples
-from gini_jax.losses.rules import (
-    Angle,
-    AxisName,
-    NotNegative,
-    Positive,
-    bounded,
-    check_cosines,
-    check_where,
-    known_array,
-)
+from gini_jax.losses.rules import Angle, AxisName, bounded, check_cosines, check_where, known_array
 
 
 @bounded

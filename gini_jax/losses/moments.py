@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import as_sums, local_sums, ratio
+from gini_jax.losses.class_sums import local_sums, ratio
 from gini_jax.losses.rules import AxisName
 
 
@@ -102,8 +102,3 @@ def feature_moments(
     """
     local = local_moments(features, labels, num_classes=num_classes, where=where, axis=axis)
     return local if axis_name is None else lax.psum(local, axis_name)
-
-
-def as_moments(features: Any, labels: Any, **options: Any) -> FeatureMoments:
-    """The moments of a batch; those that a caller already has are taken as they are."""
-    return as_sums(FeatureMoments, feature_moments, features, labels, options)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from gini_jax.config.registry import Positive
 from gini_jax.losses.pairs import Rows, cosine, masked_logsumexp, mean_over_anchors
-from gini_jax.losses.rules import AxisName, Finite, Positive, bounded
+from gini_jax.losses.rules import AxisName, Finite, bounded
 
 
 @bounded

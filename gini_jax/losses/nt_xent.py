@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.rules import AxisName, Positive, bounded
+from gini_jax.config.registry import Positive
+from gini_jax.losses.rules import AxisName, bounded
 from gini_jax.losses.supcon import supcon_loss
 
 

@@ -10,7 +10,8 @@ from jax import lax
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.balance import GradientNorms
-from gini_jax.losses.terms import About, FeatureTerm, Outputs, SumTerm, entry_of
+from gini_jax.losses.term import FeatureTerm, Outputs, SumTerm, TermContext
+from gini_jax.losses.terms import spec_of, weight_of
 
 
 class ObjectiveState(NamedTuple):
@@ -55,14 +56,13 @@ class Objective:
     """A weighted composition of terms.
 
     Args:
-        weights: by name of the term, see `entry_of`: a number, or a number for each layer. A term
-            of weight 0 is left out. One with numbers for layers has them in its value, and the
-            weight 1.
+        terms: by key a weight, or a section with `weight`, `name` if that is not the key, and the
+            term's own settings. A weight is a number, or a number for each layer. A term of weight
+            0 is left out. One with numbers for layers has them in its value, and the weight 1.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
         hold_gradient_ratios: the weights are ratios to cross-entropy's gradient; see
             `GradientNorms`.
-        options: by name of the term, its own settings, where they differ from their defaults.
-        about: what terms may want to know of the run.
+        context: what terms may need to know of the run.
 
     Examples:
         >>> objective = Objective({"gini": 0.5, "kl": 0.5})
@@ -74,27 +74,28 @@ class Objective:
 
     def __init__(
         self,
-        weights: Mapping[str, float | Mapping[str, float]],
+        terms: Mapping[str, Any],
         running_decay: float = 0.0,
         hold_gradient_ratios: bool = False,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
-        about: About = About(),  # noqa: B008
+        context: TermContext = TermContext(),  # noqa: B008
     ):
         active: dict[str, float] = {}
-        terms: dict[str, Any] = {}
-        for name, weight in weights.items():
-            by_layer = weight if isinstance(weight, Mapping) else {}
-            if not (any(by_layer.values()) if by_layer else weight):
+        created: dict[str, Any] = {}
+        for key, section in terms.items():
+            if not (weight := weight_of(section)):
                 continue
-            terms[name] = entry_of(name).create(about, **(options or {}).get(name, {}))
+            own = dict(section.items()) if hasattr(section, "items") else {}
+            settings = {k: v for k, v in own.items() if k not in ("weight", "name")}
+            created[key] = spec_of(key, section).create(context, **settings)
+            by_layer = isinstance(weight, Mapping)
             if by_layer:
-                terms[name] = terms[name]._replace(layers=dict(by_layer))
-            active[name] = 1.0 if by_layer else weight  # type: ignore[assignment]
+                created[key] = created[key]._replace(layers=weight)
+            active[key] = 1.0 if by_layer else weight
         self.weights, self.running_decay = active, running_decay
         self.hold_gradient_ratios = hold_gradient_ratios
-        self.sum_terms = {n: term for n, term in terms.items() if isinstance(term, SumTerm)}
+        self.sum_terms = {n: term for n, term in created.items() if isinstance(term, SumTerm)}
         self.other_terms: dict[str, Any] = {
-            name: term for name, term in terms.items() if name not in self.sum_terms
+            name: term for name, term in created.items() if name not in self.sum_terms
         }
 
     def init(self, outputs: Outputs, key: jax.Array | None = None) -> ObjectiveState:
@@ -169,12 +170,6 @@ class Objective:
         return sum(parts, start=jnp.zeros(()))
 
 
-def global_sums(objective: Objective, outputs: Outputs) -> dict[str, Any]:
-    """The global batch's sums, as constants: from this device's outputs, over all devices."""
-    sums = lax.stop_gradient(objective.sums(outputs))
-    return sums if outputs.axis_name is None else lax.psum(sums, outputs.axis_name)
-
-
 class TermGradients(NamedTuple):
     """Gradients of a term, with weight 1, with respect to what a network gave on this device.
 
@@ -196,19 +191,15 @@ def term_gradients(
         objective: the terms.
         outputs: as in `shared_value`.
         state: the terms' state.
-        total: as in `shared_value`.
+        total: the global batch's sums, as from `shared_value`.
     """
     axis_name = outputs.axis_name
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
 
-    def of_sum_term(name: str, features: Mapping[str, Any]) -> jax.Array:
-        def of_sums(sums: Any) -> jax.Array:
-            if state.running is not None:
-                sums, _ = state.running.update(sums, objective.running_decay)
-            return objective.sum_terms[name].of_sums(sums)
-
-        there = outputs._replace(features=features)
-        return linearize_at(of_sums, total)[1](objective.sums(there)) * devices
+    def of_sums(name: str, sums: Any) -> jax.Array:
+        if state.running is not None:
+            sums, _ = state.running.update(sums, objective.running_decay)
+        return objective.sum_terms[name].of_sums(sums) * devices
 
     def of_other(name: str, features: Mapping[str, Any], logits: Any) -> jax.Array:
         there = outputs._replace(features=features, logits=logits)
@@ -216,9 +207,10 @@ def term_gradients(
         return term(_with_params(there, state, name), own_state)[0]
 
     found, features = {}, dict(outputs.features)
+    _, pull = jax.vjp(lambda x: objective.sums(outputs._replace(features=x)), features)
     for name in objective.weights:
         if name in objective.sum_terms:
-            found[name] = TermGradients(jax.grad(partial(of_sum_term, name))(features))
+            found[name] = TermGradients(*pull(jax.grad(partial(of_sums, name))(total)))
         else:
             both = jax.grad(partial(of_other, name), (0, 1))(features, outputs.logits)
             reads_logits = not isinstance(objective.other_terms[name], FeatureTerm)
@@ -259,8 +251,8 @@ def squared_norm(tree: Any) -> jax.Array:
 
 
 def shared_value(
-    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any
-) -> tuple[jax.Array, Values]:
+    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any = None
+) -> tuple[jax.Array, Values, Any]:
     """All terms of the global batch, and a scalar whose gradient this device contributes.
 
     The sum terms are differentiated through this device's own sums alone, so that they need no
@@ -271,13 +263,17 @@ def shared_value(
         outputs: of this device's part of the batch, or of one micro-batch of it.
         state: the terms' state.
         scale: what all weights are multiplied by.
-        total: the global batch's sums; see `global_sums`.
+        total: the global batch's sums; None: those of the outputs of all devices.
 
     Returns:
         The scalar to differentiate, whose gradients are to be averaged over the devices and added
-        over the micro-batches; and the values.
+        over the micro-batches; the values; and the global batch's sums, as constants.
     """
     axis_name = outputs.axis_name
+    local = objective.sums(outputs)
+    if total is None:
+        total = lax.stop_gradient(local)
+        total = total if axis_name is None else lax.psum(total, axis_name)
 
     def value_of(sums: Any) -> tuple[jax.Array, Values]:
         values = objective.of_sums(sums, state, scale)
@@ -291,4 +287,4 @@ def shared_value(
         of_sums.terms | others.terms,
         of_sums.state._replace(terms=others.state.terms),
     )
-    return linearized(objective.sums(outputs)) * devices + others.added, values
+    return linearized(local) * devices + others.added, values, total

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gini_jax.config.registry import NotNegative, Positive
 from gini_jax.losses.class_sums import label_rows, on_any_mesh, spatial_mean
 from gini_jax.losses.pairs import cosine
 from gini_jax.losses.rules import (
     AxisName,
-    NotNegative,
-    Positive,
     bounded,
     check_features,
     check_label_values,

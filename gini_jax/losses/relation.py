@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gini_jax.config.registry import NotNegative
 from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, spatial_mean
 from gini_jax.losses.moments import FeatureMoments, feature_moments
-from gini_jax.losses.rules import AxisName, NotNegative, bounded, check_features, check_where
+from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 from gini_jax.losses.triplet import triplet_loss
 
 

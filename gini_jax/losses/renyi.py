@@ -4,20 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import ClassSums, as_class_sums
+from gini_jax.losses.class_sums import ClassSums, class_sums
 from gini_jax.losses.discriminability import class_means
-from gini_jax.losses.rules import AxisName
+from gini_jax.losses.from_sums import on_features
 
 
-def renyi_loss(
-    features: jax.Array | ClassSums,
-    labels: jax.Array | None = None,
-    *,
-    num_classes: int | None = None,
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-) -> jax.Array:
+@on_features(ClassSums, class_sums)
+def renyi_loss(sums: ClassSums) -> jax.Array:
     """Renyi entropy of order 2 of the features' class profiles, averaged over the features.
 
     `renyi = mean_c -log sum_k p[c,k]^2`, with `p` from `class_profile`, each row divided by its own
@@ -28,22 +21,9 @@ def renyi_loss(
     respect to the relative class means, `2 sqrt(v / (1 + v))`, does not depend on `K`, while that
     of Gini, `2 sqrt(v (1 + v)) / K`, vanishes for many classes.
 
-    Args:
-        features: `[N, ..., C]` activations of any float type, with any number of spatial or token
-            axes; or the `ClassSums` of a batch, without labels.
-        labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
-        num_classes: `K`; needed for integer labels only.
-        where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
-        axis_name: name or names of mapped axes to sum over.
-        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
-
     Returns:
         Scalar in `[0, log K]`, in nats: 0 for features of one class each, `log K` for flat
         profiles. A dead feature counts as `log K`, with zero gradient.
-
-    Raises:
-        ValueError: the shapes do not fit, or integer labels come without `num_classes`.
-        TypeError: the features are not floating-point.
 
     References:
         A. Renyi, "On measures of entropy and information", 1961: the entropy of order 2.
@@ -54,9 +34,6 @@ def renyi_loss(
         >>> print(f"{renyi_loss(features, jnp.eye(2)):.4f}")  # half of log 2
         0.3466
     """
-    sums = as_class_sums(
-        features, labels, num_classes=num_classes, where=where, axis_name=axis_name, axis=axis
-    )
     # An absent class has no gradient, which its inverse mass would take out of float32's range.
     means = jnp.where(sums.mass[:, None] > 0, class_means(sums), 0.0)  # [K, C]
     largest = lax.stop_gradient(means.max(axis=0, keepdims=True))

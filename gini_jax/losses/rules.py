@@ -9,7 +9,6 @@ import contextvars
 import functools
 import inspect
 import math
-import typing
 from collections.abc import Callable, Hashable, Iterator
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
@@ -17,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gini_jax.config.registry import in_bounds, rule_of
+
 AxisName: TypeAlias = Hashable | tuple[Hashable, ...]
-Positive: TypeAlias = Annotated[float, "(0, inf)"]
-NotNegative: TypeAlias = Annotated[float, "[0, inf)"]
 Angle: TypeAlias = Annotated[float, "[0, 1.5707963267948966]"]  # up to pi / 2
 Finite: TypeAlias = Annotated[float, "(-inf, inf)"]
 
@@ -84,23 +83,29 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
         ValueError: temperature=0.0 must lie in (0, inf); the default is 0.1
     """
     parameters = inspect.signature(loss).parameters
-    rules = {name: rule for name, p in parameters.items() if (rule := _rule_of(p.annotation))}
+    rules = {name: rule_of(p.annotation) for name, p in parameters.items()}
+    rules = {name: rule for name, rule in rules.items() if any(rule)}
 
     @functools.wraps(loss)
     def with_bounds(*args: P.args, **kwargs: P.kwargs) -> T:
         for name in rules.keys() & kwargs.keys():
             value: Any = kwargs[name]
-            rule = rules[name]
-            traced = isinstance(value, jax.core.Tracer) and _checks_traced.get()
-            if traced and isinstance(rule, str):
-                low, high = (float(end) for end in rule[1:-1].split(","))
-                above = (value >= low) if rule[0] == "[" else (value > low)
-                below = (value <= high) if rule[-1] == "]" else (value < high)
+            choices, bounds = rules[name]
+            if bounds and isinstance(value, jax.core.Tracer) and _checks_traced.get():
+                low, high = (float(end) for end in bounds[1:-1].split(","))
+                above = (value >= low) if bounds[0] == "[" else (value > low)
+                below = (value <= high) if bounds[-1] == "]" else (value < high)
                 inside = above & below & jnp.isfinite(value)
-                require(f"{name} must lie in {rule}", lambda inside: inside.all(), inside)
-            if _is_known(value) and not callable(value) and not _fits(value, rule):
-                at = "be one of" if isinstance(rule, tuple) else "lie in"
-                shown = ", ".join(map(repr, rule)) if isinstance(rule, tuple) else rule
+                require(f"{name} must lie in {bounds}", lambda inside: inside.all(), inside)
+            is_default = value is parameters[name].default
+            if not _is_known(value) or callable(value) or is_default:
+                continue
+            if choices and hasattr(value, "shape"):  # an array in the place of a word
+                continue
+            fits = in_bounds(float(value), bounds) if bounds else value in choices
+            if not fits:
+                at = "lie in" if bounds else "be one of"
+                shown = bounds or ", ".join(map(repr, choices))
                 hint = ""
                 if parameters[name].annotation is Angle:
                     radians = math.radians(value)
@@ -112,25 +117,6 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
         return loss(*args, **kwargs)
 
     return with_bounds
-
-
-def _rule_of(annotation: Any) -> str | tuple[Any, ...]:
-    """An interval such as `"(0, inf)"`, or the choices of a `Literal`; "" for neither."""
-    if bounds := getattr(annotation, "__metadata__", ()):
-        return str(bounds[0])
-    kinds = (annotation, *typing.get_args(annotation))
-    of_literals = [k for k in kinds if typing.get_origin(k) is typing.Literal]
-    return tuple(choice for kind in of_literals for choice in typing.get_args(kind))
-
-
-def _fits(value: Any, rule: str | tuple[Any, ...]) -> bool:
-    if isinstance(rule, tuple):
-        return any(value is choice or value == choice for choice in rule)
-    low, high = (float(end) for end in rule[1:-1].split(","))
-    number = float(value)
-    above = number > low or (number == low and rule[0] == "[")
-    below = number < high or (number == high and rule[-1] == "]")
-    return math.isfinite(number) and above and below
 
 
 def require(text: str, holds: Callable[..., jax.Array], *arrays: jax.Array | None) -> None:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gini_jax.config.registry import Positive
 from gini_jax.losses.class_sums import on_any_mesh, spatial_mean
 from gini_jax.losses.nt_xent import nt_xent_loss
-from gini_jax.losses.rules import AxisName, Positive, bounded, check_features, check_where
+from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 
 
 class Projection(NamedTuple):

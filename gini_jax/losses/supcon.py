@@ -5,8 +5,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from gini_jax.config.registry import Positive
 from gini_jax.losses.pairs import Rows, cosine, masked_logsumexp, mean_over_anchors
-from gini_jax.losses.rules import AxisName, Positive, bounded
+from gini_jax.losses.rules import AxisName, bounded
 
 
 @bounded

@@ -1,276 +1,129 @@
-"""Terms added to cross-entropy in training: what a term is, and the table.
+"""The terms that may be added to cross-entropy in training, and presets of them.
 
-A new term is one new file and one line in `TERMS`.
+A new term is one new file and one line in `TABLE`.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from gini_jax.config.registry import ANY, NOT_NEGATIVE, Registry, Setting, settings_of
 from gini_jax.losses.center import center_loss
-from gini_jax.losses.class_sums import local_sums
-from gini_jax.losses.discriminability import Target, entropy_loss, gini_loss, kl_loss
+from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
 from gini_jax.losses.fisher import fisher_loss
 from gini_jax.losses.hierarchy import hierarchy_loss
 from gini_jax.losses.information import mutual_information_loss
 from gini_jax.losses.island import island_loss
 from gini_jax.losses.margins import arcface_loss, cosface_loss
-from gini_jax.losses.moments import local_moments
 from gini_jax.losses.multi_similarity import multi_similarity_loss
 from gini_jax.losses.proxy_anchor import proxy_anchor_loss
 from gini_jax.losses.relation import Comparator, relation_loss, relation_triplet_loss
 from gini_jax.losses.renyi import renyi_loss
-from gini_jax.losses.rules import AxisName
 from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
+from gini_jax.losses.term import ClassSumTerm, FeatureTerm, LogitTerm, SumTerm, Term, TermContext
 from gini_jax.losses.triplet import triplet_loss
 
 
-class Outputs(NamedTuple):
-    """What a network gave for a batch, or for this device's part of it.
-
-    Attributes:
-        features: by layer, `[n, ..., C]`: the layers of `config.loss.layers`.
-        logits: `[n, K]`.
-        labels: `[n, K]` rows, which mixup and label smoothing may have made soft.
-        where: `[n]` mask or example weights; None: all count alike.
-        axis_name: the mapped axis that the batch is divided over, if there is one.
-        params: what the term learns together with the network; see `Term.params`.
-    """
-
-    features: Mapping[str, Any]
-    logits: Any
-    labels: Any
-    where: Any = None
-    axis_name: AxisName | None = None
-    params: Any = None
-
-
-class About(NamedTuple):
-    """What a term may want to know of the run.
-
-    Attributes:
-        kl_target: what the term `kl` compares with; see `kl_loss`.
-        scale: what a cosine head multiplies the cosines by.
-        superclasses: the superclass of each of the `K` classes; empty if there are none.
-    """
-
-    kl_target: Target = None
-    scale: float = 1.0
-    superclasses: tuple[int, ...] = ()
-
-
-class Term(Protocol):
-    """A term of the loss.
-
-    The value is that of the global batch: where `outputs.axis_name` is set, the term gathers what
-    it needs from the other devices (`lax.psum`, `lax.all_gather`). A term that learns parameters
-    also has `params(key, outputs)`, which gives their initial values, and finds them in
-    `outputs.params`.
-    """
-
-    def init(self, outputs: Outputs) -> Any:
-        """The state before the first step, such as class centres; `()` for none.
-
-        Args:
-            outputs: shapes and types of a batch's outputs (`jax.ShapeDtypeStruct`).
-        """
-
-    def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
-        """The term's unweighted value, scalar, and its next state."""
-
-
-@runtime_checkable
-class SumTerm(Protocol):
-    """A term that is a function of sums over the examples.
-
-    It is exact under `config.grad_accumulation`, costs one all-reduce together with all others of
-    its kind, and can take sums that are blended with their history.
-    """
-
-    def sums(self, outputs: Outputs) -> dict[str, Any]:
-        """By name, sums over this device's examples; terms that name the same sums share them."""
-
-    def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
-        """The unweighted value, scalar, from the sums of the global batch."""
-
-
-def mean_over(
-    values: Mapping[str, jax.Array], weights: Mapping[str, float | jax.Array] | None = None
-) -> jax.Array:
-    """The mean over the layers of a term's values, each times the layer's weight.
-
-    Args:
-        values: by layer.
-        weights: by layer; where some are given, the others are 0. Without any, all are 1.
-
-    Examples:
-        >>> float(mean_over({"stage3": jnp.ones(()), "stage4": jnp.ones(())}, {"stage4": 0.5}))
-        0.25
-    """
-    if weights:
-        values = {
-            layer: jnp.asarray(weights.get(layer, 0.0), value.dtype) * value
-            for layer, value in values.items()
-        }
-    return jnp.stack(list(values.values())).mean()
-
-
-def _scalar(value: Any) -> jax.Array:
-    """A loss's value, which must be one number."""
-    if not hasattr(value, "shape") or value.shape != ():
-        shown = f"shape {list(value.shape)}" if hasattr(value, "shape") else type(value).__name__
-        raise TypeError(f"a loss returned {shown}; it must return a scalar array, such as a mean")
-    return value
-
-
-# From features, labels and `where` to this device's own sums, by the name that terms share them by.
-SUMS: dict[str, Callable[..., Any]] = {
-    "class_sums": local_sums,
-    "signed_class_sums": partial(local_sums, signed=True),
-    "feature_moments": local_moments,
-}
-
-
-class ClassSumTerm(NamedTuple):
-    """A term that is a loss of the class sums of each layer, averaged over the layers.
-
-    Attributes:
-        loss: from sums, such as `ClassSums`, to a scalar.
-        kind: which sums, one of `SUMS`.
-        layers: a weight for each layer; empty: 1.
-    """
-
-    loss: Callable[[Any], jax.Array]
-    kind: str = "class_sums"
-    layers: Mapping[str, float] = {}
-
-    def sums(self, outputs: Outputs) -> dict[str, Any]:
-        """The sums by layer, under the name of their kind."""
-        of_layer = partial(SUMS[self.kind], labels=outputs.labels, where=outputs.where)
-        return {self.kind: {layer: of_layer(x) for layer, x in outputs.features.items()}}
-
-    def by_layer(self, sums: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """The loss of each layer's sums."""
-        return {layer: _scalar(self.loss(own)) for layer, own in sums[self.kind].items()}
-
-    def of_sums(self, sums: Mapping[str, Any]) -> jax.Array:
-        """The mean over the layers."""
-        return mean_over(self.by_layer(sums), self.layers)
-
-
-class FeatureTerm(NamedTuple):
-    """A term that is a loss of features and labels, averaged over the layers.
-
-    Attributes:
-        loss: from features, labels, the parameters if there are any, `where` and `axis_name` to a
-            scalar.
-        create: from a key, the number of features and that of classes to the parameters that the
-            loss learns for a layer; None: it learns none.
-        layers: a weight for each layer; empty: 1.
-    """
-
-    loss: Callable[..., jax.Array]
-    create: Callable[[jax.Array, int, int], Any] | None = None
-    layers: Mapping[str, float] = {}
-
-    def params(self, key: jax.Array, outputs: Outputs) -> dict[str, Any]:
-        """The initial parameters, by layer."""
-        if self.create is None:
-            return {}
-        sizes = {layer: x.shape[-1] for layer, x in outputs.features.items()}
-        keys = jax.random.split(key, len(sizes))
-        num_classes = outputs.logits.shape[-1]
-        return {
-            layer: self.create(own, sizes[layer], num_classes)
-            for own, layer in zip(keys, sorted(sizes), strict=True)
-        }
-
-    def init(self, outputs: Outputs) -> tuple[()]:
-        """No state."""
-        return ()
-
-    def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
-        """The mean over the layers."""
-        options = {"where": outputs.where, "axis_name": outputs.axis_name}
-        by_layer = {}
-        for layer, features in outputs.features.items():
-            learned = () if self.create is None else (outputs.params[layer],)
-            by_layer[layer] = _scalar(self.loss(features, outputs.labels, *learned, **options))
-        return mean_over(by_layer, self.layers), state
-
-
-class LogitTerm(NamedTuple):
-    """A term that is a loss of logits and labels.
-
-    Attributes:
-        loss: from logits, labels, `where` and `axis_name` to a scalar.
-    """
-
-    loss: Callable[..., jax.Array]
-
-    def init(self, outputs: Outputs) -> tuple[()]:
-        """No state."""
-        return ()
-
-    def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
-        """The loss of the logits."""
-        options = {"where": outputs.where, "axis_name": outputs.axis_name}
-        return _scalar(self.loss(outputs.logits, outputs.labels, **options)), state
-
-
-class Entry(NamedTuple):
-    """A row of the table of terms.
+class TermSpec(NamedTuple):
+    """An entry of the table of terms.
 
     Attributes:
         create: from what the run is like, and the term's own settings, to the term.
-        part: what declares the term's own settings; see `components.rows_of`.
+        declares: the function or class whose arguments are the term's own settings.
         given: those of its arguments that are no settings: training gives them.
         needs: what training must provide: a `cosine` or a `probe` head, `superclasses`, or two
             `views` of each image.
+        signed: whether a negative weight makes sense, as for an impurity, which it raises.
     """
 
     create: Callable[..., Term | SumTerm]
-    part: Callable[..., Any] | None = None
+    declares: Callable[..., Any] | None = None
     given: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    signed: bool = False
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """The weight, and the term's own settings.
+
+        Examples:
+            >>> list(TERMS["supcon"].settings), TERMS["gini"].settings["weight"].bounds
+            (['weight', 'temperature', 'average'], '(-inf, inf)')
+        """
+        weight = Setting(0.0, "weight of the term", bounds=ANY if self.signed else NOT_NEGATIVE)
+        own = settings_of(self.declares) if self.declares else {}
+        return {"weight": weight} | {k: row for k, row in own.items() if k not in self.given}
 
 
-def of_class_sums(loss: Callable[[Any], jax.Array], kind: str = "class_sums") -> Entry:
-    """A term in the table that is a loss of class sums, or of other sums; see `ClassSumTerm`."""
-    return Entry(lambda about: ClassSumTerm(loss, kind))
+def of_class_sums(
+    loss: Callable[..., jax.Array], kind: str = "class_sums", signed: bool = False
+) -> TermSpec:
+    """A term in the table that is a loss of class sums, or of other sums; see `ClassSumTerm`.
+
+    Args:
+        loss: from sums, and settings by keyword, to a scalar.
+        kind: which sums, one of `SUMS`.
+        signed: whether its weight may be negative.
+    """
+
+    def term(context: TermContext, **settings: Any) -> ClassSumTerm:
+        return ClassSumTerm(partial(loss, **settings), kind)
+
+    return TermSpec(term, loss, signed=signed)
 
 
 def of_features(
     loss: Callable[..., jax.Array],
     create: Callable[[jax.Array, int, int], Any] | None = None,
     needs: tuple[str, ...] = (),
-) -> Entry:
+) -> TermSpec:
     """A term in the table that is a loss of features and labels; see `FeatureTerm`."""
 
-    def term(about: About, **settings: Any) -> FeatureTerm:
+    def term(context: TermContext, **settings: Any) -> FeatureTerm:
         return FeatureTerm(partial(loss, **settings), create)
 
-    return Entry(term, loss, given=("axis",), needs=needs)
+    return TermSpec(term, loss, needs=needs)
 
 
-def of_margin(loss: Callable[..., jax.Array]) -> Entry:
+def of_margin(loss: Callable[..., jax.Array]) -> TermSpec:
     """A term in the table: what a margin adds to the cross-entropy of a cosine head.
 
     So cross-entropy and the term of weight 1 are the loss with the margin.
     """
 
-    def term(about: About, **settings: Any) -> LogitTerm:
+    def term(context: TermContext, **settings: Any) -> LogitTerm:
+        scale = context.scale
+
         def added(logits: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
-            cosines, scaled = logits / about.scale, partial(loss, scale=about.scale, **options)
+            cosines, scaled = logits / scale, partial(loss, scale=scale, **options)
             return scaled(cosines, labels, **settings) - scaled(cosines, labels, margin=0.0)
 
         return LogitTerm(added)
 
-    return Entry(term, loss, given=("scale", "axis"), needs=("cosine",))
+    return TermSpec(term, loss, given=("scale",), needs=("cosine",))
+
+
+def _kl(
+    context: TermContext, target: Literal["batch", "present", "prior"] = "batch"
+) -> ClassSumTerm:
+    """The paper's KL term.
+
+    Args:
+        context: with the class shares that `prior` is.
+        target: what the features' distribution is compared with: class shares of the batch (the
+            paper's), uniform over the classes present in it, or the prior: class shares of the
+            training set.
+    """
+    if target != "prior":
+        return ClassSumTerm(partial(kl_loss, target=target))
+    return ClassSumTerm(partial(kl_loss, target=context.class_shares))
+
+
+def _hierarchy(context: TermContext) -> LogitTerm:
+    return LogitTerm(partial(hierarchy_loss, superclasses=context.superclasses, fine_weight=0.0))
 
 
 def _comparator(key: jax.Array, channels: int, num_classes: int) -> Comparator:
@@ -285,13 +138,12 @@ def _projection(key: jax.Array, channels: int, num_classes: int) -> Projection:
     return Projection.create(key, channels)
 
 
-# A row may also be `module:Name`, imported when it is first used.
-TERMS: dict[str, Entry | str] = {
-    "gini": of_class_sums(gini_loss),
-    "kl": Entry(lambda about: ClassSumTerm(partial(kl_loss, target=about.kl_target))),
-    "entropy": of_class_sums(entropy_loss, "signed_class_sums"),
-    "renyi": of_class_sums(renyi_loss),
-    "mutual_information": of_class_sums(mutual_information_loss),
+TABLE: dict[str, TermSpec] = {
+    "gini": of_class_sums(gini_loss, signed=True),
+    "kl": TermSpec(_kl, _kl),
+    "entropy": of_class_sums(entropy_loss, "signed_class_sums", signed=True),
+    "renyi": of_class_sums(renyi_loss, signed=True),
+    "mutual_information": of_class_sums(mutual_information_loss, signed=True),
     "center": of_class_sums(center_loss, "feature_moments"),
     "fisher": of_class_sums(fisher_loss, "feature_moments"),
     "island": of_class_sums(island_loss, "feature_moments"),
@@ -304,13 +156,26 @@ TERMS: dict[str, Entry | str] = {
     "simclr": of_features(simclr_loss, _projection, needs=("probe", "views")),
     "cosface": of_margin(cosface_loss),
     "arcface": of_margin(arcface_loss),
-    "hierarchy": Entry(
-        lambda about: LogitTerm(
-            partial(hierarchy_loss, superclasses=about.superclasses, fine_weight=0.0)
-        ),
-        needs=("superclasses",),
-    ),
+    "hierarchy": TermSpec(_hierarchy, needs=("superclasses",)),
 }
+
+
+def _as_spec(part: Any) -> TermSpec:
+    """A plugin as an entry of the table."""
+    if isinstance(part, TermSpec):
+        return part
+    if not isinstance(part, type):
+        return of_features(part)
+    return TermSpec(lambda context, **settings: part(**settings), part)
+
+
+TERMS = Registry(
+    "term in loss.terms",
+    TABLE,
+    lambda part: isinstance(part, TermSpec) or callable(part),
+    "a loss, a class like Term, or a TermSpec",
+    _as_spec,
+)
 
 # Objectives by name, as they follow the colon in --config=FILE:OBJECTIVE.
 PRESETS: dict[str, dict[str, float]] = {
@@ -339,43 +204,44 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 
 
-def entry_of(name: str) -> Entry:
-    """The row of a term: of `TERMS`, or of `module:Name`, a term of one's own.
+def weight_of(section: Any) -> Any:
+    """The weight of a term, a number or one for each layer; 0 if all of them are 0.
 
-    That is an `Entry`; a class like `Term` or `SumTerm`; or a loss of features and labels, as
-    `of_features` takes it.
+    Args:
+        section: of `config.loss.terms`; a number is a weight.
+
+    Examples:
+        >>> weight_of({"weight": {"stage4": 0.5}}), weight_of({"weight": {"stage4": 0.0}})
+        ({'stage4': 0.5}, 0.0)
+    """
+    weight = section.get("weight", 0.0) if hasattr(section, "get") else section
+    by_layer = dict(weight.items()) if hasattr(weight, "items") else None
+    return weight if by_layer is None else by_layer if any(by_layer.values()) else 0.0
+
+
+def spec_of(key: str, section: Any = None) -> TermSpec:
+    """The entry of a term by its key in `config.loss.terms`, or by the `name` in its section.
 
     Raises:
         InputError: there is no such term.
 
     Examples:
-        >>> entry_of("gini_jax.losses.supcon:supcon_loss").part.__name__
+        >>> spec_of("far", {"name": "gini_jax.losses:supcon_loss"}).declares.__name__
         'supcon_loss'
     """
-    row = TERMS.get(name, name)
-    if isinstance(row, Entry):
-        return row
-    from gini_jax.parts import find  # here alone: who imports the losses needs only jax
-
-    what = "a loss, a class like Term, or an Entry"
-    found = find(
-        "term in loss.terms", row, TERMS, lambda x: isinstance(x, Entry) or callable(x), what
-    )
-    if isinstance(found, Entry):
-        return found
-    if not isinstance(found, type):
-        return of_features(found)
-    return Entry(lambda about, **settings: found(**settings), found)
+    name = section.get("name", key) if hasattr(section, "get") else key
+    return TERMS.find(name)  # type: ignore[no-any-return]
 
 
 def needs_of(terms: Mapping[str, Any]) -> set[str]:
-    """What the terms of a composition need; see `Entry`.
+    """What the terms of a composition need; see `TermSpec`.
 
     Examples:
         >>> needs_of({"cosface": 1.0, "gini": 0.5, "simclr": 0.0})
         {'cosine'}
     """
-    return {need for name, weight in terms.items() if weight for need in entry_of(name).needs}
+    active = {key: section for key, section in terms.items() if weight_of(section)}
+    return {need for key, section in active.items() for need in spec_of(key, section).needs}
 
 
 def objective_name(terms: Mapping[str, Any]) -> str:
@@ -385,7 +251,7 @@ def objective_name(terms: Mapping[str, Any]) -> str:
         >>> objective_name({"kl": 1.0, "gini": 0.1}), objective_name({}), objective_name({"kl": 0})
         ('gini_kl', 'ce', 'ce')
     """
-    active = {name for name, weight in terms.items() if weight}
+    active = {key for key, section in terms.items() if weight_of(section)}
     for preset, weights in PRESETS.items():
         if set(weights) == active:
             return preset

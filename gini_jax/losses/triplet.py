@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from gini_jax.config.registry import NotNegative
 from gini_jax.losses.pairs import (
     Compare,
     RowLoss,
@@ -14,7 +15,7 @@ from gini_jax.losses.pairs import (
     mean_over_anchors,
     squared_distance,
 )
-from gini_jax.losses.rules import AxisName, NotNegative, bounded
+from gini_jax.losses.rules import AxisName, bounded
 
 Sums: TypeAlias = tuple[jax.Array, jax.Array]
 DISTANCES: dict[str, Compare] = {"euclidean": distance, "squared": squared_distance}

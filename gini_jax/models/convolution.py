@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from gini_jax.target import traces_for_cpus
+from gini_jax.platform import traces_for_cpus
 
 # How many numbers the shifted copies may hold at a time, so that they stay in the CPU's caches.
 _CHUNK = 1 << 20

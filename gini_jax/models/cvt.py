@@ -1,7 +1,7 @@
 """Convolutional vision transformer (Wu et al., arXiv 2103.15808) with a tap at every stage."""
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,19 +10,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from gini_jax.config.registry import Below1, Counts, FloatType, Positive
 from gini_jax.errors import InputError
 from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import (
     ACTIVATIONS,
+    Activation,
     BatchNorm,
     Classifier,
     Dropout,
-    Network,
-    head_setting,
+    Head,
+    NetworkSpec,
     perturbed,
-    scale_setting,
 )
-from gini_jax.settings import BELOW_1, COUNT, setting
 
 _init = nn.initializers.truncated_normal(0.02)
 
@@ -114,28 +114,32 @@ class CvT(nn.Module):
 
     Attributes:
         num_classes: `K`.
+        widths: channels in each stage
+        blocks: blocks in each stage
+        heads: attention heads in each stage
+        drop_path: rate of stochastic depth in the last block; it grows linearly from 0
+        activation: quick_gelu as in the authors' code; gelu for Hugging Face's weights
+        dropout: dropout before the last layer
+        head: last layer: linear; cosine, of normalised features and weights; probe, linear, through
+            which cross-entropy does not reach the network; auto: what the terms need, else linear
+        scale: what a cosine head multiplies the cosines by
+        remat: recompute activations in the backward pass to save memory
+        dtype: type of the computation; parameters and logits are float32
         axis_name: mapped axis over which batch normalisation is synchronised.
 
-    The other fields are settings, each with its meaning and rule. Stochastic depth grows linearly
-    from 0 to `drop_path` in the last stage. Parameters and logits are float32, whatever `dtype`
-    says.
     """
 
     num_classes: int
-    widths: Sequence[int] = setting((64, 192, 384), "channels in each stage", bounds=COUNT)
-    blocks: Sequence[int] = setting((1, 2, 10), "blocks in each stage", bounds=COUNT)
-    heads: Sequence[int] = setting((1, 3, 6), "attention heads in each stage", bounds=COUNT)
-    drop_path: float = setting(0.1, "rate of stochastic depth in the last block", bounds=BELOW_1)
-    activation: str = setting(
-        "quick_gelu",
-        "quick_gelu as in the authors' code; gelu for Hugging Face's weights",
-        choices=tuple(ACTIVATIONS),
-    )
-    dropout: float = setting(0.0, "dropout before the last layer", bounds=BELOW_1)
-    head: str = head_setting()
-    scale: float = scale_setting()
-    remat: bool = setting(False, "recompute activations in the backward pass to save memory")
-    dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
+    widths: Counts = (64, 192, 384)
+    blocks: Counts = (1, 2, 10)
+    heads: Counts = (1, 3, 6)
+    drop_path: Below1 = 0.1
+    activation: Activation = "quick_gelu"
+    dropout: Below1 = 0.0
+    head: Head = "auto"
+    scale: Positive = 16.0
+    remat: bool = False
+    dtype: FloatType = "float32"
     axis_name: Hashable | None = None
 
     def __post_init__(self) -> None:
@@ -286,8 +290,8 @@ def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _network(**settings: Any) -> Network:
-    return Network(CvT, settings, _DIALECTS, _infer, "Hugging Face", {"activation": "gelu"})
+def _network(**settings: Any) -> NetworkSpec:
+    return NetworkSpec(CvT, settings, _DIALECTS, _infer, "Hugging Face", {"activation": "gelu"})
 
 
 NETWORKS = {

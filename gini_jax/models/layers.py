@@ -1,9 +1,8 @@
 """Parts that all networks share: activations, batch normalisation, dropout, the classifier."""
 
-import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -11,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from gini_jax.settings import POSITIVE, Setting, setting
+from gini_jax.config.registry import Setting, settings_of
 
+Activation: TypeAlias = Literal["relu", "relu6", "silu", "gelu", "quick_gelu"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "relu6": nn.relu6,
@@ -22,12 +22,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class Network(NamedTuple):
+class NetworkSpec(NamedTuple):
     """An entry of the table of networks.
 
     Attributes:
         module: the class.
-        settings: its attributes that differ from the class's defaults.
+        values: its attributes that differ from the class's defaults.
         dialects: for each PyTorch naming, the rules from our paths to its names; see
             `torch_weights`.
         infer: a function from PyTorch weights by name to the settings that their shapes imply.
@@ -36,28 +36,23 @@ class Network(NamedTuple):
     """
 
     module: type[nn.Module]
-    settings: Mapping[str, Any] = {}
+    values: Mapping[str, Any] = {}
     dialects: Mapping[str, list[tuple[str, str]]] = {}
     infer: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda weights: {}
     library: str = "PyTorch"
     original: Mapping[str, Any] = {}
 
     @property
-    def rows(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, Setting]:
         """The network's own settings: the fields of its module.
 
         Examples:
             >>> from gini_jax.models import MODELS
-            >>> MODELS["resnet18"].rows["width"].bounds
+            >>> MODELS["resnet18"].settings["width"].bounds
             '[1, inf)'
         """
-        rows = {}
-        for field in dataclasses.fields(self.module):
-            if field.name in ("parent", "name", "num_classes", "axis_name"):
-                continue
-            row = field.metadata.get("setting", Setting(field.default, ""))
-            rows[field.name] = row._replace(default=self.settings.get(field.name, row.default))
-        return rows
+        rows = settings_of(self.module)
+        return {k: row._replace(default=self.values.get(k, row.default)) for k, row in rows.items()}
 
 
 def perturbed(network: nn.Module, layer: str, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -171,18 +166,8 @@ class Dropout(nn.Module):
         return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
 
 
-# The fields `head` and `scale` of a network.
-HEADS = ("auto", "linear", "cosine", "probe")
-head_setting = partial(
-    setting,
-    "auto",
-    "last layer: linear; cosine, of normalised features and weights; probe, linear, through which "
-    "cross-entropy does not reach the network; auto: what the terms need, else linear",
-    choices=HEADS,
-)
-scale_setting = partial(
-    setting, 16.0, "what a cosine head multiplies the cosines by", bounds=POSITIVE
-)
+# The field `head` of a network.
+Head: TypeAlias = Literal["auto", "linear", "cosine", "probe"]
 
 
 class CosineDense(nn.Module):
@@ -218,13 +203,13 @@ class Classifier(nn.Module):
     Attributes:
         num_classes: `K`.
         dropout: share of the features set to zero in training.
-        head: the kind of the last layer, one of `HEADS`; `auto` is linear.
+        head: the kind of the last layer; `auto` is linear.
         scale: of a cosine head.
     """
 
     num_classes: int
     dropout: float = 0.0
-    head: str = "linear"
+    head: Head = "linear"
     scale: float = 16.0
 
     @nn.compact

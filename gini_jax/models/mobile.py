@@ -5,25 +5,25 @@ Sandler et al., arXiv 1801.04381, and Tan and Le, arXiv 1905.11946, without sque
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from gini_jax.config.registry import Below1, Count, FloatType, Positive
 from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import (
     ACTIVATIONS,
+    Activation,
     BatchNorm,
     Classifier,
     Dropout,
-    Network,
-    head_setting,
+    Head,
+    NetworkSpec,
     perturbed,
-    scale_setting,
 )
-from gini_jax.settings import BELOW_1, COUNT, setting
 
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -114,39 +114,44 @@ class MobileNet(nn.Module):
 
     Attributes:
         num_classes: `K`.
+        stages: expansion, channels, blocks, stride and kernel of each stage
+        stem: channels of the first convolution
+        last: channels of the last convolution
+        padding: torch: the same on both sides; same: as TensorFlow
+        momentum: share of a running average that is kept
+        epsilon: added to variances in normalisation
+        drop_path: rate of stochastic depth, which block `i` of `n` has times `i / n`
+        activation: activation function
+        dropout: dropout before the last layer
+        head: last layer: linear; cosine, of normalised features and weights; probe, linear, through
+            which cross-entropy does not reach the network; auto: what the terms need, else linear
+        scale: what a cosine head multiplies the cosines by
+        dtype: type of the computation; parameters and logits are float32
         axis_name: mapped axis over which batch normalisation is synchronised.
 
-    The other fields are settings, each with its meaning and rule. Block `i` of `n`, counted from 0,
-    has stochastic depth of rate `drop_path * i / n`. Parameters and logits are float32, whatever
-    `dtype` says.
     """
 
     num_classes: int
-    stages: Sequence[Sequence[int]] = setting(
-        (
-            (1, 16, 1, 1, 3),
-            (6, 24, 2, 2, 3),
-            (6, 32, 3, 2, 3),
-            (6, 64, 4, 2, 3),
-            (6, 96, 3, 1, 3),
-            (6, 160, 3, 2, 3),
-            (6, 320, 1, 1, 3),
-        ),
-        "expansion, channels, blocks, stride and kernel of each stage",
+    stages: Sequence[Sequence[int]] = (
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 32, 3, 2, 3),
+        (6, 64, 4, 2, 3),
+        (6, 96, 3, 1, 3),
+        (6, 160, 3, 2, 3),
+        (6, 320, 1, 1, 3),
     )
-    stem: int = setting(32, "channels of the first convolution", bounds=COUNT)
-    last: int = setting(1280, "channels of the last convolution", bounds=COUNT)
-    padding: str = setting(
-        "torch", "torch: the same on both sides; same: as TensorFlow", choices=("torch", "same")
-    )
-    momentum: float = setting(0.9, "share of a running average that is kept", bounds=BELOW_1)
-    epsilon: float = setting(1e-5, "added to variances in normalisation", bounds="(0, inf)")
-    drop_path: float = setting(0.0, "rate that stochastic depth grows towards", bounds=BELOW_1)
-    activation: str = setting("relu6", "activation function", choices=tuple(ACTIVATIONS))
-    dropout: float = setting(0.2, "dropout before the last layer", bounds=BELOW_1)
-    head: str = head_setting()
-    scale: float = scale_setting()
-    dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
+    stem: Count = 32
+    last: Count = 1280
+    padding: Literal["torch", "same"] = "torch"
+    momentum: Below1 = 0.9
+    epsilon: Positive = 1e-5
+    drop_path: Below1 = 0.0
+    activation: Activation = "relu6"
+    dropout: Below1 = 0.2
+    head: Head = "auto"
+    scale: Positive = 16.0
+    dtype: FloatType = "float32"
     axis_name: Hashable | None = None
 
     @nn.compact
@@ -267,7 +272,7 @@ _LITE0 = (
     (6, 320, 1, 1, 3),
 )
 NETWORKS = {
-    "mobilenet_v2": Network(
+    "mobilenet_v2": NetworkSpec(
         MobileNet,
         {},
         {"torchvision": _TORCHVISION, "flat blocks": _FLAT},
@@ -275,7 +280,7 @@ NETWORKS = {
         "torchvision",
         {"activation": "relu6", "padding": "torch", "epsilon": 1e-5},
     ),
-    "efficientnet_lite0": Network(
+    "efficientnet_lite0": NetworkSpec(
         MobileNet,
         {
             "stages": _LITE0,

@@ -1,30 +1,37 @@
 """The networks by name.
 
-A new network takes one new file with its own `NETWORKS`, and one line in `FILES`.
+A new network takes one new file and one line in `MODELS`.
 """
 
-import importlib
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from gini_jax.config.registry import Registry, in_bounds, with_tuples
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import needs_of
-from gini_jax.models.layers import Network
-from gini_jax.parts import find
-from gini_jax.settings import in_bounds, with_tuples
+from gini_jax.models import cvt, mobile, resnet
+from gini_jax.models.layers import NetworkSpec
 
-FILES = (
-    "resnet",
-    "cvt",
-    "mobile",
+
+def _is_network(part: Any) -> bool:
+    is_module = isinstance(part, type) and issubclass(part, nn.Module)
+    return is_module or isinstance(part, NetworkSpec)
+
+
+MODELS = Registry(
+    "model.name",
+    {
+        **resnet.NETWORKS,
+        **cvt.NETWORKS,
+        **mobile.NETWORKS,
+    },
+    _is_network,
+    "a flax.linen module, or a NetworkSpec",
+    lambda part: part if isinstance(part, NetworkSpec) else NetworkSpec(part),
 )
-
-MODELS: dict[str, Network] = {}
-for _file in FILES:
-    MODELS |= importlib.import_module(f"gini_jax.models.{_file}").NETWORKS
 
 
 def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
@@ -52,40 +59,24 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
         >>> logits.shape, features["stage4"].shape, features["pooled"].shape
         ((2, 10), (2, 4, 4, 64), (2, 64))
     """
-    network = network_of(name)
-    rows = network.rows
+    network = MODELS.find(name)
+    rows = network.settings
     for key, value in overrides.items():
         if key == "axis_name":
             continue
         if key not in rows:
             raise unknown_name(f"setting of model {name}", key, rows)
-        known = rows[key].known()
-        if known and value not in known:
-            raise unknown_name(f"model.{key}", value, known)
+        if not rows[key].accepts(value):
+            raise unknown_name(f"model.{key}", value, rows[key].choices)
         if rows[key].bounds and not in_bounds(value, rows[key].bounds):
             raise InputError(
                 f"model.{key}={value!r} must lie in {rows[key].bounds}; the default is "
                 f"{rows[key].default!r}"
             )
-    values = with_tuples(dict(network.settings) | overrides)
+    values = with_tuples(dict(network.values) | overrides)
     if "dtype" in values:
         values["dtype"] = jnp.dtype(values["dtype"])
     return network.module(num_classes=num_classes, **values)
-
-
-def network_of(name: str) -> Network:
-    """The row of a network: of `MODELS`, or of `module:Name`, a network of one's own.
-
-    Raises:
-        InputError: there is no such network.
-    """
-    what = "a flax.linen module, or a Network"
-    found = find("model.name", name, MODELS, _is_network, what)
-    return found if isinstance(found, Network) else Network(found)
-
-
-def _is_network(part: Any) -> bool:
-    return isinstance(part, Network) or (isinstance(part, type) and issubclass(part, nn.Module))
 
 
 def model_settings(config: ConfigDict) -> dict[str, Any]:

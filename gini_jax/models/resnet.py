@@ -1,26 +1,26 @@
 """Residual networks with a tap at every stage (He et al., arXiv 1512.03385)."""
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from gini_jax.config.registry import Below1, Count, Counts, FloatType, Positive
 from gini_jax.models.convolution import conv_general_dilated
 from gini_jax.models.layers import (
     ACTIVATIONS,
+    Activation,
     BatchNorm,
     Classifier,
-    Network,
-    head_setting,
+    Head,
+    NetworkSpec,
     perturbed,
-    scale_setting,
 )
-from gini_jax.settings import BELOW_1, COUNT, setting
 
 # PyTorch's default; after one epoch of CIFAR-100 it does better than He initialisation.
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -116,28 +116,34 @@ class ResNet(nn.Module):
 
     Attributes:
         num_classes: `K`.
+        block: kind of residual block
+        blocks: blocks in each stage
+        width: channels of the first stage, before expansion; it doubles at each stage
+        stem: cifar: 3x3, stride 1; imagenet: 7x7, stride 2, and a max pool
+        activation: activation function
+        dropout: dropout before the last layer
+        head: last layer: linear; cosine, of normalised features and weights; probe, linear, through
+            which cross-entropy does not reach the network; auto: what the terms need, else linear
+        scale: what a cosine head multiplies the cosines by
+        remat: recompute activations in the backward pass to save memory
+        dtype: type of the computation; parameters and logits are float32
         axis_name: mapped axis over which batch normalisation is synchronised.
 
-    The other fields are settings, each with its meaning and rule. The width doubles at each stage.
     With a smooth activation such as `"silu"`, rounding flips no gradient, so a run ends nearly the
-    same on any number of devices. Parameters and logits are float32 whatever `dtype` says.
+    same on any number of devices.
     """
 
     num_classes: int
-    block: str = setting("basic", "kind of residual block", choices=("basic", "bottleneck"))
-    blocks: Sequence[int] = setting((2, 2, 2, 2), "blocks in each stage", bounds=COUNT)
-    width: int = setting(64, "channels of the first stage, before expansion", bounds=COUNT)
-    stem: str = setting(
-        "cifar",
-        "cifar: 3x3, stride 1; imagenet: 7x7, stride 2, and a max pool",
-        choices=("cifar", "imagenet"),
-    )
-    activation: str = setting("relu", "activation function", choices=tuple(ACTIVATIONS))
-    dropout: float = setting(0.0, "dropout before the last layer", bounds=BELOW_1)
-    head: str = head_setting()
-    scale: float = scale_setting()
-    remat: bool = setting(False, "recompute activations in the backward pass to save memory")
-    dtype: Any = setting("float32", "type of the computation", choices=("float32", "bfloat16"))
+    block: Literal["basic", "bottleneck"] = "basic"
+    blocks: Counts = (2, 2, 2, 2)
+    width: Count = 64
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    activation: Activation = "relu"
+    dropout: Below1 = 0.0
+    head: Head = "auto"
+    scale: Positive = 16.0
+    remat: bool = False
+    dtype: FloatType = "float32"
     axis_name: Hashable | None = None
 
     @nn.compact
@@ -154,7 +160,7 @@ class ResNet(nn.Module):
         `example_index` holds the images' places in the global batch, which determine the dropout
         masks.
         """
-        shared = {"axis_name": self.axis_name, "dtype": self.dtype}
+        shared: dict[str, Any] = {"axis_name": self.axis_name, "dtype": self.dtype}
         kernel, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         x = images.astype(self.dtype)
         with jax.named_scope("stem"):
@@ -217,10 +223,10 @@ def _infer(weights: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _network(**settings: Any) -> Network:
+def _network(**settings: Any) -> NetworkSpec:
     original = {"activation": "relu", "stem": "imagenet"}
     dialects = {"torchvision or timm": _TORCHVISION}
-    return Network(ResNet, settings, dialects, _infer, "torchvision", original)
+    return NetworkSpec(ResNet, settings, dialects, _infer, "torchvision", original)
 
 
 # No public text defines ResNet-17. This is our interpretation, 17 layers:

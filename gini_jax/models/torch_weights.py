@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.models.registry import MODELS, create_model, network_of
+from gini_jax.models.registry import MODELS, create_model
 
 _LEAVES = {
     "kernel": "weight",
@@ -104,7 +104,7 @@ def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict
         >>> to_torch("resnet18", variables)["fc.weight"].shape
         (10, 8)
     """
-    dialects = network_of(name).dialects
+    dialects = MODELS.find(name).dialects
     if not dialects:
         raise InputError(
             f"model {name} has no PyTorch counterpart: its file has no dialects; add them, or use "

@@ -1,1 +1,3 @@
-"""What the command line can do: one module per mode, with `FLAGS` and `main(config, workdir)`."""
+"""What a command does: a file per mode, with its flags and `main`."""
+
+import gini_jax.config.defaults  # noqa: F401  # fills the table of settings

@@ -17,7 +17,7 @@ from gini_jax.analysis.bench_pictures import pictures, varies
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import Run, benches_in, read_runs, table_of
 from gini_jax.analysis.statistics import comparisons, number
-from gini_jax.benches import NAMES, benches_of
+from gini_jax.benches import BENCHES, benches_of
 from gini_jax.benches.subject import Subject, subject_of
 from gini_jax.data.cache import exclusive_lock
 from gini_jax.errors import InputError
@@ -26,7 +26,7 @@ from gini_jax.storage import csv_text, is_remote, json_text, write
 from gini_jax.training.workdir import make_workdir
 
 FLAGS: dict[str, Any] = {
-    "benches": ("all", str, f"Benches, separated by commas, or all: {', '.join(NAMES)}."),
+    "benches": ("all", str, f"Benches, separated by commas, or all: {', '.join(BENCHES)}."),
     "outliers": (
         "",
         str,

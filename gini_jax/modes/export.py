@@ -15,9 +15,9 @@ from gini_jax.data.augment import standardize, statistics
 from gini_jax.data.images import stored_size
 from gini_jax.errors import InputError, first_line, unknown_name
 from gini_jax.models import to_torch
-from gini_jax.models.registry import network_of
+from gini_jax.models.registry import MODELS
+from gini_jax.platform import tracing_for
 from gini_jax.storage import read_json, write
-from gini_jax.target import tracing_for
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
 
@@ -92,7 +92,7 @@ def _tested(workdir: Path, step: int) -> dict[str, Any]:
 
 def _unlike_the_original(trained: Trained) -> list[str]:
     """What to change in PyTorch's network, because the weights do not show it."""
-    network = network_of(trained.config.model.name)
+    network = MODELS.find(trained.config.model.name)
     own = {key: getattr(trained.model, key) for key in network.original}
     return [
         f"this network has {key}={own[key]}, {network.library}'s has {usual}: change it there, or "

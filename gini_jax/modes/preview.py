@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gini_jax.analysis.pictures import draw_preview
-from gini_jax.config import default_config
+from gini_jax.config.change import default_config
 from gini_jax.data import Dataset, Split, load_dataset
 from gini_jax.drawing import PLAIN
 from gini_jax.losses.objective import ObjectiveState

@@ -15,9 +15,9 @@ from gini_jax.analysis.sweep_tables import write_csv, write_record, write_tables
 from gini_jax.data import dataset_shapes
 from gini_jax.errors import Busy, InputError, RunError, Stopped, unknown_name
 from gini_jax.modes import executors
+from gini_jax.modes.members import Member, member_command, members_of, seeds_of
 from gini_jax.storage import refuse_patterns
 from gini_jax.training.experiment import check_before_data
-from gini_jax.training.members import Member, member_command, members_of, seeds_of
 from gini_jax.training.workdir import check_workdir, holds_result, make_workdir
 
 FLAGS: dict[str, Any] = {
@@ -98,7 +98,7 @@ def main(
     if hasattr(engine, "check"):
         engine.check(workdir, **values)
     _prepare(workdir, members)
-    write_record(workdir, members, search is not None)
+    write_record(workdir, {x.name: x.changes for x in members}, search is not None)
     failed, busy = run_members(members, workdir, engine.run, values)
     table = write_tables(workdir)
     report = not table.empty and not search  # it would show the test split

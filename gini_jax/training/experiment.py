@@ -9,19 +9,20 @@ import numpy as np
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
-from gini_jax.checks import check_config, check_layers
 from gini_jax.data.sampling import check_sampler, steps_of_epoch
 from gini_jax.data.source import Dataset
 from gini_jax.devices import AXIS, num_devices
 from gini_jax.errors import InputError
 from gini_jax.evals import check_evaluations
 from gini_jax.losses.objective import Objective
-from gini_jax.losses.terms import About, needs_of
+from gini_jax.losses.term import TermContext
+from gini_jax.losses.terms import needs_of, weight_of
 from gini_jax.models import create_model
 from gini_jax.models.registry import model_settings
+from gini_jax.training.checks import check_config, check_layers
 from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer
-from gini_jax.training.schedules import create_schedule, schedule_of
+from gini_jax.training.schedules import SCHEDULES, create_schedule
 from gini_jax.training.state import Experiment, feature_shapes, why_not_measured
 from gini_jax.training.trial import NETWORK, check_functions, check_network, check_terms, tried
 
@@ -43,13 +44,15 @@ def build_experiment(
         fitting = 2 ** max(train_size.bit_length() - 3, 0)  # four steps per epoch or more
         raise InputError(
             f"batch_size={config.batch_size} exceeds the {train_size} training images; set a "
-            f"smaller one, such as --config.batch_size={fitting}"
+            f"smaller one, such as --config.batch_size={fitting}",
+            fix=("batch_size", fitting),
         )
     if config.early_stopping_epochs and not dataset.splits["val"].labels.shape[0]:
         raise InputError(
             f"early_stopping_epochs={config.early_stopping_epochs} needs a validation split; set "
             f"--config.dataset.val_size, such as {max(train_size // 10, 1)}, or "
-            "--config.early_stopping_epochs=0"
+            "--config.early_stopping_epochs=0",
+            fix=("early_stopping_epochs", 0),
         )
     check_sampler(config, int(np.count_nonzero(class_counts(dataset))))
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
@@ -62,8 +65,7 @@ def build_experiment(
             config.loss.terms.to_dict(),
             config.loss.running_decay,
             config.loss.hold_gradient_ratios,
-            options=config.loss.options.to_dict(),
-            about=about(config, dataset),
+            context=term_context(config, dataset),
         ),
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
@@ -103,13 +105,13 @@ def with_batch(config: ConfigDict, train_size: int, num_classes: int) -> ConfigD
         if train_size < config.batch_size:
             config.batch_size = min(max(power, 8), 64)
         config.schedule.learning_rate *= config.batch_size / 64
-        for key in schedule_of(config.schedule).rates:
+        for key in SCHEDULES.create(config.schedule).rates:
             config.schedule[key] *= config.batch_size / 64
     return config
 
 
-def about(config: ConfigDict, dataset: Dataset) -> About:
-    """What the terms of a run may want to know of it.
+def term_context(config: ConfigDict, dataset: Dataset) -> TermContext:
+    """What the terms of a run may need to know of it.
 
     Raises:
         InputError: a term needs superclasses, which the data set lacks.
@@ -122,8 +124,9 @@ def about(config: ConfigDict, dataset: Dataset) -> About:
             "superclasses, such as --config.dataset.name=cifar100"
         )
     of_shapes = tuple(k % max(groups, 1) for k in range(dataset.num_classes))
-    return About(
-        kl_target(config.loss.kl_target, dataset),
+    counts = class_counts(dataset)
+    return TermContext(
+        (counts / counts.sum()).astype(np.float32),
         model_settings(config).get("scale", 1.0),
         dataset.superclass_of or of_shapes,
     )
@@ -163,19 +166,6 @@ def class_weights(given: Any, dataset: Dataset) -> Float32[np.ndarray, " K"] | N
     return (counts.sum() / (num_classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def kl_target(name: str, dataset: Dataset) -> Any:
-    """What the KL term compares with: a name of `kl_loss`, or for `prior` the class shares, `[K]`.
-
-    Args:
-        name: `config.loss.kl_target`.
-        dataset: the data.
-    """
-    if name != "prior":
-        return name
-    counts = class_counts(dataset)
-    return (counts / counts.sum()).astype(np.float32)
-
-
 def class_counts(dataset: Dataset) -> Int[np.ndarray, " K"]:
     """Training examples of each class; ones where the data set holds only shapes."""
     labels = dataset.splits["train"].labels
@@ -197,7 +187,7 @@ def check_before_data(config: ConfigDict, devices: Sequence[jax.Device] | None =
     if ":" in config.model.name:
         check_network(config.model.name, model, num_classes=2)
     check_layers(config.loss.layers, feature_shapes(model, 32))
-    if config.loss.hold_gradient_ratios and any(config.loss.terms.values()):
+    if config.loss.hold_gradient_ratios and any(map(weight_of, config.loss.terms.values())):
         check_measurable(model, tuple(config.loss.layers))
     check_terms(config, model)
     check_groups(config.optimizer.groups, model)
@@ -214,7 +204,8 @@ def check_measurable(model: nn.Module, layers: tuple[str, ...]) -> None:
     if why_not := why_not_measured(model, 32, layers):
         raise InputError(
             f"loss.hold_gradient_ratios=True with loss.layers={layers}: {why_not}; or set "
-            "--config.loss.hold_gradient_ratios=False"
+            "--config.loss.hold_gradient_ratios=False",
+            fix=("loss.hold_gradient_ratios", False),
         )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from gini_jax.losses.terms import Outputs
+from gini_jax.losses.term import Outputs
 
 
 def is_labelled(rows: Float[Array, "n K"]) -> Bool[Array, " n"]:

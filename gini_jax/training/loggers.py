@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
+from gini_jax.config.registry import Registry, flattened
 from gini_jax.errors import InputError, first_line
-from gini_jax.parts import find
-from gini_jax.settings import flattened
 from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
@@ -232,27 +231,17 @@ class MLflow:
         self._client.set_terminated(self._id, "FAILED" if _unwinding() else "FINISHED")
 
 
-LOGGERS: dict[str, Callable[[Path, Any], Logger]] = {
-    "jsonl": Jsonl,
-    "tensorboard": TensorBoard,
-    "wandb": WandB,
-    "mlflow": MLflow,
-}
-
-
-def logger_of(name: str) -> Callable[[Path, Any], Logger]:
-    """How a logger is made: one of `LOGGERS`, or `module:Name`, one of one's own.
-
-    Raises:
-        InputError: there is no such logger.
-    """
-    what = "a class with write, draw and close, like gini_jax.training.loggers.Logger"
-    return find("loggers", name, LOGGERS, _is_logger, what)
-
-
 def _is_logger(part: Any) -> bool:
     has_all = all(hasattr(part, method) for method in ("write", "draw", "close"))
     return callable(part) and (has_all or not isinstance(part, type))
+
+
+LOGGERS = Registry(
+    "loggers",
+    {"jsonl": Jsonl, "tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow},
+    _is_logger,
+    "a class with write, draw and close, like gini_jax.training.loggers.Logger",
+)
 
 
 def check_loggers(config: ConfigDict, workdir: Path) -> None:
@@ -272,7 +261,7 @@ def check_loggers(config: ConfigDict, workdir: Path) -> None:
             "set the variable MLFLOW_TRACKING_URI, or leave it out"
         )
     for name in config.loggers:
-        library = getattr(logger_of(name), "needs", None)
+        library = getattr(LOGGERS.find(name), "needs", None)
         if library and importlib.util.find_spec(library) is None:
             raise InputError(
                 f"loggers={tuple(config.loggers)}: {name} needs the library {library}; "
@@ -296,7 +285,7 @@ def log_result(
         if name == "jsonl":
             continue
         try:
-            logger = BestEffortLogger(name, logger_of(name)(workdir, config))
+            logger = BestEffortLogger(name, LOGGERS.find(name)(workdir, config))
             logger.write({"step": result["steps"], **tested})
             logger.draw(pictures, result["steps"])
             logger.close()
@@ -356,7 +345,7 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
             loggers.append(Jsonl(workdir, config))
             continue
         try:
-            loggers.append(BestEffortLogger(name, logger_of(name)(workdir, own)))
+            loggers.append(BestEffortLogger(name, LOGGERS.find(name)(workdir, own)))
         except (Exception, SystemExit) as error:  # of its library: no login, no connection
             raise InputError(
                 f"loggers={tuple(config.loggers)}: {name} cannot start ({first_line(error)}); mend "

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, is_component
+from gini_jax.config.registry import Below1, Registry, is_callable_dataclass
 from gini_jax.errors import InputError
-from gini_jax.parts import find
-from gini_jax.settings import BELOW_1, setting
 from gini_jax.training.groups import groups_of, scaled_rates, with_decay
 
 
@@ -42,16 +40,22 @@ class Optimizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Sgd:
-    """Gradient descent with momentum."""
+    """Gradient descent with momentum.
 
-    momentum: float = setting(0.9, "momentum", bounds=BELOW_1)
-    nesterov: bool = setting(False, "Nesterov momentum")
+    Attributes:
+        momentum: momentum
+        nesterov: Nesterov momentum
+    """
+
+    momentum: Below1 = 0.9
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         """Refuses Nesterov's momentum without momentum."""
         if self.nesterov and not self.momentum:
             raise InputError(
-                "optimizer.nesterov=True needs momentum; set --config.optimizer.momentum=0.9"
+                "optimizer.nesterov=True needs momentum; set --config.optimizer.momentum=0.9",
+                fix=("optimizer.momentum", 0.9),
             )
 
     def __call__(self, rate: optax.Schedule, decay: Decay) -> optax.GradientTransformation:
@@ -86,27 +90,12 @@ class Adamax:
         return optax.chain(decay.l2(), optax.adamax(rate))
 
 
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": Sgd,
-    "adam": Adam,
-    "adamw": AdamW,
-    "adamax": Adamax,
-}
-
-
-def optimizer_class(name: str) -> Any:
-    """An optimiser: of `OPTIMIZERS`, or `module:Name`, one of one's own.
-
-    Raises:
-        InputError: there is no such optimiser.
-    """
-    what = "a dataclass like gini_jax.training.optim.Optimizer"
-    return find("optimizer.name", name, OPTIMIZERS, is_component, what)
-
-
-def optimizer_of(config: ConfigDict) -> Any:
-    """The optimiser that `config.optimizer` names, with its settings; see `Optimizer`."""
-    return create(optimizer_class(config.name), config)
+OPTIMIZERS = Registry(
+    "optimizer.name",
+    {"sgd": Sgd, "adam": Adam, "adamw": AdamW, "adamax": Adamax},
+    is_callable_dataclass,
+    "a dataclass like gini_jax.training.optim.Optimizer",
+)
 
 
 def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -131,7 +120,7 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
         True
     """
     groups = groups_of(config.groups)
-    optimizer = optimizer_of(config)(schedule, Decay(config.weight_decay, with_decay(groups)))
+    optimizer = OPTIMIZERS.create(config)(schedule, Decay(config.weight_decay, with_decay(groups)))
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise InputError(
             f"optimizer.name={config.name!r} returned a {type(optimizer).__name__}; called with a "

@@ -9,8 +9,8 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from gini_jax.checks import notes_on
 from gini_jax.devices import num_devices
+from gini_jax.training.checks import notes_on
 from gini_jax.training.state import Experiment, TrainState, why_not_measured
 
 

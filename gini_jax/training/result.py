@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from gini_jax.checks import notes_on
 from gini_jax.data.source import Dataset, LazySubset, Split
 from gini_jax.devices import num_devices
 from gini_jax.errors import RunError
-from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample
+from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample, titles_of
+from gini_jax.training.checks import notes_on
 from gini_jax.training.progress import Progress, num_parameters
 from gini_jax.training.state import Experiment
 
@@ -116,7 +116,8 @@ def training_record(
 ) -> dict[str, Any]:
     """What result.json records about the training: config, epochs, time, device."""
     config = experiment.config
-    return {
+    titles = titles_of(config.evals)
+    return ({"titles": titles} if titles else {}) | {
         "config_name": config.name,
         "objective": config.objective,
         "seed": config.seed,

@@ -4,15 +4,13 @@ A new schedule is one class and one line in `SCHEDULES`.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 
 import optax
 from ml_collections import ConfigDict
 
-from gini_jax.components import create, is_component
+from gini_jax.config.registry import NotNegative, Registry, is_callable_dataclass
 from gini_jax.errors import InputError
-from gini_jax.parts import find
-from gini_jax.settings import NOT_NEGATIVE, setting
 
 
 class Steps(NamedTuple):
@@ -64,10 +62,15 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Falls after some epochs, by the same factor each time."""
+    """Falls after some epochs, by the same factor each time.
 
-    boundaries: tuple[int, ...] = setting((), "epochs after which the learning rate falls")
-    factor: float = setting(0.2, "learning rate is multiplied by this", bounds="(0, 1]")
+    Attributes:
+        boundaries: epochs after which the learning rate falls
+        factor: learning rate is multiplied by this
+    """
+
+    boundaries: tuple[int, ...] = ()
+    factor: Annotated[float, "(0, 1]"] = 0.2
     extends, rates = True, ()
 
     def __post_init__(self) -> None:
@@ -93,9 +96,13 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """Half a wave, from the highest rate to the last one."""
+    """Half a wave, from the highest rate to the last one.
 
-    final: float = setting(0.0, "last learning rate", bounds=NOT_NEGATIVE)
+    Attributes:
+        final: last learning rate
+    """
+
+    final: NotNegative = 0.0
     extends, rates = False, ("final",)
 
     def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
@@ -103,18 +110,21 @@ class Cosine:
         if self.final > rate:
             raise InputError(
                 f"schedule.final={self.final} exceeds schedule.learning_rate={rate}; set "
-                "--config.schedule.final=0.0"
+                "--config.schedule.final=0.0",
+                fix=("schedule.final", 0.0),
             )
         return optax.cosine_decay_schedule(rate, steps.after, alpha=self.final / rate)
 
 
 @dataclasses.dataclass(frozen=True)
 class OneCycle:
-    """Rises to the highest rate and falls again, both along half a wave."""
+    """Rises to the highest rate and falls again, both along half a wave.
 
-    onecycle_peak: float = setting(
-        0.3, "share of the steps before the highest rate", bounds="(0, 1)"
-    )
+    Attributes:
+        onecycle_peak: share of the steps before the highest rate
+    """
+
+    onecycle_peak: Annotated[float, "(0, 1)"] = 0.3
     extends, rates = False, ()
 
     def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
@@ -122,31 +132,16 @@ class OneCycle:
         return optax.cosine_onecycle_schedule(steps.after, rate, pct_start=self.onecycle_peak)
 
 
-SCHEDULES: dict[str, Any] = {
-    "constant": Constant,
-    "step": Step,
-    "cosine": Cosine,
-    "onecycle": OneCycle,
-}
-
-
-def schedule_class(name: str) -> Any:
-    """A schedule: of `SCHEDULES`, or `module:Name`, one of one's own.
-
-    Raises:
-        InputError: there is no such schedule.
-    """
-    what = "a dataclass like gini_jax.training.schedules.Schedule, with extends and rates"
-    return find("schedule.name", name, SCHEDULES, _is_schedule, what)
-
-
 def _is_schedule(part: Any) -> bool:
-    return is_component(part) and hasattr(part, "extends") and hasattr(part, "rates")
+    return is_callable_dataclass(part) and hasattr(part, "extends") and hasattr(part, "rates")
 
 
-def schedule_of(config: ConfigDict) -> Any:
-    """The schedule that `config.schedule` names, with its settings; see `Schedule`."""
-    return create(schedule_class(config.name), config)
+SCHEDULES = Registry(
+    "schedule.name",
+    {"constant": Constant, "step": Step, "cosine": Cosine, "onecycle": OneCycle},
+    _is_schedule,
+    "a dataclass like gini_jax.training.schedules.Schedule, with extends and rates",
+)
 
 
 def create_schedule(config: ConfigDict, steps_per_epoch: int, num_epochs: int) -> optax.Schedule:
@@ -177,9 +172,10 @@ def create_schedule(config: ConfigDict, steps_per_epoch: int, num_epochs: int) -
     if not 0 <= warmup < max(steps.total, 1):
         raise InputError(
             f"schedule.warmup_epochs={config.warmup_epochs} leaves none of the "
-            f"num_epochs={num_epochs}; set --config.schedule.warmup_epochs=0.0, or a smaller one"
+            f"num_epochs={num_epochs}; set --config.schedule.warmup_epochs=0.0, or a smaller one",
+            fix=("schedule.warmup_epochs", 0.0),
         )
-    schedule = schedule_of(config)(config.learning_rate, steps)
+    schedule = SCHEDULES.create(config)(config.learning_rate, steps)
     if not callable(schedule):
         raise InputError(
             f"schedule.name={config.name!r} returned a {type(schedule).__name__}; called with the "

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from ml_collections import ConfigDict
 
 from gini_jax.losses.objective import Objective, ObjectiveState
-from gini_jax.losses.terms import Outputs
+from gini_jax.losses.term import Outputs
 
 
 @flax.struct.dataclass

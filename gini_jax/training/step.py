@@ -14,12 +14,12 @@ from gini_jax.data.loader import as_images, resident_batch
 from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices
 from gini_jax.losses.objective import (
-    global_sums,
     gradient_squares,
     shared_value,
     term_gradients,
 )
-from gini_jax.losses.terms import Outputs, needs_of
+from gini_jax.losses.term import Outputs
+from gini_jax.losses.terms import needs_of
 from gini_jax.training.labels import is_labelled, mean_where, with_own_labels
 from gini_jax.training.state import (
     Experiment,
@@ -179,8 +179,7 @@ def batch_gradients(
         ce, metrics = jax.tree.map(lambda mean: mean * fraction, means)
         of_term = {}
         with jax.named_scope("terms"):
-            whole = global_sums(objective, outputs) if total is None else total
-            of_terms, values = shared_value(objective, outputs, there.terms, scale, whole)
+            of_terms, values, whole = shared_value(objective, outputs, there.terms, scale, total)
             if perturbations:
                 of_term = term_gradients(objective, outputs, there.terms, whole)
         forward = Forward(ce, metrics, batch_stats, values, {})
@@ -335,7 +334,7 @@ def augmented_batch(
 
     with jax.named_scope("augment"):
         images, labels = view(image_key, mix_key)
-        if "views" in needs_of(experiment.objective.weights):
+        if "views" in needs_of(experiment.config.loss.terms):
             others = view(*(jax.random.fold_in(key, 1) for key in (image_key, mix_key)))
             images, labels = map(jnp.concatenate, zip((images, labels), others, strict=True))
             example_index = jnp.concatenate([example_index, example_index + len(rows) * devices])

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from gini_jax.losses.terms import Outputs
-from gini_jax.parts import find
+from gini_jax.config.registry import Registry
+from gini_jax.losses.term import Outputs
 
 PerExample: TypeAlias = Float[Array, " n"] | Bool[Array, " n"]
 Metric: TypeAlias = Callable[[Outputs], PerExample]
@@ -40,19 +40,9 @@ def top5(outputs: Outputs) -> PerExample:
     return (outputs.logits > own).sum(axis=-1) < 5
 
 
-METRICS: dict[str, Metric] = {"accuracy": accuracy, "top5": top5}
-
-
-def metric_of(name: str) -> Metric:
-    """A metric of `METRICS`, or `module:Name`, one of one's own.
-
-    That is a function from `Outputs` to `[n]` values, which are averaged over the labelled examples
-    of the global batch, and over the steps of an epoch.
-
-    Raises:
-        InputError: there is no such metric.
-    """
-    return find("step_metrics", name, METRICS)
+# A plugin is a function from `Outputs` to `[n]` values, which are averaged over the labelled
+# examples of the global batch, and over the steps of an epoch.
+METRICS = Registry("step_metrics", {"accuracy": accuracy, "top5": top5})
 
 
 def metrics_of(config: ConfigDict) -> dict[str, Metric]:
@@ -62,4 +52,4 @@ def metrics_of(config: ConfigDict) -> dict[str, Metric]:
         >>> list(metrics_of(ConfigDict({"step_metrics": ("top5",)})))
         ['accuracy', 'top5']
     """
-    return {name: metric_of(name) for name in ("accuracy", *config.step_metrics)}
+    return {name: METRICS.find(name) for name in ("accuracy", *config.step_metrics)}

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gini_jax.data.augment import augmentation_of
+from gini_jax.data.augment import AUGMENTATIONS, augmentations_of
 from gini_jax.errors import InputError, first_line
 from gini_jax.losses.objective import Objective
-from gini_jax.losses.terms import About, Outputs
+from gini_jax.losses.term import Outputs, TermContext
+from gini_jax.losses.terms import weight_of
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.schedules import create_schedule
 from gini_jax.training.state import feature_shapes
-from gini_jax.training.step_metrics import metric_of
+from gini_jax.training.step_metrics import METRICS
 
 NETWORK = (
     "a network is a flax.linen module with the fields num_classes and axis_name, which is called "
@@ -25,7 +26,7 @@ NETWORK = (
 )
 TERM = (
     "a term is a loss(features, labels, *, where=None, axis_name=None) that returns a scalar, or a "
-    "class with init and __call__ like gini_jax.losses.terms.Term, or with sums and of_sums like "
+    "class with init and __call__ like gini_jax.losses.term.Term, or with sums and of_sums like "
     "SumTerm, whose fields all have defaults"
 )
 SCHEDULE = (
@@ -147,9 +148,9 @@ def check_functions(config: ConfigDict) -> None:
         InputError: one fails, or returns something else.
     """
     image, key = jax.ShapeDtypeStruct((8, 8, 3), jnp.float32), jax.random.key(0)
-    for name, value in config.augment.items():
-        if ":" in name and value:
-            part, change = f"augment.{name}", augmentation_of(name).change
+    for name, (augmentation, value) in augmentations_of(config.augment).items():
+        if name not in AUGMENTATIONS and value:
+            part, change = f"augment.{name}", augmentation.change
             call = lambda: jax.eval_shape(lambda x: change(key, x, value), image)  # noqa: B023, E731
             found = tried(part, AUGMENTATION, call)
             if getattr(found, "shape", None) != image.shape:
@@ -158,7 +159,7 @@ def check_functions(config: ConfigDict) -> None:
     outputs = ({layer: rows for layer in config.loss.layers}, rows, rows)
     for name in config.step_metrics:
         if ":" in name:
-            part, metric = f"step_metrics={name!r}", metric_of(name)
+            part, metric = f"step_metrics={name!r}", METRICS.find(name)
             call = lambda: jax.eval_shape(lambda *x: metric(Outputs(*x)), *outputs)  # noqa: B023, E731
             found = tried(part, METRIC, call)
             if getattr(found, "shape", None) != (2,) or found.dtype == jnp.complex64:
@@ -184,29 +185,30 @@ def check_terms(config: ConfigDict, model: nn.Module) -> None:
         layer: jax.ShapeDtypeStruct((2, *shapes[layer].shape[1:]), shapes[layer].dtype)
         for layer in config.loss.layers
     }
-    for name, weight in config.loss.terms.to_dict().items():
-        options = config.loss.options.to_dict().get(name, {})
-        if weight and ":" in name:
-            part = f"loss.terms.{name}"
-            value = tried(part, TERM, partial(_traced, name, options, features))
+    for key, section in config.loss.terms.to_dict().items():
+        if not weight_of(section):
+            continue
+        part = f"loss.terms.{key}"
+        if ":" in section.get("name", key):
+            value = tried(part, TERM, partial(_traced, key, section, features))
             if value.shape != ():
                 raise _misfit(part, f"returns an array of shape {list(value.shape)}", TERM)
-        elif weight and options:
+        elif len(section) > 1:
             try:
-                _traced(name, options, features)
+                _traced(key, section, features)
             except ValueError as error:
-                raise InputError(f"loss.options={ {name: options} }: {error}") from error
+                raise InputError(f"{part}={section}: {error}") from error
 
 
-def _traced(name: str, options: dict[str, Any], features: dict[str, Any]) -> Any:
+def _traced(key: str, section: dict[str, Any], features: dict[str, Any]) -> Any:
     """The shape of a term's value for two examples of two classes."""
-    about = About(superclasses=(0, 0))
-    objective = Objective({name: 1.0}, options={name: options}, about=about)
+    context = TermContext(jnp.full(2, 0.5), superclasses=(0, 0))
+    objective = Objective({key: section | {"weight": 1.0}}, context=context)
 
-    def value(features: Any, key: jax.Array) -> Any:
+    def value(features: Any, rng: jax.Array) -> Any:
         outputs = Outputs(features, jnp.zeros((2, 2)), jnp.eye(2))
-        state = objective.init(outputs, key)
+        state = objective.init(outputs, rng)
         of_sums = objective.of_sums(objective.sums(outputs), state, 1.0)
-        return (of_sums.terms | objective.of_outputs(outputs, state, 1.0).terms)[name]
+        return (of_sums.terms | objective.of_outputs(outputs, state, 1.0).terms)[key]
 
     return jax.eval_shape(value, features, jax.random.key(0))

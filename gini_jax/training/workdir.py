@@ -10,16 +10,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.checks import unread
-from gini_jax.components import SECTIONS
-from gini_jax.config import default_config, set_component, term_weights
+from gini_jax.config.files import from_saved
+from gini_jax.config.registry import flattened
 from gini_jax.data.source import Dataset
 from gini_jax.errors import InputError
-from gini_jax.keys import having
-from gini_jax.settings import flattened, with_tuples
 from gini_jax.storage import is_remote, json_text, read_json, refuse_patterns, write
+from gini_jax.training.checks import inactive
 from gini_jax.training.progress import Progress
-from gini_jax.training.schedules import schedule_of
+from gini_jax.training.schedules import SCHEDULES
 
 # Settings that may change within a run: where the data is, and how the run is saved and observed.
 CHANGEABLE_ON_RESUME = (
@@ -64,28 +62,7 @@ def saved_config(workdir: Path) -> ConfigDict:
             f"{path} was written by gini_jax 0.1, whose runs this version cannot resume; choose "
             "another --workdir, or finish that run with the version that wrote it"
         )
-    return config_of(saved)
-
-
-def config_of(saved: dict[str, Any]) -> ConfigDict:
-    """The config that was written as JSON; settings that it lacks have their defaults."""
-    config, saved = default_config(), with_tuples(saved)
-    for section in SECTIONS:
-        own = saved.get(section, {})
-        set_component(config, section, own.get("name", config[section].name))
-        # Up to version 0.2 a section also held the settings of components that it did not name.
-        others = having(section, set(own) - set(config[section]))
-        kept = {key: value for key, value in own.items() if key not in others}
-        saved = saved | {section: kept}
-    loss = dict(saved["loss"])
-    if "hold_shares" in loss:  # its name up to version 0.2
-        loss["hold_gradient_ratios"] = loss.pop("hold_shares")
-    saved = saved | {"loss": loss}
-    with config.unlocked():
-        config.loss.terms = term_weights(saved["loss"]["terms"])
-        config.loss.options = ConfigDict(saved["loss"].get("options", {}))
-        config.update(saved)
-    return config
+    return from_saved(saved)
 
 
 def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -228,7 +205,8 @@ def check_workdir(workdir: Path, config: ConfigDict, sweep: Path | None = None) 
             f"workdir {str(workdir)!r} holds a run with another config:\n"
             + "\n".join(differing.values())
             + f"\nChoose another one, such as --workdir={another}, set these values back, "
-            "or delete the folder."
+            "or delete the folder.",
+            fix=("workdir", another),
         )
 
 
@@ -246,7 +224,7 @@ def differences(saved: ConfigDict, config: ConfigDict) -> dict[str, str]:
     CHANGEABLE_ON_RESUME settings do not, nor those that neither of the two reads.
     """
     old, new = (flattened(json.loads(config_json(x))) for x in (saved, config))
-    alike = {*CHANGEABLE_ON_RESUME, *(unread(saved) & unread(config))}
+    alike = {*CHANGEABLE_ON_RESUME, *(inactive(saved) & inactive(config))}
     return {
         key: f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(set(old) | set(new))
@@ -265,7 +243,7 @@ def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
             f"workdir {str(workdir)!r} holds a run of {epochs} epochs; num_epochs="
             f"{config.num_epochs} is fewer. Choose another --workdir, or a larger number"
         )
-    if not schedule_of(config.schedule).extends:
+    if not SCHEDULES.create(config.schedule).extends:
         raise InputError(
             f"workdir {str(workdir)!r} holds a run of {epochs} epochs; with {config.num_epochs}, "
             f"its {config.schedule.name} learning rate would differ from the first step on. Start "

@@ -1,6 +1,6 @@
 """How the members of a sweep run: one after the other, side by side, or as jobs of a cluster.
 
-A new executor is one file, and its name in `NAMES`. The file has
+A new executor is one file and one line in `EXECUTORS`; a plugin is such a module. The file has
 
 - `FLAGS`: its own flags, each a default, a type and a meaning, as a mode's;
 - `run(members, workdir, starting, **values of its flags)`: it is given the members that are not
@@ -13,17 +13,22 @@ If it has `check(workdir, **values)`, this is called first, before anything is w
 In a keyword, a flag's dot is an underscore: `--slurm.time` is `slurm_time`.
 """
 
-import importlib
 from typing import Any
 
+from gini_jax.config.registry import Registry
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.modes.executors import inline, local, slurm
 
-NAMES = (
-    "inline",
-    "local",
-    "slurm",
+EXECUTORS = Registry(
+    "executor",
+    {
+        "inline": inline,
+        "local": local,
+        "slurm": slurm,
+    },
+    lambda part: hasattr(part, "run") and hasattr(part, "FLAGS"),
+    "a module with FLAGS and run",
 )
-EXECUTORS: dict[str, Any] = {name: importlib.import_module(f"{__name__}.{name}") for name in NAMES}
 FLAGS = {name: row for executor in EXECUTORS.values() for name, row in executor.FLAGS.items()}
 
 
@@ -41,10 +46,9 @@ def chosen(executor: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]
         >>> chosen("local", {"parallel": 2})[1]
         {'parallel': 2}
     """
-    if executor not in EXECUTORS:
-        raise unknown_name("executor", executor, EXECUTORS)
+    found = EXECUTORS.find(executor)
     rows = {name.replace(".", "_"): (name, row) for name, row in FLAGS.items()}
-    own = {name.replace(".", "_"): row[0] for name, row in EXECUTORS[executor].FLAGS.items()}
+    own = {name.replace(".", "_"): row[0] for name, row in found.FLAGS.items()}
     for keyword, value in settings.items():
         if keyword not in rows:
             raise unknown_name("setting of a sweep", keyword, rows)
@@ -57,4 +61,4 @@ def chosen(executor: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]
                 f"--{flag}={value} has no effect with --executor={executor}; add --executor={of}, "
                 "or leave it out"
             )
-    return EXECUTORS[executor], own
+    return found, own

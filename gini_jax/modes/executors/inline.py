@@ -8,7 +8,7 @@ import jax
 
 from gini_jax.errors import Stopped
 from gini_jax.modes.executors.member import run_member
-from gini_jax.training.members import Member
+from gini_jax.modes.members import Member
 
 FLAGS: dict[str, Any] = {}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from gini_jax.errors import Busy, InputError, RunError, Stopped
 from gini_jax.modes.executors.member import BUSY, ENDED, import_path
-from gini_jax.training.members import Member
+from gini_jax.modes.members import Member
 from gini_jax.training.workdir import config_json
 
 FLAGS: dict[str, Any] = {

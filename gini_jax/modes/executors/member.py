@@ -11,11 +11,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from gini_jax import devices
+from gini_jax.config.files import from_saved
 from gini_jax.errors import Busy, Stopped
 from gini_jax.modes import train
 from gini_jax.storage import add, log_file
 from gini_jax.training.experiment import check_before_data
-from gini_jax.training.workdir import config_of
 
 BUSY = 75  # exit status of a process whose member another one is training
 ENDED = "member ended: "  # starts the line that says why
@@ -57,7 +57,7 @@ def run_process(folder: str) -> int:
     """Trains the member whose config stands in the input; the process's exit status."""
     logging.set_verbosity(logging.WARNING)
     devices.prepare_cpu()
-    config = config_of(json.loads(sys.stdin.read()))
+    config = from_saved(json.loads(sys.stdin.read()))
     try:
         run_member(config, Path(folder))
     except Stopped as stopped:

@@ -22,11 +22,12 @@ from filelock import FileLock
 
 from gini_jax import devices
 from gini_jax.analysis.runs import epochs_of
+from gini_jax.config.files import from_saved
 from gini_jax.errors import Busy, InputError, RunError, Stopped, first_line
 from gini_jax.modes.executors.member import import_path, run_member
+from gini_jax.modes.members import Member
 from gini_jax.storage import is_remote, write
-from gini_jax.training.members import Member
-from gini_jax.training.workdir import config_json, config_of, holds_result
+from gini_jax.training.workdir import config_json, holds_result
 
 FLAGS: dict[str, Any] = {
     "slurm.partition": ("", str, "slurm: the partition; the cluster's default if left out."),
@@ -248,7 +249,7 @@ def train_member(folder: str, config: str, retries: int) -> None:
     signal.signal(signal.SIGUSR2, near_the_limit)  # comes 90 s before the time limit
     signal.signal(signal.SIGTERM, stop)
     try:
-        run_member(config_of(json.loads(config)), path)
+        run_member(from_saved(json.loads(config)), path)
     except Stopped as stopped:
         told = limit or _still_wanted()
         if told and restarts < retries:
@@ -265,7 +266,7 @@ def train_member(folder: str, config: str, retries: int) -> None:
 
 
 def _end_process(status: int) -> NoReturn:
-    """Ends this process at once: submitit would note a result, and Slurm's signals would come in between."""
+    """Ends this process at once: submitit would note a result, and signals would come between."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

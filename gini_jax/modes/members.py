@@ -9,16 +9,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import OPTIONS, SECTIONS, component_rows, option_rows
-from gini_jax.config import all_rows, term_weights
-from gini_jax.config_files import changed, fitting, set_value, written
-from gini_jax.data.augment import augmentation_of
+from gini_jax.config.change import changed, known_settings, set_terms, set_value
+from gini_jax.config.registry import SETTINGS, Setting, flattened
+from gini_jax.config.values import fitting, written
 from gini_jax.data.cache import short_name
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.losses.terms import PRESETS, entry_of, objective_name
-from gini_jax.settings import flattened
-from gini_jax.table import WEIGHT, WEIGHTS
-from gini_jax.training.search import Range, draws, range_of
+from gini_jax.losses.terms import PRESETS, objective_name, weight_of
+from gini_jax.modes.search import Range, draws, range_of
 
 # What --vary cannot vary, and what does.
 _VARIED_BY = {
@@ -26,8 +23,7 @@ _VARIED_BY = {
     "objective": "use --objectives",
     "model.name": "run one sweep per network, each with its own --config",
 }
-_NAMES = [f"{section}.name" for section in SECTIONS]
-_OF_TERMS = (f"config.{WEIGHTS}", f"config.{OPTIONS}")
+_TERMS = "loss.terms."
 
 
 class Member(NamedTuple):
@@ -77,14 +73,11 @@ def members_of(
         for combination in combinations:
             member = config.copy_and_resolve_references()
             member.seed = seed
-            with member.unlocked():
-                member.loss.terms = term_weights(terms[objective])
-                for term in set(member.loss.options) - set(member.loss.terms):
-                    del member.loss.options[term]
-            for path in _NAMES:
-                if path in combination:
+            set_terms(member, terms[objective])
+            for path in combination:
+                if path in [f"{section}.name" for section in SETTINGS.sections]:
                     set_value(member, path, combination[path])
-            known = all_rows(member)
+            known = SETTINGS.of(member)
             changes = {
                 path: value for path, value in combination.items() if _is_read(path, member, known)
             }
@@ -103,7 +96,7 @@ def members_of(
 
 
 def terms_of(config: ConfigDict, objective: str) -> dict[str, Any]:
-    """The terms of an objective, with the weights that the config gives them.
+    """The terms of an objective, by key, with the settings that the config gives them.
 
     Raises:
         InputError: the objective is unknown.
@@ -111,9 +104,9 @@ def terms_of(config: ConfigDict, objective: str) -> dict[str, Any]:
     Examples:
         >>> from gini_jax.config import default_config
         >>> config = default_config("gini_kl")
-        >>> config.loss.terms.gini = 0.1
-        >>> terms_of(config, "gini"), terms_of(config, "renyi_kl")
-        ({'gini': 0.1}, {'renyi': 0.1, 'kl': 0.5})
+        >>> config.loss.terms.gini.weight = 0.1
+        >>> terms_of(config, "gini"), list(terms_of(config, "renyi_kl"))
+        ({'gini': {'weight': 0.1}}, ['renyi', 'kl'])
     """
     own = config.loss.terms.to_dict()
     if objective == objective_name(own):
@@ -128,12 +121,13 @@ def _check_used(
 ) -> None:
     """Refuses weights, other than a preset's, that no objective uses."""
     usual = PRESETS.get(config.objective, {})
-    given = {
-        f"loss.terms.{path}={weight:g}": path.partition(".")[0]
-        for path, weight in flattened(config.loss.terms).items()
-        if weight != usual.get(path)
-    }
-    given |= {f"loss.options.{name}": name for name in config.loss.options}
+    given = {}
+    for name, section in config.loss.terms.items():
+        for key, value in flattened(section).items():
+            path = f"{_TERMS}{name}.{key}".removesuffix(".weight")
+            default = SETTINGS.of(config)[f"{_TERMS}{name}.{key}"].default
+            if value != (usual.get(name) if key == "weight" else default):
+                given[f"{path}={value}"] = name
     given |= {f"--vary={path}": _term_of(path) for path in settings if _term_of(path)}
     for text, name in given.items():
         if not any(name in own for own in terms.values()):
@@ -141,7 +135,8 @@ def _check_used(
                 f"{text} has no effect: no objective of the sweep ({', '.join(terms)}) has the "
                 f"term {name}; leave it out, or give an objective that has the term in --objectives"
             )
-        if any(own.get(name) == 0 for key, own in terms.items() if key != config.objective):
+        others = [own for key, own in terms.items() if key != config.objective]
+        if any(name in own and not weight_of(own[name]) for own in others):
             raise InputError(
                 f"{text} takes the term {name} out of the objectives of the sweep "
                 f"({', '.join(terms)}); leave it out, or give --objectives without the term"
@@ -150,17 +145,19 @@ def _check_used(
 
 def _is_read(path: str, member: ConfigDict, known: Mapping[str, Any]) -> bool:
     """Whether a member has what a setting is of: a term, a schedule, an optimiser."""
-    if path.partition(".")[0] in SECTIONS and path not in known:
+    if path.partition(".")[0] in SETTINGS.sections and path not in known:
         return False
     return _term_of(path) in ("", *member.loss.terms)
 
 
 def _term_of(path: str) -> str:
-    """The term whose weight, or own setting, a path names; "" if none's."""
-    for start in (WEIGHTS, OPTIONS):
-        if path.startswith(start):
-            return path.removeprefix(start).partition(".")[0]
-    return ""
+    """The term of whose section a path is; "" if it is of none.
+
+    Examples:
+        >>> _term_of("loss.terms.supcon.temperature"), _term_of("seed")
+        ('supcon', '')
+    """
+    return path.removeprefix(_TERMS).partition(".")[0] if path.startswith(_TERMS) else ""
 
 
 def seeds_of(text: str) -> list[int]:
@@ -196,20 +193,22 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     file = files[-1] if files else "configs/digits.py"
     if objective in PRESETS:
         file = f"{file.partition(':')[0]}:{objective}"
-    loss = member.config.loss
-    weights = {f"{WEIGHTS}{path}": weight for path, weight in flattened(loss.terms).items()}
-    options = {f"{OPTIONS}{path}": value for path, value in flattened(loss.options).items()}
-    own = {"seed": member.config.seed, **member.changes, **weights, **options}
-    there = flattened(member.config)
+    rows, there = SETTINGS.of(member.config), flattened(member.config)
+    own = {"seed": member.config.seed, **member.changes}
+    for path, value in there.items():
+        if path.startswith(_TERMS) and (path.endswith(".weight") or value != rows[path].default):
+            own.pop(path, None)
+            own[path.removesuffix(".weight")] = value
     lacking = [
         f"config.{path}"
         for path in (arg.removeprefix("--config.").partition("=")[0] for arg in shared)
-        if path.partition(".")[0] in SECTIONS and path not in there
+        if path.partition(".")[0] in SETTINGS.sections and path not in there
     ]
+    left_out = ("config", "config.seed", "config.objective", f"config.{_TERMS}", *lacking)
     arguments = [
         f"--config={file}",
         f"--workdir={workdir / member.name}",
-        *without(shared, ("config", "config.seed", "config.objective", *_OF_TERMS, *lacking)),
+        *without(shared, left_out),
         *(f"--config.{path}={value}" for path, value in own.items()),
     ]
     return shlex.join(["python", "launch.py", *arguments])
@@ -258,16 +257,7 @@ def _parse_one(
 ) -> tuple[str, list[Any] | Range]:
     path, equals, values = text.partition("=")
     path = path.removeprefix("config.")
-    rows = all_rows(config) | option_rows(config.loss.terms)
-    section, _, key = path.partition(".")
-    if path.startswith(WEIGHTS):
-        entry_of(path.removeprefix(WEIGHTS).partition(".")[0])
-        rows[path] = WEIGHT
-    elif section == "augment" and ":" in key:
-        rows[path] = augmentation_of(key).setting
-    elif section in SECTIONS and f"{section}.name" in varied:
-        for name in varied[f"{section}.name"]:
-            rows |= {f"{section}.{k}": row for k, row in component_rows(section, name).items()}
+    rows = _rows(config, path, varied)
     if path not in rows:
         raise unknown_name("setting in --vary", path, rows)
     if not equals or not values.strip():
@@ -285,6 +275,20 @@ def _parse_one(
         return path, [fitting(path, value, default) for value in parsed]
     except InputError as error:
         raise InputError(f"--vary={text}: {error}") from error
+
+
+def _rows(config: ConfigDict, path: str, varied: Mapping[str, Any]) -> dict[str, Setting]:
+    """The settings that may be varied, where names of components are varied too."""
+    rows = known_settings(config)
+    for key in config.loss.terms:
+        rows[f"{_TERMS}{key}"] = rows[f"{_TERMS}gini"]
+    section, _, key = path.partition(".")
+    if section == "augment" and ":" in key:
+        rows[path] = SETTINGS.keyed["augment"].settings(key)["strength"]
+    for name in varied.get(f"{section}.name", ()):
+        own = SETTINGS.sections[section].settings(name)
+        rows |= {f"{section}.{k}": row for k, row in own.items()}
+    return rows
 
 
 def _short(value: Any) -> str:

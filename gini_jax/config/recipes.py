@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from gini_jax.config import default_config, set_component, set_model
+import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
+from gini_jax.config.change import default_config, set_component, set_model
 
 
 def cifar100(name: str, objective: str | None) -> ConfigDict:

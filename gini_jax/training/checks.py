@@ -5,11 +5,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import OPTIONS
-from gini_jax.config import all_rows
+from gini_jax.config.change import check_keys
+from gini_jax.config.registry import SETTINGS, Setting, flattened, in_bounds
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.keys import check_keys
-from gini_jax.settings import Setting, flattened, in_bounds
+from gini_jax.losses.term import SumTerm, TermContext
+from gini_jax.losses.terms import PRESETS, needs_of, objective_name, spec_of, weight_of
+from gini_jax.training.schedules import SCHEDULES
+from gini_jax.training.trial import check_rates
 
 
 def check_config(config: ConfigDict, num_devices: int) -> None:
@@ -33,7 +35,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     """
     check_keys(config)
     check_name(config.name)
-    values, rows = flattened(config), all_rows(config)
+    values, rows = flattened(config), SETTINGS.of(config)
     for path, row in rows.items():
         _check_value(path, values[path], row)
     _check_objective(config)
@@ -74,17 +76,17 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
             raise unknown_name("layer in loss.layers", layer, known)
 
 
-def unread(config: ConfigDict) -> set[str]:
+def inactive(config: ConfigDict) -> set[str]:
     """The settings that a run of this config does not read: other values give the same run.
 
     Examples:
         >>> from gini_jax.config import default_config
-        >>> "loss.start_epoch" in unread(default_config("ce"))
+        >>> "loss.start_epoch" in inactive(default_config("ce"))
         True
-        >>> "loss.start_epoch" in unread(default_config("kl"))
+        >>> "loss.start_epoch" in inactive(default_config("kl"))
         False
     """
-    rows = all_rows(config).items()
+    rows = SETTINGS.of(config).items()
     return {path for path, row in rows if row.read_if and not row.read_if(config)}
 
 
@@ -98,10 +100,8 @@ def notes_on(config: ConfigDict) -> list[str]:
         >>> notes_on(config)
         ['schedule.boundaries: (60,) have no effect in a run of 1 epochs']
     """
-    from gini_jax.training.schedules import schedule_of
-
     notes: list[str] = []
-    schedule = schedule_of(config.schedule)
+    schedule = SCHEDULES.create(config.schedule)
     if hasattr(schedule, "notes"):
         notes += schedule.notes(config.num_epochs)
     if config.model.init and not config.dataset.mean and not Path(config.model.init).is_dir():
@@ -110,9 +110,9 @@ def notes_on(config: ConfigDict) -> list[str]:
             "pretrained on ImageNet expect --config.dataset.mean=imagenet "
             "--config.dataset.std=imagenet"
         )
-    values, rows = flattened(config), all_rows(config)
+    values, rows = flattened(config), SETTINGS.of(config)
     recipes = {"loss.start_epoch", "loss.ramp_epochs"}  # set them for every objective
-    for path in sorted(unread(config) - recipes):
+    for path in sorted(inactive(config) - recipes):
         name = values.get(f"{path.rpartition('.')[0]}.name")
         if values[path] != rows[path].default:
             notes.append(
@@ -144,12 +144,9 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
                 f"{path}={value!r}: {one!r} must have type {inside.__name__}, as in "
                 f"--config.{path}={row.default!r}"
             )
-    known = row.known()
     for one in value if isinstance(value, (tuple, list)) else (value,):
-        if row.own and ":" in str(one):
-            row.find(one)
-        elif known and one not in known and one != row.default and (one,) != row.default:
-            raise unknown_name(path, one, known)
+        if one != row.default and (one,) != row.default and not row.accepts(one):
+            raise unknown_name(path, one, row.choices)
     if wanted is int and not float(value).is_integer():
         raise InputError(
             f"{path}={value!r} must be a whole number, such as --config.{path}={row.default!r}"
@@ -157,53 +154,59 @@ def _check_value(path: str, value: Any, row: Setting) -> None:
     if row.bounds and not in_bounds(value, row.bounds):
         raise InputError(
             f"{path}={value!r} must lie in {row.bounds}; the default is "
-            f"--config.{path}={row.default!r}"
+            f"--config.{path}={row.default!r}",
+            fix=(path, row.default),
         )
 
 
 def _check_objective(config: ConfigDict) -> None:
-    from gini_jax.losses.terms import PRESETS, About, SumTerm, entry_of, objective_name
-
     name = objective_name(config.loss.terms)
     if config.objective != name:
         if config.objective not in PRESETS and name in PRESETS:
             raise unknown_name("objective", config.objective, PRESETS)
         raise InputError(
-            f"objective={config.objective!r}, but loss.terms={config.loss.terms.to_dict()} are "
+            f"objective={config.objective!r}, but loss.terms={_weights(config)} are "
             f"those of {name!r}; call set_objective, or set config.objective to that name"
         )
     if config.grad_accumulation > 1:
-        for term, weight in config.loss.terms.items():
-            if weight and not isinstance(entry_of(term).create(About()), SumTerm):
+        for term, section in config.loss.terms.items():
+            context = TermContext(superclasses=(0, 0))
+            created = spec_of(term, section).create(context)
+            if weight_of(section) and not isinstance(created, SumTerm):
                 raise InputError(
                     f"loss.terms.{term} is not a function of sums over the examples, so micro-"
                     f"batches would change it; set --config.grad_accumulation=1 "
-                    f"(grad_accumulation={config.grad_accumulation})"
+                    f"(grad_accumulation={config.grad_accumulation})",
+                    fix=("grad_accumulation", 1),
                 )
-    for term, weights in config.loss.terms.items():
-        if isinstance(weights, ConfigDict):
-            _check_layer_weights(config, term, weights.to_dict())
+    for term, section in config.loss.terms.items():
+        if hasattr(section.weight, "items"):
+            _check_layer_weights(config, term, dict(section.weight))
     active = name != "ce"
     if active and config.loss.hold_gradient_ratios and not config.loss.ce_weight:
         raise InputError(
             "loss.hold_gradient_ratios=True holds ratios to cross-entropy's gradient, but "
             "loss.ce_weight=0; set --config.loss.hold_gradient_ratios=False or a "
-            "--config.loss.ce_weight"
+            "--config.loss.ce_weight",
+            fix=("loss.hold_gradient_ratios", False),
         )
     if active and config.loss.start_epoch > config.num_epochs:
         raise InputError(
             f"loss.start_epoch={config.loss.start_epoch} lies after the last epoch, "
             f"num_epochs={config.num_epochs}, so {name} would train with cross-entropy only; set "
-            f"--config.loss.start_epoch=1, or give the objective ce: --config=FILE:ce"
+            f"--config.loss.start_epoch=1, or give the objective ce: --config=FILE:ce",
+            fix=("loss.start_epoch", 1),
         )
+
+
+def _weights(config: ConfigDict) -> dict[str, Any]:
+    return {key: weight_of(section) for key, section in config.loss.terms.items()}
 
 
 def _check_layer_weights(config: ConfigDict, term: str, weights: dict[str, float]) -> None:
     """Refuses weights for layers that a term does not have, or that do not go with the config."""
-    from gini_jax.losses.terms import About, entry_of
-
-    about = About(superclasses=(0, 0))
-    if not hasattr(entry_of(term).create(about), "layers"):
+    context = TermContext(superclasses=(0, 0))
+    if not hasattr(spec_of(term, config.loss.terms[term]).create(context), "layers"):
         raise InputError(
             f"loss.terms.{term}={weights}: this term does not act on the features of layers; give "
             f"one weight: --config.loss.terms.{term}=0.5"
@@ -223,18 +226,18 @@ def _check_layer_weights(config: ConfigDict, term: str, weights: dict[str, float
 
 def _check_needs(config: ConfigDict) -> None:
     """What the terms need of the rest of the config."""
-    from gini_jax.losses.terms import needs_of
-
-    terms = {name: weight for name, weight in config.loss.terms.items() if weight}
-    for path in flattened(config):
-        term = path.removeprefix(OPTIONS).rpartition(".")[0]
-        if path.startswith(OPTIONS) and term not in terms:
+    sections = config.loss.terms.to_dict()
+    terms = {key: section for key, section in sections.items() if weight_of(section)}
+    for key, section in sections.items():
+        rows = spec_of(key, section).settings
+        given = [k for k, x in section.items() if k in rows and x != rows[k].default]
+        if key not in terms and (set(given) - {"weight"} or "name" in section):
             raise InputError(
-                f"{path} has no effect: the objective has no term {term}; leave it out, or set a "
-                f"weight: --config.loss.terms.{term}=0.5"
+                f"loss.terms.{key}.{next(iter({*given, 'name'} - {'weight'}))} has no effect: the "
+                f"term has no weight; leave it out, or set --config.loss.terms.{key}=0.5"
             )
     heads = needs_of(terms) & {"cosine", "probe"}
-    who = ", ".join(name for name in terms if heads & needs_of({name: 1.0}))
+    who = ", ".join(name for name in terms if heads & needs_of({name: terms[name]}))
     if len(heads) > 1:
         raise InputError(
             f"loss.terms {who} need different heads of the network ({', '.join(sorted(heads))}); "
@@ -248,7 +251,8 @@ def _check_needs(config: ConfigDict) -> None:
     if heads and config.model.head not in ("auto", *heads):
         raise InputError(
             f"loss.terms.{who} needs a {heads.pop()} head, but model.head={config.model.head}; set "
-            "--config.model.head=auto"
+            "--config.model.head=auto",
+            fix=("model.head", "auto"),
         )
 
 
@@ -259,7 +263,8 @@ def _check_batch(config: ConfigDict, num_devices: int) -> None:
         in_parts = f" times grad_accumulation={parts}" if parts > 1 else ""
         raise InputError(
             f"batch_size={config.batch_size} is not divisible by {num_devices} devices{in_parts}; "
-            f"set a multiple, such as --config.batch_size={below}"
+            f"set a multiple, such as --config.batch_size={below}",
+            fix=("batch_size", below),
         )
 
 
@@ -276,25 +281,26 @@ def _check_labelled(config: ConfigDict) -> None:
             raise InputError(
                 f"dataset.labelled={config.dataset.labelled} leaves images without a label, which "
                 f"{path}={value} needs before the network has seen them; set "
-                f"--config.{path}={needed}, or --config.dataset.labelled=0"
+                f"--config.{path}={needed}, or --config.dataset.labelled=0",
+                fix=(path, needed),
             )
 
 
 def _check_together(config: ConfigDict) -> None:
     """Rules over several settings."""
-    from gini_jax.training.trial import check_rates
-
     _check_labelled(config)
     if config.augment.resized_crop and config.augment.crop_padding:
         raise InputError(
             f"augment.resized_crop={config.augment.resized_crop} takes the place of padded crops; "
-            "set --config.augment.crop_padding=0"
+            "set --config.augment.crop_padding=0",
+            fix=("augment.crop_padding", 0),
         )
     if config.early_stopping_epochs % config.eval_every_epochs:
         raise InputError(
             f"early_stopping_epochs={config.early_stopping_epochs} must be a multiple of "
             f"eval_every_epochs={config.eval_every_epochs}, such as "
-            f"--config.early_stopping_epochs={5 * config.eval_every_epochs}"
+            f"--config.early_stopping_epochs={5 * config.eval_every_epochs}",
+            fix=("early_stopping_epochs", 5 * config.eval_every_epochs),
         )
     weights = tuple(config.loss.class_weights)
     if weights not in ((), ("balanced",)) and not all(
@@ -302,7 +308,8 @@ def _check_together(config: ConfigDict) -> None:
     ):
         raise InputError(
             f"loss.class_weights={weights} must be one number above 0 per class, or balanced: "
-            "--config.loss.class_weights=balanced"
+            "--config.loss.class_weights=balanced",
+            fix=("loss.class_weights", "balanced"),
         )
     if not config.loss.layers:
         raise InputError("loss.layers is empty; name at least one layer, such as ('stage4',)")

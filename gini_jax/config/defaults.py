@@ -1,21 +1,35 @@
-"""The settings of a run: one row each, from which defaults, checks and the help text come."""
+"""The settings that every run has: defaults, meanings and rules.
+
+What a component brings is declared where the component is.
+"""
 
 from ml_collections import ConfigDict
 
-from gini_jax.components import SECTIONS
-from gini_jax.settings import (
+from gini_jax.config.registry import (
     BELOW_1,
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
+    SETTINGS,
     SHARE,
     Setting,
 )
+from gini_jax.data.augment import AUGMENTATIONS
+from gini_jax.data.loader import FEEDS
+from gini_jax.data.protocols import NOISES
+from gini_jax.data.sampling import SAMPLERS
+from gini_jax.evals import EVALS
+from gini_jax.losses.terms import TERMS, weight_of
+from gini_jax.models.registry import MODELS
+from gini_jax.training.loggers import LOGGERS
+from gini_jax.training.optim import OPTIMIZERS
+from gini_jax.training.schedules import SCHEDULES
+from gini_jax.training.step_metrics import METRICS
 
 
 def _has_terms(config: ConfigDict) -> bool:
-    return any(config.loss.terms.values())
+    return any(weight_of(section) for section in config.loss.terms.values())
 
 
 def _is_folder(config: ConfigDict) -> bool:
@@ -32,7 +46,7 @@ def _draws(config: ConfigDict) -> bool:
     return any(config.dataset[key] for key in drawn)
 
 
-SETTINGS: dict[str, Setting] = {
+SETTINGS.rows |= {
     "name": Setting("", "name of the experiment, by convention that of its config file"),
     "objective": Setting("gini_kl", "name of the terms in loss.terms; set by FILE:OBJECTIVE"),
     "seed": Setting(0, "seed of initialisation, order, augmentation and dropout", bounds=SEED),
@@ -66,20 +80,17 @@ SETTINGS: dict[str, Setting] = {
     "evals": Setting(
         ("all",),
         "evaluations of the tested checkpoint; accuracy and features always run",
-        choices="gini_jax.evals:EVALS",
-        own="gini_jax.evals:evaluation_of",
+        choices=EVALS,
     ),
     "step_metrics": Setting(
         (),
         "metrics of the training steps besides the loss and accuracy",
-        choices="gini_jax.training.step_metrics:METRICS",
-        own="gini_jax.training.step_metrics:metric_of",
+        choices=METRICS,
     ),
     "loggers": Setting(
         ("jsonl", "tensorboard"),
         "where metrics go; jsonl, which pictures are drawn from, is always written",
-        choices="gini_jax.training.loggers:LOGGERS",
-        own="gini_jax.training.loggers:logger_of",
+        choices=LOGGERS,
     ),
     "log_every_steps": Setting(
         0, "also log every so many steps, besides every epoch; 0: epochs alone", bounds=NOT_NEGATIVE
@@ -138,13 +149,13 @@ SETTINGS: dict[str, Setting] = {
     "dataset.label_noise_kind": Setting(
         "symmetric",
         "symmetric: any other class; pairwise: the next one",
-        choices="gini_jax.data.protocols:NOISES",
+        choices=tuple(NOISES),
         read_if=lambda config: config.dataset.label_noise,
     ),
     "dataset.sampler": Setting(
         "shuffled",
         "class_balanced: batches of batch_size / examples_per_class random classes",
-        choices="gini_jax.data.sampling:SAMPLERS",
+        choices=SAMPLERS,
     ),
     "dataset.examples_per_class": Setting(
         4,
@@ -169,7 +180,7 @@ SETTINGS: dict[str, Setting] = {
     "dataset.feed": Setting(
         "auto",
         "device: held on each device; stream: from the host; auto: device if it fits",
-        choices="gini_jax.data.loader:FEEDS",
+        choices=tuple(FEEDS),
     ),
     "augment.crop_padding": Setting(
         0, "pixels of zero padding before the random crop", bounds=NOT_NEGATIVE
@@ -186,11 +197,11 @@ SETTINGS: dict[str, Setting] = {
         "paste a box of another image, its area from Beta(this, this); with mixup: one of the two",
         bounds=NOT_NEGATIVE,
     ),
+    **{f"augment.{name}": part.setting for name, part in AUGMENTATIONS.items()},
     "model.name": Setting(
         "resnet18",
         "the network",
-        choices="gini_jax.models.registry:MODELS",
-        own=SECTIONS["model"],
+        choices=MODELS,
     ),
     "model.init": Setting(
         "",
@@ -213,13 +224,6 @@ SETTINGS: dict[str, Setting] = {
         "terms' weights are gradient ratios: a gradient is held at weight times cross-entropy's",
         read_if=_has_terms,
     ),
-    "loss.kl_target": Setting(
-        "batch",
-        "what kl compares with: class shares of the batch (the paper's), uniform over the classes "
-        "present in it, or the prior: class shares of the training set",
-        choices=("batch", "present", "prior"),
-        read_if=lambda config: config.loss.terms.get("kl"),
-    ),
     "loss.class_weights": Setting(
         (), "weights in cross-entropy: balanced (inverse to class frequency), or one per class"
     ),
@@ -241,8 +245,7 @@ SETTINGS: dict[str, Setting] = {
     "optimizer.name": Setting(
         "sgd",
         "the optimiser",
-        choices="gini_jax.training.optim:OPTIMIZERS",
-        own=SECTIONS["optimizer"],
+        choices=OPTIMIZERS,
     ),
     "optimizer.weight_decay": Setting(
         5e-4, "weight decay, on every parameter", bounds=NOT_NEGATIVE
@@ -261,12 +264,11 @@ SETTINGS: dict[str, Setting] = {
     "schedule.name": Setting(
         "cosine",
         "learning-rate schedule",
-        choices="gini_jax.training.schedules:SCHEDULES",
-        own=SECTIONS["schedule"],
+        choices=SCHEDULES,
     ),
     "schedule.learning_rate": Setting(0.1, "highest learning rate", bounds=POSITIVE),
     "schedule.warmup_epochs": Setting(0.0, "epochs of linear warm-up from 0", bounds=NOT_NEGATIVE),
 }
 
-WEIGHTS = "loss.terms."
-WEIGHT = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
+SETTINGS.sections |= {"model": MODELS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+SETTINGS.keyed |= {"loss.terms": TERMS, "augment": AUGMENTATIONS}
