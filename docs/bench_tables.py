@@ -6,7 +6,7 @@ import pandas as pd
 
 from docs.speed_tables import RESULTS, as_table
 from gini_jax.analysis.statistics import number
-from gini_jax.benches import benches_of
+from gini_jax.downstream import benches_of
 
 # By script: the numbers that show the effect, as they are and as the table names them.
 THEORY = {

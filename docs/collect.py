@@ -41,7 +41,7 @@ class Sweep(NamedTuple):
 BASE = Sweep("caltech101_64", only=("ce", "gini_kl"))
 FILES = {
     "digits": [Sweep("digits_sweep")],
-    "digits_rivals": [Sweep("digits_rivals")],
+    "digits_baselines": [Sweep("digits_baselines")],
     "cifar100_hierarchy": [Sweep("cifar100_hierarchy")],
     "caltech101_64": [Sweep("caltech101_64")],
     "caltech101_64_resnet17": [Sweep("caltech101_64_resnet17")],

@@ -140,7 +140,7 @@ def draw_terms() -> None:
     figure.savefig(DOCS / "terms.png", dpi=110)
 
 
-def draw_rivals() -> None:
+def draw_baselines() -> None:
     """Where each loss moves the same free points of four classes, in a plane."""
     rng = np.random.default_rng(0)
     labels = jnp.asarray(np.repeat(np.arange(4), 40))
@@ -188,7 +188,7 @@ def draw_rivals() -> None:
         axis.plot(0, 0, "+", color="0.4", ms=10)
         axis.set(title=name, xticks=[], yticks=[], aspect="equal")
         axis.set_adjustable("datalim")
-    figure.savefig(DOCS / "rivals.png", dpi=110)
+    figure.savefig(DOCS / "baselines.png", dpi=110)
 
 
 def draw_kl_gradient() -> None:
@@ -283,6 +283,6 @@ if __name__ == "__main__":
     draw_held()
     draw_term_signal()
     draw_terms()
-    draw_rivals()
+    draw_baselines()
     draw_kl_gradient()
     draw_profiles()

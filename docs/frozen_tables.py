@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from docs.speed_tables import RESULTS, as_table
-from gini_jax.analysis.statistics import compare, interval, number
+from gini_jax.analysis.statistics import compare_by_seed, interval, number
 
 TITLES = {
     "class_accuracy": "mean accuracy over the classes",
@@ -35,7 +35,7 @@ def compared(network: str, cell: str) -> tuple[str, pd.DataFrame]:
         for row in own
         for seed, value in enumerate(row["figures"][row["metric"]])
     )
-    return own[0]["metric"], compare(table, "value")
+    return own[0]["metric"], compare_by_seed(table, "value")
 
 
 def cells() -> list[tuple[str, str]]:

@@ -114,9 +114,9 @@ def steps_per_call() -> str:
     return "\n".join([*lines, "", note])
 
 
-def rivals() -> str:
+def baselines() -> str:
     """Time of the other losses against pytorch-metric-learning."""
-    report = json.loads((RESULTS / "rivals.json").read_text())
+    report = json.loads((RESULTS / "baselines.json").read_text())
     sizes = list(report["cases"])
     heads = [f"{size}, {what}" for size in sizes for what in ("gini_jax", "time ratio")]
     lines = ["| loss | " + " | ".join(heads) + " |", "| --- " * (1 + len(heads)) + "|"]
@@ -270,7 +270,7 @@ SPEED_TABLES: dict[str, Callable[[], str]] = {
     ),
     "step_profile": step_profile,
     "steps_per_call": steps_per_call,
-    "rivals": rivals,
+    "baselines": baselines,
     "predict": predict,
     "executors": executors,
     "evaluation": lambda: against_torch("evaluation", "torch eager"),

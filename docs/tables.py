@@ -14,7 +14,7 @@ from docs.fault_tables import FAULT_TABLES
 from docs.frozen_tables import FROZEN_TABLES
 from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES, as_table
 from gini_jax.analysis.statistics import (
-    compare,
+    compare_by_seed,
     detectable,
     interval,
     markdown,
@@ -50,7 +50,7 @@ def sweep(name: str, metrics: tuple[str, ...], endpoint: str = "test_accuracy") 
     for metric in metrics:
         if metric not in table or table[metric].isna().all():
             continue
-        compared = compare(over_common_seeds(table), metric)
+        compared = compare_by_seed(over_common_seeds(table), metric)
         cells = [
             f"{number(compared.loc[group, 'mean'])} ± {number(compared.loc[group, 'sd'])}"
             for group in groups
@@ -63,7 +63,7 @@ def sweep(name: str, metrics: tuple[str, ...], endpoint: str = "test_accuracy") 
         f"n = {common} seeds{unequal}; {first['epochs']} epochs, {first['device']}, jax "
         f"{first['jax_version']}. {TITLES[endpoint][0]}, paired by seed, over all seeds of both:"
     )
-    compared = markdown(compare(table, endpoint))
+    compared = markdown(compare_by_seed(table, endpoint))
     return "\n".join([*lines, "", note, "", compared, "", _power(table, endpoint)])
 
 
@@ -89,7 +89,7 @@ def settings() -> str:
     heads = [TITLES[metric][0] for metric in ("test_accuracy", *shown)]
     heads[1:1] = ["difference to `ce`", "95 % interval (t)", "better in"]
     lines = ["| changed | n | " + " | ".join(heads) + " |", "| --- " * 9 + "|"]
-    compared = {metric: compare(table, metric) for metric in ("test_accuracy", *shown)}
+    compared = {metric: compare_by_seed(table, metric) for metric in ("test_accuracy", *shown)}
     for group, row in compared["test_accuracy"].iterrows():
         name = {"ce": "`ce`", "gini_kl": "nothing"}.get(group)
         name = name or "`" + group.removeprefix("gini_kl-") + "`"
@@ -111,7 +111,7 @@ def by_row(name: str) -> str:
     shown = tuple(metric for metric in shown if table[metric].notna().any())
     heads = ["objective", TITLES["test_accuracy"][0], "difference to `ce`", "95 % interval (t)"]
     heads += ["Holm", "better in", *(TITLES[metric][0] for metric in shown)]
-    compared, rows = compare(table, "test_accuracy"), []
+    compared, rows = compare_by_seed(table, "test_accuracy"), []
     means = table.groupby("group")[list(shown)].mean()
     for group, row in compared.iterrows():
         cells = [f"`{group}`", f"{number(row['mean'])} ± {number(row['sd'])}", "-", "-", "-", "-"]
@@ -137,7 +137,7 @@ def drawn_batches() -> str:
     drawn = ["config.batch_size", "config.dataset.sampler", "config.schedule.learning_rate"]
     for settings, own in table.groupby(drawn):
         own = own.assign(group=own["objective"])
-        accuracy = compare(own, "test_accuracy")
+        accuracy = compare_by_seed(own, "test_accuracy")
         ce, ours = accuracy.loc["ce"], accuracy.loc["gini_kl"]
         cells = [*map(str, settings), f"{ours['n']:.0f}"]
         cells += [f"{number(row['mean'])} ± {number(row['sd'])}" for row in (ce, ours)]
@@ -226,8 +226,11 @@ def stand() -> str:
     for where, name in (("the digits", "digits"), ("CIFAR-100 at full width", "cifar100_h200")):
         table = pd.read_csv(RESULTS / "sweeps" / f"{name}.csv")
         table = table[table["seed"].isin(table.loc[table["group"] == "gini_kl", "seed"])]
-        accuracy, gini = compare(table, "test_accuracy"), compare(table, "feature_gini")
-        scatter, ours = compare(table, "scatter_ratio"), accuracy.loc["gini_kl"]
+        accuracy, gini = (
+            compare_by_seed(table, "test_accuracy"),
+            compare_by_seed(table, "feature_gini"),
+        )
+        scatter, ours = compare_by_seed(table, "scatter_ratio"), accuracy.loc["gini_kl"]
         sentences.append(
             f"- On {where} ({ours['n']:.0f} seeds) the features' mean Gini impurity is "
             f"{gini.loc['gini_kl', 'mean']:.3f}, with cross-entropy alone "
@@ -243,7 +246,7 @@ def stand() -> str:
 def _claim_of(name: str, group: str) -> str:
     table = pd.read_csv(RESULTS / "sweeps" / f"{name}.csv")
     table = table[table["seed"].isin(table.loc[table["group"] == group, "seed"])]
-    accuracy, gini = compare(table, "test_accuracy"), compare(table, "feature_gini")
+    accuracy, gini = compare_by_seed(table, "test_accuracy"), compare_by_seed(table, "feature_gini")
     ce, ours = accuracy.loc["ce"], accuracy.loc[group]
     return (
         f"{ours['n']:.0f} seeds: `{group}` {ours['mean']:.4f} ± {ours['sd']:.4f}, `ce` "
@@ -290,7 +293,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar100": lambda: sweep("cifar100", SHOWN),
     "cifar100_h200": lambda: sweep("cifar100_h200", SHOWN),
     "caltech101_32_cvt13": lambda: sweep("caltech101_32_cvt13", SHOWN),
-    "digits_rivals": lambda: by_row("digits_rivals"),
+    "digits_baselines": lambda: by_row("digits_baselines"),
     "cifar100_hierarchy": lambda: by_row("cifar100_hierarchy"),
     "settings": settings,
     "gpu_trials": gpu_trials,

@@ -8,8 +8,10 @@ run, `gini_jax.train(config)` trains it, `gini_jax.compare(runs)` compares sever
 
 from typing import Any
 
-__version__ = "0.2.0"
+from gini_jax.errors import lacking
+from gini_jax.version import __version__
 
+__all__ = ["__version__", "compare", "get_config", "load", "losses", "train"]
 
 _PLACES = {
     "get_config": ("gini_jax.api", "get_config"),
@@ -32,15 +34,6 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise ImportError(f"gini_jax.{name}: {lacking(error)}", name=error.name) from error
     return getattr(found, attribute) if attribute else found
-
-
-def lacking(error: ModuleNotFoundError) -> str:
-    """What to install where a module of the training code base's requirements is missing."""
-    return (
-        f"the module {error.name} is not installed; training, and opening networks that were "
-        'trained, need more than the losses do: pip install "gini_jax[train]", or in a clone '
-        "pip install -r requirements.txt"
-    )
 
 
 def __dir__() -> list[str]:

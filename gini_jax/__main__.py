@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from gini_jax.cli import main as run
     except ModuleNotFoundError as error:
-        from gini_jax import lacking
+        from gini_jax.errors import lacking
 
         sys.exit(f"error: {lacking(error)}")
     run()

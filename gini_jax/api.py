@@ -16,7 +16,7 @@ import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
 from gini_jax.analysis import figures
 from gini_jax.analysis.report import page_of
 from gini_jax.analysis.runs import Run, grouped, named_apart, read_run, table_of
-from gini_jax.analysis.statistics import compare as compare_by_seed
+from gini_jax.analysis.statistics import compare_by_seed
 from gini_jax.config.change import changed, check_keys
 from gini_jax.config.files import read_config
 from gini_jax.devices import prepare_cpu
@@ -182,7 +182,7 @@ class Comparison:
             metric: a key of result.json.
 
         Returns:
-            What `gini_jax.analysis.statistics.compare` gives, paired by seed.
+            What `gini_jax.analysis.statistics.compare_by_seed` gives, paired by seed.
 
         Raises:
             InputError: there is no such metric.

@@ -70,3 +70,12 @@ def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputErro
         close = difflib.get_close_matches(str(value).lower(), names, n=8, cutoff=0.4)
         label, names = ("Nearest", close) if close else ("Some of the known", names[:8])
     return InputError(f"unknown {kind} {str(value)!r}{hint}{label}: {', '.join(names)}.")
+
+
+def lacking(error: ModuleNotFoundError) -> str:
+    """What to install where a module of the training code base's requirements is missing."""
+    return (
+        f"the module {error.name} is not installed; training, and opening networks that were "
+        'trained, need more than the losses do: pip install "gini_jax[train]", or in a clone '
+        "pip install -r requirements.txt"
+    )

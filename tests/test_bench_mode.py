@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from gini_jax.analysis.runs import benches_in
-from gini_jax.benches import outliers
-from gini_jax.benches.subject import subject_of
+from gini_jax.downstream import outliers
+from gini_jax.downstream.subject import subject_of
 from gini_jax.errors import InputError
 from gini_jax.modes import bench, train
 from tests import dense

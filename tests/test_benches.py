@@ -12,12 +12,12 @@ from PIL import Image
 
 from gini_jax.analysis import figures
 from gini_jax.analysis.bench_pictures import varies
-from gini_jax.benches import benches_of, corruptions, explain, fewshot, outliers, prune, robust
-from gini_jax.benches.subject import Subject
 from gini_jax.cli import run as launch
 from gini_jax.config.change import default_config
 from gini_jax.data import load_dataset
 from gini_jax.data.source import Dataset, Split
+from gini_jax.downstream import benches_of, corruptions, explain, fewshot, outliers, prune, robust
+from gini_jax.downstream.subject import Subject
 from gini_jax.errors import InputError
 from gini_jax.evals import SplitOutputs
 from gini_jax.modes import bench, sweep, train

@@ -16,7 +16,7 @@ from gini_jax.analysis.sensitivity import (
     varied_table,
 )
 from gini_jax.analysis.statistics import (
-    compare,
+    compare_by_seed,
     detectable,
     markdown,
     over_common_seeds,
@@ -49,7 +49,7 @@ def results():
 
 
 def test_the_comparison_equals_scipys_tests(results):
-    table = compare(results, "x")
+    table = compare_by_seed(results, "x")
     for name, values in OTHERS.items():
         row = table.loc[name]
         assert row["n"] == 8
@@ -70,28 +70,28 @@ def test_the_comparison_equals_scipys_tests(results):
 
 
 def test_holms_correction_is_that_of_its_definition(results):
-    table = compare(results, "x").loc[["a", "b"]]
+    table = compare_by_seed(results, "x").loc[["a", "b"]]
     p = sorted(table["p_t"])
     expected = [min(1, 2 * p[0]), min(1, max(2 * p[0], p[1]))]
     assert sorted(table["holm_t"]) == pytest.approx(expected)
 
 
 def test_with_one_seed_there_is_no_p_value(results):
-    table = compare(results[results["seed"] == 0], "x")
+    table = compare_by_seed(results[results["seed"] == 0], "x")
     assert table[["p_t", "holm_t", "p_wilcoxon", "t_low", "p_within_1"]].isna().all(axis=None)
     row = next(line for line in markdown(table).splitlines() if line.startswith("| a"))
     assert row.count("| - ") == 7
 
 
 def test_pairs_are_the_seeds_that_both_have(results):
-    table = compare(results[(results["group"] != "a") | (results["seed"] > 2)], "x")
+    table = compare_by_seed(results[(results["group"] != "a") | (results["seed"] > 2)], "x")
     difference = OTHERS["a"][3:] - BASE[3:]
     assert table.loc["a", "pairs"] == 5
     assert table.loc["a", "difference"] == pytest.approx(difference.mean())
 
 
 def test_smaller_may_be_better(results):
-    better = compare(results, "x", larger_is_better=False).loc["a", "better"]
+    better = compare_by_seed(results, "x", larger_is_better=False).loc["a", "better"]
     assert better == (OTHERS["a"] < BASE).sum()
 
 
@@ -132,7 +132,7 @@ def test_differences_that_cancel_have_the_mean_0_and_a_report():
         found = paired(np.array([*counts, -counts.sum()]) / 400 + 0.9 - 0.9)
         assert found["difference"] == 0.0
     rows = [("ce", 0, 0.9), ("ce", 1, 0.8), ("kl", 0, 0.8), ("kl", 1, 0.9)]
-    table = compare(pd.DataFrame(rows, columns=["group", "seed", "x"]), "x")
+    table = compare_by_seed(pd.DataFrame(rows, columns=["group", "seed", "x"]), "x")
     assert "| +0.0000 |" in markdown(table)
 
 
@@ -144,12 +144,12 @@ def test_wilcoxons_p_starts_where_it_can_reach_5_percent():
 def test_a_seed_that_a_group_has_twice_is_refused(results):
     again = results.iloc[:1]
     with pytest.raises(InputError, match=r"group 'ce' has seed 0 twice"):
-        compare(pd.concat([results, again]), "x")
+        compare_by_seed(pd.concat([results, again]), "x")
 
 
 def test_columns_of_unequal_seeds_are_shown_over_the_common_ones(results):
     fewer = results[(results["group"] != "a") | (results["seed"] < 3)]
-    shown = compare(over_common_seeds(fewer), "x")
+    shown = compare_by_seed(over_common_seeds(fewer), "x")
     assert list(shown["n"]) == [3, 3, 3]
     assert shown.loc["ce", "mean"] == pytest.approx(BASE[:3].mean())
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gini_jax.benches import explain
 from gini_jax.config.change import default_config, set_model
 from gini_jax.config.files import from_saved
+from gini_jax.downstream import explain
 from gini_jax.trained import Trained
 from gini_jax.training.experiment import create_model_of
 from gini_jax.training.workdir import config_json

@@ -150,7 +150,7 @@ def test_a_service_that_fails_ends_no_run(tmp_path, monkeypatch, capsys):
 
         close = write
 
-    monkeypatch.setitem(LOGGERS, "wandb", Broken)
+    monkeypatch.setitem(LOGGERS._table, "wandb", Broken)
     jsonl, broken = create_loggers(tmp_path, config_of("wandb"))
     for logger in (jsonl, broken):
         for step in (1, 2):
@@ -164,7 +164,7 @@ def test_a_service_that_cannot_start_is_one_error(tmp_path, monkeypatch):
     def refused(workdir, config):
         raise PermissionError("not logged in")
 
-    monkeypatch.setitem(LOGGERS, "wandb", refused)
+    monkeypatch.setitem(LOGGERS._table, "wandb", refused)
     with pytest.raises(InputError, match=r"wandb cannot start \(not logged in\)"):
         create_loggers(tmp_path, config_of("wandb"))
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gini_jax import losses
-from tests import rivals
+from tests import baselines
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
 INTEGERS = jnp.array([0, 1, 2, 0, 1, 2])
@@ -28,11 +28,11 @@ def test_proxy_anchor_is_a_logsumexp_and_stays_finite():
 def test_proxy_anchor_on_four_devices_stays_finite_too():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(8, 4)), jnp.float32)
     labels = jnp.arange(8) % 3
-    expected = losses.proxy_anchor_loss(x, labels, rivals.PROXIES[:3, :4], alpha=1000.0)
+    expected = losses.proxy_anchor_loss(x, labels, baselines.PROXIES[:3, :4], alpha=1000.0)
 
     def of_device(x, labels):
         return losses.proxy_anchor_loss(
-            x, labels, rivals.PROXIES[:3, :4], alpha=1000.0, axis_name="batch"
+            x, labels, baselines.PROXIES[:3, :4], alpha=1000.0, axis_name="batch"
         )
 
     step = jax.pmap(jax.value_and_grad(of_device), "batch")
@@ -129,7 +129,7 @@ def test_labels_of_any_integer_type_count_alike(dtype):
 
 def test_a_negative_integer_is_left_out_of_losses_of_logits_and_proxies():
     labels = INTEGERS.at[4:].set(-1)
-    proxies = rivals.PROXIES[:3, :4]
+    proxies = baselines.PROXIES[:3, :4]
     for found, expected in (
         (losses.cosface_loss(COSINES, labels), losses.cosface_loss(COSINES[:4], labels[:4])),
         (
@@ -174,7 +174,7 @@ WRONG = {
         "margin=-0.1",
     ),
     "proxy anchor alpha": (
-        lambda: losses.proxy_anchor_loss(X, INTEGERS, rivals.PROXIES[:3, :4], alpha=-1.0),
+        lambda: losses.proxy_anchor_loss(X, INTEGERS, baselines.PROXIES[:3, :4], alpha=-1.0),
         "alpha=-1.0",
     ),
     "nt-xent temperature": (lambda: losses.nt_xent_loss(X, X, temperature=0), "temperature=0"),
@@ -200,7 +200,7 @@ WRONG = {
         r"outside \[0, 1\]",
     ),
     "proxy anchor of logits": (
-        lambda: losses.proxy_anchor_loss(X, LOGITS, rivals.PROXIES[:3, :4]),
+        lambda: losses.proxy_anchor_loss(X, LOGITS, baselines.PROXIES[:3, :4]),
         r"outside \[0, 1\]",
     ),
     "gini beyond the classes": (
@@ -320,7 +320,7 @@ def test_distances_beyond_1e30_are_no_infinity():
 @pytest.mark.parametrize("name", ["fisher", "renyi", "triplet hard", "triplet all", "center"])
 def test_features_that_are_nan_give_nan(name):
     x = X.at[2].set(jnp.nan)
-    loss = rivals.LOSSES.get(name, losses.renyi_loss)
+    loss = baselines.LOSSES.get(name, losses.renyi_loss)
     assert np.isnan(loss(x, INTEGERS, num_classes=3))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gini_jax.benches.retrieval import retrieval
+from gini_jax.downstream.retrieval import retrieval
 
 
 @pytest.fixture

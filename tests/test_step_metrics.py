@@ -7,7 +7,7 @@ import pytest
 from gini_jax.config.change import changed, default_config
 from gini_jax.errors import InputError
 from gini_jax.training.checks import check_config
-from tests.test_rival_runs import config_of, first_batch, headed, seen
+from tests.test_baseline_runs import config_of, first_batch, headed, seen
 
 
 @pytest.mark.parametrize(("devices", "parts"), [(1, 1), (4, 2)])

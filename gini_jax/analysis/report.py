@@ -17,13 +17,13 @@ from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
     by_baseline,
-    compare,
+    compare_by_seed,
     interval,
     number,
     over_common_seeds,
 )
-from gini_jax.benches import benches_of
 from gini_jax.config.files import command_of
+from gini_jax.downstream import benches_of
 from gini_jax.drawing import drawn
 from gini_jax.errors import first_line
 from gini_jax.storage import write
@@ -195,8 +195,8 @@ def _reached(name: str, runs: list[Run]) -> str:
 
 def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
     """What the differences from a group say, a sentence per other group."""
-    accuracy = compare(frame, "test_accuracy", base)
-    gini = compare(frame, "feature_gini", base, larger_is_better=False)
+    accuracy = compare_by_seed(frame, "test_accuracy", base)
+    gini = compare_by_seed(frame, "feature_gini", base, larger_is_better=False)
     for name in accuracy.index.drop(base):
         row = accuracy.loc[name]
         pairs, p = int(row["pairs"]), row["holm_t"]
@@ -245,7 +245,7 @@ def _tables(groups: dict[str, list[Run]], compared: dict[str, list[str]]) -> Ite
     yield Section("Results", text or "On the test split.", table=rows)
     rows = [["", "against", "difference", "95 % interval (t)", "p (t), Holm", "better in"]]
     for base, names in compared.items():
-        table = compare(frame[frame["group"].isin(names)], "test_accuracy", base)
+        table = compare_by_seed(frame[frame["group"].isin(names)], "test_accuracy", base)
         for name in table.index.drop(base):
             row = table.loc[name]
             rows.append(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from gini_jax.config.files import from_saved
+from gini_jax.config.files import as_saved_now, from_saved
 from gini_jax.config.registry import flattened
 from gini_jax.errors import InputError, first_line
 from gini_jax.evals import TITLES
@@ -143,6 +143,7 @@ def read_run(folder: Path, group: str = "") -> Run:
     again = "delete it, and start the run again, which tests its checkpoint"
     result = read_json(folder / "result.json", again)
     config, about = (read_json(folder / f"{name}.json") for name in ("config", "dataset"))
+    config = as_saved_now(config)
     lines = epochs_of(folder)
     return Run(folder, group or result["objective"], result, config, lines, about)
 

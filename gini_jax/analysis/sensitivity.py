@@ -24,7 +24,9 @@ def varied_table(groups: dict[str, list[Run]]) -> pd.DataFrame:
     rows = []
     for run in (run for runs in groups.values() for run in runs):
         settings = {
-            f"config.{path}": str(value) if isinstance(value, (list, bool)) else value
+            f"config.{path.removesuffix('.weight')}": str(value)
+            if isinstance(value, (list, bool))
+            else value
             for path, value in flattened(run.config).items()
             if path not in _NOT_VARIED
         }

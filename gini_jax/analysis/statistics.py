@@ -42,7 +42,7 @@ def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[
     return {base: names for base, names in found.items() if len(names) > 1}
 
 
-def compare(
+def compare_by_seed(
     results: pd.DataFrame, metric: str, baseline: str = "ce", larger_is_better: bool = True
 ) -> pd.DataFrame:
     """Compares groups of runs with a baseline, paired by seed.
@@ -66,7 +66,7 @@ def compare(
 
     Examples:
         >>> rows = [("ce", 0, 0.5), ("ce", 1, 0.6), ("kl", 0, 0.6), ("kl", 1, 0.8)]
-        >>> table = compare(pd.DataFrame(rows, columns=["group", "seed", "x"]), "x")
+        >>> table = compare_by_seed(pd.DataFrame(rows, columns=["group", "seed", "x"]), "x")
         >>> print(f"{table.loc['kl', 'difference']:.3f}", int(table.loc["kl", "better"]))
         0.150 2
     """
@@ -282,10 +282,10 @@ def comparisons(table: pd.DataFrame, metrics: Mapping[str, Any] = TITLES) -> str
         for baseline, compared in found.items():
             rows = measured[measured["group"].isin(compared)]
             if baseline in set(rows["group"]):
-                of = compare(rows, metric, baseline, larger)
+                of = compare_by_seed(rows, metric, baseline, larger)
                 parts.append(markdown(of, baseline, points) + "\n")
         if own := [group for group in alone if group in set(measured["group"])]:
             parts.append("Without `ce` of the same settings:\n")
-            of = compare(measured[measured["group"].isin(own)], metric)
+            of = compare_by_seed(measured[measured["group"].isin(own)], metric)
             parts.append(markdown(of, points=points) + "\n")
     return "\n".join(parts)

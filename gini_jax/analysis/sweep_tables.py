@@ -9,7 +9,8 @@ import pandas as pd
 
 from gini_jax.analysis.names import short_names
 from gini_jax.analysis.runs import frame_of
-from gini_jax.analysis.statistics import by_baseline, compare, comparisons, interval, number
+from gini_jax.analysis.statistics import by_baseline, compare_by_seed, comparisons, interval, number
+from gini_jax.evals import TITLES
 from gini_jax.storage import csv_text, json_text, write
 
 RECORD = "sweep.json"
@@ -74,7 +75,7 @@ def sweep_markdown(table: pd.DataFrame) -> str:
         "objectives of each table. With one seed there is no p-value, with equal differences an "
         "interval of width 0 and no p-value; Wilcoxon's starts at 6 seeds. A small p of TOST says "
         "that two objectives are equivalent within the margin.\n\n"
-        + comparisons(table, table.attrs["metrics"])
+        + comparisons(table, table.attrs.get("metrics", TITLES))
     )
 
 
@@ -94,7 +95,9 @@ def summary(table: pd.DataFrame, most: int = 9) -> str:
         spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.4f} over {row['size']:.0f} seeds"
         line = f"- **{names.short[group]}**: test accuracy {row['mean']:.4f}{spread}"
         if base := base_of.get(group):
-            found = compare(table[table["group"].isin((base, group))], "test_accuracy", base)
+            found = compare_by_seed(
+                table[table["group"].isin((base, group))], "test_accuracy", base
+            )
             of = found.loc[group]
             line += f"; {number(of['difference'], sign=True)} against {names.short[base]}"
             if not pd.isna(of["t_low"]):

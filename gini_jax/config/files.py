@@ -106,7 +106,7 @@ def command_of(saved: Mapping[str, Any], objective: str, workdir: str) -> str:
 
 def from_saved(saved: Mapping[str, Any]) -> ConfigDict:
     """The config that was written as JSON; settings that it lacks have their defaults."""
-    config, saved = default_config(), _of_version_0_2(with_tuples(saved))
+    config, saved = default_config(), with_tuples(as_saved_now(saved))
     for section, registry in SETTINGS.sections.items():
         own = saved.get(section, {})
         set_component(config, section, own.get("name", config[section].name))
@@ -122,7 +122,7 @@ def from_saved(saved: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def _of_version_0_2(saved: dict[str, Any]) -> dict[str, Any]:
+def as_saved_now(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A config of version 0.2, in which terms' settings lay elsewhere, as this version has it."""
     loss = dict(saved["loss"])
     options, target = loss.pop("options", {}), loss.pop("kl_target", None)
@@ -134,4 +134,4 @@ def _of_version_0_2(saved: dict[str, Any]) -> dict[str, Any]:
         terms[key] = value if is_new else {"weight": value, **options.get(key, {})}
     if target and "kl" in terms:
         terms["kl"] = {"target": target} | terms["kl"]
-    return saved | {"loss": loss | {"terms": terms}}
+    return dict(saved) | {"loss": loss | {"terms": terms}}

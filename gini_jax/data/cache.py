@@ -253,7 +253,7 @@ def _unreadable(
         + (
             "repair or remove it, or skip all that are damaged with "
             "--config.dataset.skip_damaged=True"
-            if path and type(source).__module__ == "gini_jax.data.folder"
+            if path and getattr(source, "skips_damaged", False)
             else "mend it, or leave it out of the set"
         )
     )

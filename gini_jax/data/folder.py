@@ -44,6 +44,8 @@ class Folder:
     superclass_names: tuple[str, ...] = ()
     splits: dict[str, list[Example]]
 
+    skips_damaged = True  # if `dataset.skip_damaged` says so
+
     def __init__(self, config: ConfigDict):
         root = on_this_machine(storage_path("dataset.data_dir", config.data_dir))
         self._root, self.name = root, root.resolve().name

@@ -1,4 +1,4 @@
-"""The discriminability-enforcing loss, and its rivals: pure functions of activations and labels.
+"""The discriminability-enforcing loss, and its baselines: pure functions of activations and labels.
 
 Croitoru, Grigore, Ionescu, "Discriminability-enforcing loss to improve representation learning"
 (arXiv 2202.07073). The paper's terms are functions of two sums over the examples of a batch, the

@@ -42,7 +42,7 @@ def class_profile(sums: ClassSums) -> jax.Array:
         >>> class_profile(jnp.array([[1.0], [3.0]]), jnp.eye(2)).tolist()
         [[0.25, 0.75]]
     """
-    return profile_of(sums).whole()
+    return scaled_profile(sums).whole()
 
 
 def gini_impurity(profile: jax.Array) -> jax.Array:
@@ -83,7 +83,7 @@ def gini_loss(sums: ClassSums) -> jax.Array:
         >>> float(gini_loss(jnp.array([[1.0, 1.0], [0.0, 1.0]]), jnp.eye(2)))
         0.25
     """
-    p = profile_of(sums)
+    p = scaled_profile(sums)
     return (1.0 - p.sum_of_squares()).mean()
 
 
@@ -151,7 +151,7 @@ def kl_loss(sums: ClassSums, *, target: Target = None) -> jax.Array:
         0.0
     """
     num_classes = sums.mass.shape[0]
-    by_class = profile_of(sums).sum_over_features()
+    by_class = scaled_profile(sums).sum_over_features()
     q = (by_class + EPS) / (by_class.sum() + num_classes * EPS)
     t = _target_of(target, sums.mass)
     log_t = jnp.log(jnp.where(t > 0, t, jnp.ones_like(t)))  # 0 log 0 = 0, with a finite gradient
@@ -202,7 +202,7 @@ def class_means(sums: ClassSums) -> jax.Array:
 # 1e30) nor the profile itself is ever formed.
 
 
-class Profile(NamedTuple):
+class ScaledProfile(NamedTuple):
     """`p[c,k] = scaled[k,c] * factor[c]`; the factor is 1 in value, but not in its gradient."""
 
     scaled: jax.Array  # [K, C]
@@ -221,20 +221,18 @@ class Profile(NamedTuple):
         return jnp.dot(self.scaled, self.factor, precision=lax.Precision.HIGHEST)
 
 
-def profile_of(sums: ClassSums) -> Profile:
+def scaled_profile(sums: ClassSums) -> ScaledProfile:
     """`p[c,k] = S[c,k] / (sum_k S[c,k] + eps)`, after a constant rescaling of each feature."""
     s = class_means(sums)
     constant = lax.stop_gradient(1.0 / (s.sum(axis=0) + EPS))
     scaled = s * constant[None, :]
-    return Profile(scaled, 1.0 / (scaled.sum(axis=0) + EPS * constant))
+    return ScaledProfile(scaled, 1.0 / (scaled.sum(axis=0) + EPS * constant))
 
 
 def _target_of(target: Target, mass: jax.Array) -> jax.Array:
     if target is None or (isinstance(target, str) and target == "batch"):
         return _shares(mass)
     if isinstance(target, str):
-        if target != "present":
-            raise ValueError(f"target is {target!r}; it must be 'batch', 'present' or [K] numbers")
         return _shares((mass > 0).astype(mass.dtype))
     return _checked_target(target, mass.shape[0])
 

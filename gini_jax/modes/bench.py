@@ -17,9 +17,9 @@ from gini_jax.analysis.bench_pictures import pictures, varies
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.runs import Run, benches_in, read_runs, table_of
 from gini_jax.analysis.statistics import comparisons, number
-from gini_jax.benches import BENCHES, benches_of
-from gini_jax.benches.subject import Subject, subject_of
 from gini_jax.data.cache import exclusive_lock
+from gini_jax.downstream import BENCHES, benches_of
+from gini_jax.downstream.subject import Subject, subject_of
 from gini_jax.errors import InputError
 from gini_jax.modes.train import cache_compilations
 from gini_jax.storage import csv_text, is_remote, json_text, write
@@ -54,7 +54,7 @@ def main(
         config: of which `dataset.data_dir` is used, if it is not that of the runs.
         workdir: of a run or of a sweep, in which the tables are written.
         benches: their names, separated by commas, or `all`.
-        outliers: see `gini_jax.benches.outliers`.
+        outliers: see `gini_jax.downstream.outliers`.
         others: workdirs of runs and sweeps to compare with it.
 
     Returns:

@@ -52,7 +52,7 @@ def main(
         workdir: of the run.
         images: a path or a pattern.
         step: of the checkpoint; the best by default.
-        explain: whether to draw explanations.png: see `gini_jax.benches.explain`.
+        explain: whether to draw explanations.png: see `gini_jax.downstream.explain`.
 
     Returns:
         What predictions.csv holds: `image, class, probability`, and as JSON in `top5` the names and
@@ -115,7 +115,7 @@ def _predicted(
 
 
 def _draw_votes(trained: Trained, pixels: np.ndarray, png: Path) -> None:
-    from gini_jax.benches.explain import draw, explained
+    from gini_jax.downstream.explain import draw, explained
     from gini_jax.drawing import as_png  # imports matplotlib
 
     found = explained(trained, pixels)._asdict()

@@ -22,19 +22,19 @@ from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.initial import resumed_or_new
 from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import Logger
-from gini_jax.training.loop import Callback, Run
+from gini_jax.training.loop import Callback, TrainLoop
 from gini_jax.training.nan import first_nan
 from gini_jax.training.state import Experiment, not_finite
 
 
-class Profile(Callback):
+class Profiler(Callback):
     """Traces ten steps, starting with the second call, because the first one compiles."""
 
     def __init__(self, folder: Path):
         self._folder, self._calls, self._until = folder, 0, 0
         self._trace = contextlib.ExitStack()
 
-    def before_call(self, run: Run) -> None:
+    def before_call(self, run: TrainLoop) -> None:
         """Starts or stops the trace when it is time."""
         self._calls += 1
         if self._calls == 2:
@@ -55,7 +55,7 @@ class StopAtNaN(Callback):
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
 
-    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+    def on_step(self, run: TrainLoop, metrics: dict[str, float]) -> None:
         """Checks a step.
 
         Raises:
@@ -82,7 +82,7 @@ class StopAtNaN(Callback):
 class StopAtLimit(Callback):
     """Ends a run in which no weight holds a term's gradient ratio."""
 
-    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+    def on_step(self, run: TrainLoop, metrics: dict[str, float]) -> None:
         """Checks a step.
 
         Raises:
@@ -110,7 +110,7 @@ class Validate(Callback):
         self._dataset, size = dataset, dataset.image_size
         self._extract = Extractor(experiment.model, experiment.config, size, devices)
 
-    def after_epoch(self, run: Run) -> None:
+    def after_epoch(self, run: TrainLoop) -> None:
         """Adds the validation to the epoch's metrics; without a validation split, nothing."""
         config, epochs = run.experiment.config, run.progress.epochs
         if epochs < config.num_epochs and epochs % config.eval_every_epochs:
@@ -128,7 +128,7 @@ class Log(Callback):
     def __init__(self, loggers: Sequence[Logger]):
         self._loggers = loggers
 
-    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+    def on_step(self, run: TrainLoop, metrics: dict[str, float]) -> None:
         """Writes a step; the last of an epoch is the epoch's."""
         every, step = run.experiment.config.log_every_steps, run.steps_seen
         if every and step % every == 0 and step % run.experiment.steps_per_epoch:
@@ -136,7 +136,7 @@ class Log(Callback):
             for logger in self._loggers:
                 logger.write(dict(line))
 
-    def after_epoch(self, run: Run) -> None:
+    def after_epoch(self, run: TrainLoop) -> None:
         """Writes an epoch, with its validation if there was one."""
         for logger in self._loggers:
             logger.write(dict(run.line))
@@ -154,7 +154,7 @@ class AfterEpoch(Callback):
     def __init__(self, call: Callable[[], object]):
         self._call = call
 
-    def after_epoch(self, run: Run) -> None:
+    def after_epoch(self, run: TrainLoop) -> None:
         """Calls it."""
         self._call()
 
@@ -183,7 +183,7 @@ class ProgressBar(Callback):
             disable=not show or self._lines,
         )
 
-    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+    def on_step(self, run: TrainLoop, metrics: dict[str, float]) -> None:
         """Shows a step."""
         if self._bar.disable:
             return
@@ -194,7 +194,7 @@ class ProgressBar(Callback):
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(self._batch_size)
 
-    def after_epoch(self, run: Run) -> None:
+    def after_epoch(self, run: TrainLoop) -> None:
         """Shows the validation, and the best one so far."""
         line, best = run.line, run.progress.val_accuracy
         if "val_accuracy" in line:
@@ -224,7 +224,7 @@ class SaveOrStop(Callback):
         self._checkpoints, self._interrupts = checkpoints, interrupts
         self._saved_at = time.monotonic()
 
-    def after_call(self, run: Run) -> None:
+    def after_call(self, run: TrainLoop) -> None:
         """Saves within an epoch every `checkpoint_every_minutes`, and after a signal.
 
         Raises:
@@ -237,7 +237,7 @@ class SaveOrStop(Callback):
             self.save(run)
         self._stop_at(status, run.step)
 
-    def after_epoch(self, run: Run) -> None:
+    def after_epoch(self, run: TrainLoop) -> None:
         """Saves every `checkpoint_every_epochs`, the best epoch, the last, and after a signal.
 
         Raises:
@@ -251,7 +251,7 @@ class SaveOrStop(Callback):
             self.save(run)
         self._stop_at(status, run.step)
 
-    def save(self, run: Run) -> None:
+    def save(self, run: TrainLoop) -> None:
         """Starts writing a checkpoint.
 
         Raises:

@@ -13,7 +13,7 @@ from gini_jax.devices import replicate
 from gini_jax.training.callbacks import (
     AfterEpoch,
     Log,
-    Profile,
+    Profiler,
     ProgressBar,
     SaveOrStop,
     StopAtLimit,
@@ -24,7 +24,7 @@ from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.initial import resumed_or_new
 from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import create_loggers
-from gini_jax.training.loop import Callback, Run
+from gini_jax.training.loop import Callback, TrainLoop
 from gini_jax.training.progress import Progress, start_text
 from gini_jax.training.state import Experiment
 from gini_jax.training.stepper import Stepper
@@ -79,10 +79,10 @@ def fit(
             SaveOrStop(checkpoints, interrupts),
         ]
         if config.profile:
-            callbacks.append(Profile(workdir / "profile"))
+            callbacks.append(Profiler(workdir / "profile"))
         for callback in callbacks:
             stack.callback(callback.close)
-        run = Run(stepper, replicate(state, devices), progress, step, callbacks)
+        run = TrainLoop(stepper, replicate(state, devices), progress, step, callbacks)
         del state  # its memory is free while the copies train
         run.train()
     if writes and progress.stopped_early(config):

@@ -16,23 +16,23 @@ from gini_jax.training.stepper import Stepper
 class Callback:
     """Accompanies a run. The loop calls each method of each callback, in the callbacks' order."""
 
-    def before_call(self, run: "Run") -> None:
+    def before_call(self, run: "TrainLoop") -> None:
         """Before a call of the step; `run.step` steps are done."""
 
-    def on_step(self, run: "Run", metrics: dict[str, float]) -> None:
+    def on_step(self, run: "TrainLoop", metrics: dict[str, float]) -> None:
         """When the metrics of a step have arrived; `run.progress` already counts them."""
 
-    def after_call(self, run: "Run") -> None:
+    def after_call(self, run: "TrainLoop") -> None:
         """After a call, except for the last of an epoch."""
 
-    def after_epoch(self, run: "Run") -> None:
+    def after_epoch(self, run: "TrainLoop") -> None:
         """After an epoch; `run.line` holds its metrics."""
 
     def close(self) -> None:
         """At the end of the run, however it ends."""
 
 
-class Run:
+class TrainLoop:
     """A run while it trains.
 
     Attributes:

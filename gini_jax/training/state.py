@@ -41,18 +41,18 @@ class TrainState:
     average: Any = None
 
     @property
-    def learned(self) -> dict[str, Any]:
+    def trainable(self) -> dict[str, Any]:
         """What the optimiser updates: the model's parameters, and those of the terms if any."""
         if self.terms.params is None:
             return self.params
         return {"model": self.params, "terms": self.terms.params}
 
-    def with_learned(self, learned: dict[str, Any]) -> "TrainState":
-        """The state with other values of `learned`."""
+    def with_trainable(self, trainable: dict[str, Any]) -> "TrainState":
+        """The state with other values of `trainable`."""
         if self.terms.params is None:
-            return self.replace(params=learned)  # type: ignore[attr-defined]
-        terms = self.terms.with_params(learned["terms"])
-        return self.replace(params=learned["model"], terms=terms)  # type: ignore[attr-defined]
+            return self.replace(params=trainable)  # type: ignore[attr-defined]
+        terms = self.terms.with_params(trainable["terms"])
+        return self.replace(params=trainable["model"], terms=terms)  # type: ignore[attr-defined]
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def init_state(experiment: Experiment) -> TrainState:
             terms=experiment.objective.init(output_shapes(experiment), terms_key),
         )
         state = state.replace(  # type: ignore[attr-defined]
-            opt_state=experiment.optimizer.init(state.learned)
+            opt_state=experiment.optimizer.init(state.trainable)
         )
         average = state.variables if experiment.config.optimizer.ema_decay else None
         return state.replace(average=average)  # type: ignore[attr-defined]

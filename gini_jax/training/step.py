@@ -20,7 +20,7 @@ from gini_jax.losses.objective import (
 )
 from gini_jax.losses.term import Outputs
 from gini_jax.losses.terms import needs_of
-from gini_jax.training.labels import is_labelled, mean_where, with_own_labels
+from gini_jax.training.pseudo_labels import is_labelled, mean_where, with_own_labels
 from gini_jax.training.state import (
     Experiment,
     TrainState,
@@ -92,8 +92,10 @@ def train_step(
         # Each device's gradient is that of its own mean, D times that of the global batch. So the
         # squares are divided by D, and mean the same on any number D of devices.
         squares = {name: square / lax.axis_size(AXIS) for name, square in squares.items()}
-        updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.learned)
-        learned = optax.apply_updates(state.learned, updates)
+        updates, opt_state = experiment.optimizer.update(
+            gradients, state.opt_state, state.trainable
+        )
+        trainable = optax.apply_updates(state.trainable, updates)
         norm = optax.global_norm(gradients)
     loss = config.loss.ce_weight * ce + forward.values.added
     metrics = {"loss": loss, "ce": ce, **metrics, **forward.values.terms}
@@ -111,7 +113,7 @@ def train_step(
         opt_state=opt_state,
         rng=state.rng,
         terms=terms,
-    ).with_learned(learned)
+    ).with_trainable(trainable)
     new_state = with_average(new_state, state.average, config.optimizer.ema_decay)
     return new_state, metrics | {"gradient_norm": norm}
 
@@ -170,8 +172,8 @@ def batch_gradients(
         scale = jnp.clip((state.step + 1 - start) / ramp, 0.0, 1.0)
     perturbations = zero_perturbations(batch, experiment)
 
-    def losses(learned: Any, perturbations: Any) -> tuple[tuple[jax.Array, ...], Any]:
-        there = state.with_learned(learned)
+    def losses(trainable: Any, perturbations: Any) -> tuple[tuple[jax.Array, ...], Any]:
+        there = state.with_trainable(trainable)
         outputs, batch_stats = apply_model(
             there.params, state.batch_stats, batch, experiment, perturbations
         )
@@ -187,7 +189,7 @@ def batch_gradients(
         return (*scalars, outputs.logits), (forward, lax.stop_gradient(of_term))
 
     (ce, of_terms, logits), pull, (forward, of_term) = jax.vjp(
-        losses, state.learned, perturbations, has_aux=True
+        losses, state.trainable, perturbations, has_aux=True
     )
     gradients, _ = pull((jnp.ones_like(ce), jnp.ones_like(of_terms), jnp.zeros_like(logits)))
     if perturbations:
@@ -270,7 +272,7 @@ def accumulated_gradients(
         )
         return (gradients, forward._replace(values=None)), forward.values
 
-    zeros = jax.tree.map(jnp.zeros_like, state.learned)
+    zeros = jax.tree.map(jnp.zeros_like, state.trainable)
     first = jax.tree.map(lambda x: x[0], parts)
     names = ("ce", *experiment.objective.weights) if zero_perturbations(first, experiment) else ()
     squares = {name: jnp.zeros(()) for name in names}

@@ -25,7 +25,7 @@ from gini_jax.modes.members import member_command, members_of
 from gini_jax.modes.train import main as train
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
-from gini_jax.training.labels import mean_where, with_own_labels
+from gini_jax.training.pseudo_labels import mean_where, with_own_labels
 from gini_jax.training.state import init_state
 from gini_jax.training.step import augmented_batch
 from tests import tiny
@@ -224,7 +224,7 @@ def test_a_hierarchy_adds_the_cross_entropy_of_the_superclasses():
         build_experiment(config, digits)
 
 
-def test_a_run_with_learned_parameters_goes_on_where_it_was_saved(tmp_path):
+def test_a_run_with_trainable_parameters_goes_on_where_it_was_saved(tmp_path):
     run = headed(config_of("remarnet"))
     state, _ = run.step(run.state, run.data, run.order)
     one = jax.tree.map(np.asarray, jax.device_get(state))

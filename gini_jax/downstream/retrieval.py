@@ -11,7 +11,7 @@ count as if they came in random order.
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gini_jax.benches.subject import Subject
+from gini_jax.downstream.subject import Subject
 from gini_jax.evals.inputs import at_most, unit
 
 KEYS = {

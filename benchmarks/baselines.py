@@ -1,7 +1,7 @@
 """Time of the losses over pairs and of learned vectors against pytorch-metric-learning.
 
     pip install torch==2.13.0 pytorch-metric-learning==2.9.0
-    python benchmarks/rivals.py --rounds=15
+    python benchmarks/baselines.py --rounds=15
 
 Value and gradient by the features (and by the class vectors, where there are any), on the same
 cores, alternating; medians of the rounds, and the median of their ratios. Center, Fisher and island

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from gini_jax import losses
-from tests import rivals
-from tests.rivals import (
+from tests import baselines
+from tests.baselines import (
     COMPARATOR,
     LOGIT_LOSSES,
     LOSSES,
@@ -30,7 +30,7 @@ from tests.rivals import (
 
 @pytest.fixture(scope="module", name="batch")
 def _batch():
-    return rivals.batch()
+    return baselines.batch()
 
 
 SIX = np.random.default_rng(5).normal(size=(6, C))

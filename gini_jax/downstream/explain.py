@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gini_jax.benches.subject import Subject
 from gini_jax.data.augment import centre_crop, standardize
+from gini_jax.downstream.subject import Subject
 from gini_jax.evals.features import profile_of
 from gini_jax.trained import Trained
 from gini_jax.training.state import feature_shapes, layers_before_logits, perturbation_shapes

@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gini_jax import losses
-from tests import rivals
-from tests.rivals import (
+from tests import baselines
+from tests.baselines import (
     COMPARATOR,
     LOSSES,
     MIX,
@@ -28,7 +28,7 @@ from tests.rivals import (
 
 @pytest.fixture(scope="module", name="batch")
 def _batch():
-    return rivals.batch()
+    return baselines.batch()
 
 
 @pytest.mark.parametrize(

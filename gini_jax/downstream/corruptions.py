@@ -17,7 +17,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gini_jax.benches.subject import Subject
+from gini_jax.downstream.subject import Subject
 from gini_jax.drawing import COLOURS, mean_and_range
 
 MOST = 2000

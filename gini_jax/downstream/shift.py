@@ -5,8 +5,8 @@ Santurkar et al., "BREEDS" (arXiv 2008.04859). Train with `dataset.superclasses=
 `dataset.held_out_classes`.
 """
 
-from gini_jax.benches.subject import Subject
 from gini_jax.data.protocols import HELD_OUT
+from gini_jax.downstream.subject import Subject
 
 KEYS = {
     "shift_accuracy": ("Accuracy on classes of the superclasses that training did not see", True),

@@ -22,7 +22,7 @@ from gini_jax.evals import Extractor, SplitOutputs, subsample
 from gini_jax.trained import Trained, load
 
 
-class Network(NamedTuple):
+class NetworkFunction(NamedTuple):
     """A network as a function of its variables and of images in `[0, 1]`.
 
     Networks of the same settings are equal, so that what is compiled for one serves the others.
@@ -124,9 +124,9 @@ class Subject:
         return right / len(labels)
 
     @property
-    def network(self) -> "Network":
+    def network(self) -> "NetworkFunction":
         """The function that the network is."""
-        return Network(self.trained.model, *statistics(self.config.dataset))
+        return NetworkFunction(self.trained.model, *statistics(self.config.dataset))
 
     @cached_property
     def _extract(self) -> Extractor:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from gini_jax.benches.subject import Subject
+from gini_jax.downstream.subject import Subject
 from gini_jax.drawing import COLOURS, mean_and_range, plain_numbers
 from gini_jax.evals.features import profile_of
 from gini_jax.evals.inputs import Inputs, probe_inputs

@@ -20,8 +20,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
-from gini_jax.benches.subject import Subject, classes_of
 from gini_jax.devices import cpu_options
+from gini_jax.downstream.subject import Subject, classes_of
 from gini_jax.drawing import COLOURS, mean_and_range
 
 MOST, BATCH, STEPS = 500, 100, 20

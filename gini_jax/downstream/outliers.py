@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from gini_jax.benches.subject import Subject
 from gini_jax.data import load_dataset
 from gini_jax.data.source import Split
+from gini_jax.downstream.subject import Subject
 from gini_jax.evals import SplitOutputs, subsample
 
 MOST = 10_000

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gini_jax.benches.subject import Subject
 from gini_jax.data.protocols import HELD_OUT
+from gini_jax.downstream.subject import Subject
 from gini_jax.evals.accuracy import accuracy
 from gini_jax.evals.inputs import unit
 

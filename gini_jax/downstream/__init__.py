@@ -15,7 +15,8 @@ A file that compares the runs of a sweep has `SETTING`, the setting that the swe
 
 from typing import Any
 
-from gini_jax.benches import (
+from gini_jax.config.registry import Registry
+from gini_jax.downstream import (
     corruptions,
     explain,
     fewshot,
@@ -27,7 +28,6 @@ from gini_jax.benches import (
     shift,
     small,
 )
-from gini_jax.config.registry import Registry
 
 BENCHES = Registry(
     "bench",

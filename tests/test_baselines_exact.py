@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from gini_jax import losses
-from tests import rivals
-from tests.rivals import (
+from tests import baselines
+from tests.baselines import (
     COMPARATOR,
     LOSSES,
     MIX,
@@ -27,7 +27,7 @@ from tests.rivals import (
 
 @pytest.fixture(scope="module", name="batch")
 def _batch():
-    return rivals.batch()
+    return baselines.batch()
 
 
 def rows_of(x, labels, compare):
