@@ -4,6 +4,7 @@ import base64
 import io
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from gini_jax.errors import RunError, first_line
+from gini_jax.storage import write
 
 # A "$" in the name of a class, a run or a setting is a dollar, and starts no mathematics.
 PLAIN: Any = {"text.parse_math": False}
@@ -22,6 +24,14 @@ def plain_numbers(axis: Any) -> None:
     """Numbers without mathematics on a logarithmic axis."""
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def by_features_kept(axis: Any) -> None:
+    """The horizontal axis of curves over the number of features kept."""
+    axis.set_xscale("log", base=2)
+    plain_numbers(axis.xaxis)
+    axis.set_xlabel("features kept")
+    axis.grid()
 
 
 def try_to_draw(name: str, draw: Callable[..., object], *arguments: Any) -> bool:
@@ -95,6 +105,11 @@ def as_png(draw: Callable[..., Figure], *arguments: Any, style: Any = PLAIN) -> 
     with mpl.rc_context(style):
         draw(*arguments).savefig(data, format="png", dpi=110)
     return data.getvalue()
+
+
+def save(png: Path, draw: Callable[..., Figure], *arguments: Any) -> None:
+    """Draws a figure, and writes it as a PNG."""
+    write(png, as_png(draw, *arguments))
 
 
 def mean_and_range(

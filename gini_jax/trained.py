@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +18,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
-from gini_jax.data.augment import centre_crop, standardize
-from gini_jax.data.images import as_stored
+from gini_jax.data.augment import centre_crop
+from gini_jax.data.images import as_stored, decoded_ahead
 from gini_jax.devices import cpu_options
 from gini_jax.errors import InputError, unknown_name
+from gini_jax.evals.extract import forward_pass
 from gini_jax.storage import read_json, run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import create_model_of
@@ -139,24 +139,22 @@ class Trained:
     @cached_property
     def _forward(self) -> Any:
         @partial(jax.jit, static_argnums=2, compiler_options=cpu_options())
-        def forward(variables: Any, images: Array, layers: tuple[str, ...]) -> Any:
-            seen = standardize(centre_crop(images, self.image_size), self.config.dataset)
-            logits, features = self.model.apply(variables, seen, train=False)
+        def compiled(variables: Any, images: Array, layers: tuple[str, ...]) -> Any:
+            seen = centre_crop(images, self.image_size)
+            logits, features = forward_pass(self.model, self.config.dataset, variables, seen)
             return logits, {layer: features[layer] for layer in layers}
 
-        return forward
+        return compiled
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
         """Batches of stored images; the files of the next one are decoded while one is computed."""
+        count = 0
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            given = iter(_each_image(images))
-            pending = pool.map(self.pixels, islice(given, batch_size))
-            if not (batch := list(pending)):
-                raise InputError("images is empty; give at least one image or path")
-            while batch:
-                pending = pool.map(self.pixels, islice(given, batch_size))
+            for batch in decoded_ahead(_each_image(images), self.pixels, batch_size, pool):
+                count += len(batch)
                 yield np.stack(batch)
-                batch = list(pending)
+        if not count:
+            raise InputError("images is empty; give at least one image or path")
 
 
 def _each_image(images: Any) -> Iterable[Any]:

@@ -54,12 +54,12 @@ def shared_tfds() -> Path:
 def runs_leave_out_their_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing both takes as long as a few epochs. Runs of wider fixtures draw theirs."""
     if find_spec("matplotlib"):
-        from gini_jax.analysis import pictures
+        from gini_jax import drawing
 
-        draw, left_out = pictures.save, ("curves.png", "impurity.png")
+        draw, left_out = drawing.save, ("curves.png", "impurity.png")
 
-        def save(figure: Any, png: Path) -> None:
+        def save(png: Path, *arguments: Any) -> None:
             if png.name not in left_out:
-                draw(figure, png)
+                draw(png, *arguments)
 
-        monkeypatch.setattr(pictures, "save", save)
+        monkeypatch.setattr(drawing, "save", save)

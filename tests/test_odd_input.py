@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 import gini_jax
-from gini_jax.analysis import figures, pictures, report
+from gini_jax import drawing
+from gini_jax.analysis import figures, report
 from gini_jax.analysis.tsne import tsne
 from gini_jax.config.change import set_component
 from gini_jax.data.images import decode
 from gini_jax.drawing import drawn
+from gini_jax.drawing import save as save_picture
 from gini_jax.errors import InputError, RunError
 from gini_jax.evals.accuracy import metrics
 from gini_jax.modes import export as export_mode
@@ -74,13 +76,23 @@ def test_a_run_on_equal_test_images_ends_with_its_report(tmp_path, capsys):
     assert "could not be drawn" not in capsys.readouterr().err
 
 
-def test_points_that_coincide_end_tsnes_own_process_at_most():
-    try:
-        assert tsne(np.ones((40, 3))).shape == (40, 2)
-    except RuntimeError as error:
-        assert "signal" in str(error)
-    with pytest.raises(RuntimeError, match="2 points are too few"):
-        tsne(np.zeros((2, 3)))
+def test_points_that_coincide_are_placed_once():
+    """In a process of its own: where they are not merged, the quadtree ends the process."""
+    program = """if True:
+        import numpy as np
+        from gini_jax.analysis.tsne import tsne
+        rng = np.random.default_rng(0)
+        points = np.repeat(rng.normal(size=(12, 3)), 60, axis=0)
+        points += rng.normal(size=points.shape) * 1e-9
+        placed = tsne(points)
+        assert len(np.unique(placed, axis=0)) == 12 and np.isfinite(placed).all()
+        assert tsne(np.vstack([points, rng.normal(size=(400, 3))])).shape == (1120, 2)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for few in (np.zeros((2, 3)), np.ones((40, 3))):
+        with pytest.raises(RuntimeError, match="different points are too few"):
+            tsne(few)
 
 
 def run_of(classes, features, names):
@@ -127,9 +139,9 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_left_out(tmp_path, monkeypa
         raise ValueError("no such colour")
 
     root = folder_of(tmp_path / "images")
-    for name in ("draw_curves", "draw_impurity"):
-        monkeypatch.setattr(pictures, name, fails)
-    monkeypatch.setattr(figures, "profiles", fails)
+    monkeypatch.setattr(drawing, "save", save_picture)  # which tests leave out, see conftest.py
+    for name in ("curves", "before_and_after", "profiles"):
+        monkeypatch.setattr(figures, name, fails)
     config = folder_config(root, report=True)
     train(config, tmp_path / "run", devices=jax.devices()[ONE])
     said = capsys.readouterr().err

@@ -126,5 +126,5 @@ def test_a_run_alone_says_which_commands_set_it_against_cross_entropy(tmp_path):
     assert rest == ["launch.py", f"--workdir={tmp_path}/run-ce"]
     other = changed(read_config(file), given, written)
     saved = saved_config(tmp_path / "run")
-    assert set(differences(saved, other)) <= {"objective", "loss.terms.gini"}
+    assert set(differences(saved, other)) <= {"objective", "loss.terms.gini.weight"}
     assert np.array_equal(other.loss.layers, ["stage3"])

@@ -1,6 +1,6 @@
 """The pictures of a report, as strings for a page; readable on light and dark backgrounds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -10,10 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from gini_jax.analysis.pictures import other_terms
 from gini_jax.analysis.runs import Run
 from gini_jax.analysis.tsne import tsne
-from gini_jax.drawing import COLOURS, as_png, mean_and_range, plain_numbers, try_to_draw
+from gini_jax.drawing import (
+    COLOURS,
+    as_png,
+    by_features_kept,
+    mean_and_range,
+    plain_numbers,
+    try_to_draw,
+)
 
 
 def of_one_run(run: Run) -> dict[str, bytes]:
@@ -31,17 +37,27 @@ def of_one_run(run: Run) -> dict[str, bytes]:
 
 
 def curves(groups: dict[str, list[Run]]) -> Figure:
-    """Mean over the seeds by epoch, with a band from the lowest to the highest."""
+    """Mean over the seeds by epoch, with a band from the lowest to the highest.
+
+    A group alone has more lines and panels: the terms in training batches, their gradients over
+    cross-entropy's, and the features that never fire.
+    """
     terms = dict.fromkeys(
-        name for runs in groups.values() for run in runs for name in other_terms(run.config)
+        name for runs in groups.values() for run in runs for name in run.config["loss"]["terms"]
     )
-    panels = [
+    others = [name for name in terms if name not in ("gini", "kl")]
+    alone = len(groups) == 1 or None
+    panels: list[tuple[str, str | None, str | None]] = [
         ("Cross-entropy", "train_ce", "val_loss"),
         ("Accuracy", "train_accuracy", "val_accuracy"),
-        ("Gini impurity of the features", None, "val_gini"),
-        ("KL of the features' distribution", None, "val_kl"),
-        *((f"Term {name}, in training batches", f"train_{name}", None) for name in terms),
+        ("Gini impurity of the features", alone and "train_gini", "val_gini"),
+        ("KL of the features' distribution", alone and "train_kl", "val_kl"),
+        *((f"Term {name}, in training batches", f"train_{name}", None) for name in others),
     ]
+    if alone:
+        title = "Gradient of {} / of cross-entropy"
+        panels += [(title.format(name), f"train_gradient_ratio_{name}", None) for name in terms]
+        panels += [("Share of features that never fire", None, "val_dead")]
     known = {key for runs in groups.values() for run in runs for line in run.lines for key in line}
     panels = [panel for panel in panels if known & {*panel[1:]}]
     rows = -(-len(panels) // 2)
@@ -55,12 +71,20 @@ def curves(groups: dict[str, list[Run]]) -> Figure:
             for key, style in ((training, ":"), (validation, "-")):
                 label = name if (style == "-") == validated else None
                 _band(axis, runs, key, label, colour, style)
+        positive = any((line.get_ydata() > 0).any() for line in axis.lines)
+        if title.startswith("Gradient") and positive:
+            axis.set_yscale("log")
+            plain_numbers(axis.yaxis)
+        if validation == "val_dead":
+            axis.set_ylim(0, max(0.05, axis.get_ylim()[1]))
         _mark(axis, groups)
         axis.set_title(title)
-        axis.grid()
+        axis.grid(alpha=0.25)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch")
     _legend_below(figure, figure.axes[0])
+    lines = "Solid: the validation split. Dotted: means over training batches."
+    figure.supxlabel(lines, fontsize=8)
     return figure
 
 
@@ -87,7 +111,7 @@ def _band(
 def _mark(axis: Any, groups: dict[str, list[Run]]) -> None:
     """Where the terms start, and the epochs that were tested."""
     for colour, runs in zip(cycle(COLOURS), groups.values(), strict=False):
-        for run in runs:
+        for run in (run for run in runs if run.result):  # of a finished run
             axis.axvline(run.result["best_epoch"], color=colour, lw=0.6, alpha=0.5, ymax=0.04)
         start = runs[0].config["loss"]["start_epoch"]
         if runs[0].config["loss"]["terms"] and start > 1:
@@ -96,26 +120,70 @@ def _mark(axis: Any, groups: dict[str, list[Run]]) -> None:
 
 def impurity(groups: dict[str, list[Run]]) -> Figure:
     """Histogram of the features' impurity on the test split, all seeds together."""
-    figure = Figure(figsize=(10, 3.6 + 0.2 * -(-len(groups) // 4)), layout="constrained")
-    axis = figure.subplots()
-    classes = {run.num_classes for runs in groups.values() for run in runs}
     values = {
         name: np.concatenate([run.arrays[f"impurity/{run.layer}"] for run in runs])
         for name, runs in groups.items()
     }
-    bins = np.linspace(min(0.95, *(v.min() for v in values.values())), 1.0, 41)
-    for colour, (name, v) in zip(cycle(COLOURS), values.items(), strict=False):
-        label = f"{name}, mean {v.mean():.3f}"
-        weights = np.full(len(v), 1 / len(v))
-        axis.hist(
-            v, list(bins), weights=weights, histtype="step", color=colour, label=label, lw=1.5
-        )
-    for flat in (1 - 1 / k for k in classes):
-        axis.axvline(flat, color="#7d8590", ls="--", lw=1)
-        axis.text(flat, axis.get_ylim()[1], "1 - 1/K ", ha="right", va="top", fontsize=8)
-    axis.set_xlabel("Gini impurity (0: the feature fires for one class)")
-    axis.set_ylabel("share of the features")
-    _legend_below(figure, axis)
+    return histograms({"": values}, {run.num_classes for runs in groups.values() for run in runs})
+
+
+def before_and_after(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Histogram of the features' impurity before and after training, a panel for each layer.
+
+    Args:
+        arrays: by layer, `impurity/LAYER [C]`, `profile/LAYER [C, K]` and, if the untrained network
+            was measured, `untrained_impurity/LAYER [C]`.
+    """
+    panels, classes = {}, set()
+    for layer in [key.partition("/")[2] for key in arrays if key.startswith("impurity/")]:
+        after = arrays[f"impurity/{layer}"]
+        before = arrays.get(f"untrained_impurity/{layer}", after)
+        panels[f"{layer}: {len(after)} features"] = {"untrained": before, "trained": after}
+        classes.add(arrays[f"profile/{layer}"].shape[1])
+    return histograms(panels, classes)
+
+
+def histograms(panels: Mapping[str, Mapping[str, np.ndarray]], classes: set[int]) -> Figure:
+    """Histograms of impurity, by panel and by label; `classes` are the numbers `K` of the runs."""
+    lines = max(map(len, panels.values()))
+    size = (max(10, 7 * len(panels)), 3.6 + 0.2 * -(-lines // 4))
+    figure = Figure(figsize=size, layout="constrained")
+    for axis, (title, values) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        bins = np.linspace(min(0.95, *(v.min() for v in values.values())), 1.0, 41)
+        for colour, (name, v) in zip(cycle(COLOURS), values.items(), strict=False):
+            label, weights = f"{name}, mean {v.mean():.3f}", np.full(len(v), 1 / len(v))
+            style: Any = {"histtype": "step", "color": colour, "lw": 1.5}
+            axis.hist(v, list(bins), weights=weights, label=label, **style)
+        for flat in (1 - 1 / k for k in classes):
+            axis.axvline(flat, color="#7d8590", ls="--", lw=1)
+            axis.text(flat, axis.get_ylim()[1], "1 - 1/K ", ha="right", va="top", fontsize=8)
+        axis.set_title(title)
+        axis.set_xlabel("Gini impurity (0: the feature fires for one class)")
+        axis.set_ylabel("share of the features")
+        axis.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def preview(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """A contact sheet: one image per row, raw and then as a step may see it.
+
+    Args:
+        rows: `name`, `raw [H, W, 3]`, `draws [D, h, w, 3]` in `[0, 1]`, and a label for each in
+            `labels`.
+        title: above the sheet.
+    """
+    columns = 1 + len(rows[0]["draws"])
+    figure = Figure(figsize=(1.55 * columns, 1.75 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns)
+    for line, row in zip(axes, rows, strict=True):
+        images = [row["raw"], *row["draws"]]
+        for axis, image, label in zip(line, images, [row["name"], *row["labels"]], strict=True):
+            axis.imshow(image, interpolation="nearest", vmin=0, vmax=1)
+            axis.set_title(label, fontsize=7, fontweight="bold" if axis is line[0] else "normal")
+            axis.set_axis_off()
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -294,10 +362,7 @@ def selection(groups: dict[str, list[Run]]) -> Figure:
         for key, style, label in (("purest", "-", name), ("random", ":", None)):
             values = np.array([run.arrays[f"selection/{key}"] for run in runs])
             mean_and_range(axis, sizes, values, colour, label, style)
-    axis.set_xscale("log", base=2)
-    plain_numbers(axis.xaxis)
-    axis.set_xlabel("features kept")
+    by_features_kept(axis)
     axis.set_ylabel("test accuracy of a ridge classifier")
-    axis.grid()
     _legend_below(figure, axis)
     return figure

@@ -128,6 +128,13 @@ def epochs_of(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "epoch" in line]
 
 
+def read_unfinished(folder: Path) -> Run:
+    """A run as far as it has come: its config and its epochs, for its curves."""
+    config = as_saved_now(read_json(folder / "config.json"))
+    name = f"{config['name']}:{config['objective']}, seed {config['seed']}"
+    return Run(folder, name, {}, config, epochs_of(folder), {})
+
+
 def read_run(folder: Path, group: str = "") -> Run:
     """A finished run.
 

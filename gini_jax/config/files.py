@@ -106,7 +106,8 @@ def command_of(saved: Mapping[str, Any], objective: str, workdir: str) -> str:
 
 def from_saved(saved: Mapping[str, Any]) -> ConfigDict:
     """The config that was written as JSON; settings that it lacks have their defaults."""
-    config, saved = default_config(), with_tuples(as_saved_now(saved))
+    config: ConfigDict = default_config()
+    saved = dict(with_tuples(as_saved_now(saved)))
     for section, registry in SETTINGS.sections.items():
         own = saved.get(section, {})
         set_component(config, section, own.get("name", config[section].name))
@@ -124,14 +125,15 @@ def from_saved(saved: Mapping[str, Any]) -> ConfigDict:
 
 def as_saved_now(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A config of version 0.2, in which terms' settings lay elsewhere, as this version has it."""
-    loss = dict(saved["loss"])
+    loss: dict[str, Any] = dict(saved["loss"])
     options, target = loss.pop("options", {}), loss.pop("kl_target", None)
     if "hold_shares" in loss:
         loss["hold_gradient_ratios"] = loss.pop("hold_shares")
-    terms = {}
+    terms: dict[str, Any] = {}
     for key, value in loss["terms"].items():
         is_new = isinstance(value, Mapping) and "weight" in value
         terms[key] = value if is_new else {"weight": value, **options.get(key, {})}
     if target and "kl" in terms:
         terms["kl"] = {"target": target} | terms["kl"]
-    return dict(saved) | {"loss": loss | {"terms": terms}}
+    loss["terms"] = terms
+    return {**saved, "loss": loss}

@@ -1,6 +1,9 @@
 """Image files decoded to 8-bit RGB, as an image viewer shows them, whatever their mode."""
 
 import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +176,27 @@ def stored_or_reason(path: str, stored: int, image_size: int) -> RGB | str:
         return as_stored(path, stored, image_size)
     except InputError as error:
         return str(error)
+
+
+def decoded_ahead(
+    items: Iterable[Any], decode: Callable[[Any], Any], size: int, pool: Executor
+) -> Iterator[list[Any]]:
+    """Batches of decoded items; the next one is decoded while the caller works on one.
+
+    Args:
+        items: what `decode` takes, such as paths.
+        decode: from an item to an image.
+        size: items of a batch.
+        pool: the workers.
+
+    Examples:
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> with ThreadPoolExecutor(2) as pool:
+        ...     list(decoded_ahead("123", int, 2, pool))
+        [[1, 2], [3]]
+    """
+    given = iter(items)
+    coming = pool.map(decode, itertools.islice(given, size), chunksize=16)
+    while batch := list(coming):
+        coming = pool.map(decode, itertools.islice(given, size), chunksize=16)
+        yield batch

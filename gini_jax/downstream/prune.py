@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gini_jax.downstream.subject import Subject
-from gini_jax.drawing import COLOURS, mean_and_range, plain_numbers
+from gini_jax.drawing import COLOURS, by_features_kept, mean_and_range
 from gini_jax.evals.features import profile_of
 from gini_jax.evals.inputs import Inputs, probe_inputs
-from gini_jax.evals.selection import enough, subset_accuracy
+from gini_jax.evals.selection import enough, mean_accuracies, subset_accuracy
 from gini_jax.losses import gini_impurity
 
 KEYS = {
@@ -49,7 +49,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     accuracy = subset_accuracy(train, train_labels, test, test_labels)
     found: dict[str, Any] = {"prune/sizes": sizes}
     for name, several in orders.items():
-        curve = np.mean([[accuracy(order[:n]) for n in sizes] for order in several], axis=0)
+        curve = mean_accuracies(accuracy, several, sizes)
         found[f"prune/{name}"] = curve
         found[f"prune_{name}"] = enough(sizes, curve)
     return found
@@ -65,10 +65,7 @@ def draw(arrays: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
             if values:
                 mean_and_range(axis, runs[0]["prune/sizes"], np.array(values), colour, group)
         axis.set_title(f"{order} first" if order != "random" else "random")
-        axis.set_xscale("log", base=2)
-        plain_numbers(axis.xaxis)
-        axis.set_xlabel("features kept")
-        axis.grid()
+        by_features_kept(axis)
     figure.axes[0].set_ylabel("test accuracy of a ridge classifier")
     figure.axes[0].legend(fontsize=8)
     return figure

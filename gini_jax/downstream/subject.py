@@ -19,6 +19,7 @@ from gini_jax.data.protocols import HELD_OUT
 from gini_jax.data.source import LazySubset
 from gini_jax.devices import cpu_options
 from gini_jax.evals import Extractor, SplitOutputs, subsample
+from gini_jax.evals.extract import forward_pass
 from gini_jax.trained import Trained, load
 
 
@@ -39,8 +40,7 @@ class NetworkFunction(NamedTuple):
 
     def __call__(self, variables: Any, images: Float[Array, "N h w 3"]) -> Float[Array, "N K"]:
         """Logits."""
-        mean, std = jnp.array(self.mean), jnp.array(self.std)
-        return self.model.apply(variables, (images - mean) / std, train=False)[0]  # type: ignore[index]
+        return forward_pass(self.model, self, variables, images)[0]
 
 
 @cache

@@ -32,6 +32,21 @@ class SplitOutputs(NamedTuple):
     labels: Int[np.ndarray, " N"]
 
 
+def forward_pass(
+    model: nn.Module, statistics: Any, variables: Any, images: Float[jax.Array, "N H W 3"]
+) -> tuple[Float[jax.Array, "N K"], dict[str, Float[jax.Array, "N ..."]]]:
+    """Logits, and features by layer, of a network that is not trained further.
+
+    Args:
+        model: the network.
+        statistics: has `mean` and `std`, as `config.dataset`.
+        variables: of the network.
+        images: in `[0, 1]`.
+    """
+    found: Any = model.apply(variables, standardize(images, statistics), train=False)
+    return found  # type: ignore[no-any-return]
+
+
 class Extractor:
     """Runs a network over whole splits; compiled once for all of them.
 
@@ -55,8 +70,8 @@ class Extractor:
         self.devices, layers = devices, tuple(config.loss.layers)
 
         def step(variables: Any, images: jax.Array) -> Any:
-            seen = standardize(centre_crop(images, image_size), config.dataset)
-            logits, features = model.apply(variables, seen, train=False)
+            seen = centre_crop(images, image_size)
+            logits, features = forward_pass(model, config.dataset, variables, seen)
             activations = {layer: _mean_absolute(features[layer]) for layer in layers}
             outputs = logits, features["pooled"].astype(jnp.float32), activations
             return lax.all_gather(outputs, AXIS, tiled=True)

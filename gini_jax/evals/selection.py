@@ -1,6 +1,6 @@
 """Are pure features enough? Accuracy with only the n features of the lowest impurity."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -71,14 +71,18 @@ def selection_curve(
     sizes = sorted({*(2**i for i in range(count.bit_length())), count} - {0})
     accuracy = subset_accuracy(train_features, train_labels, test_features, test_labels)
     rng, order = np.random.default_rng(seed), np.argsort(impurity, kind="stable")
-    purest = [accuracy(order[:size]) for size in sizes]
-    random = [
-        np.mean([accuracy(rng.permutation(count)[:size]) for _ in range(draws)])
-        if size < count
-        else purest[-1]
-        for size in sizes
-    ]
-    return SelectionCurve(np.array(sizes), np.array(purest), np.array(random))
+    purest = mean_accuracies(accuracy, [order], sizes)
+    random = mean_accuracies(accuracy, [rng.permutation(count) for _ in range(draws)], sizes)
+    return SelectionCurve(np.array(sizes), purest, random)
+
+
+def mean_accuracies(
+    accuracy: Callable[[Int[np.ndarray, " n"]], float],
+    orders: Sequence[Int[np.ndarray, " C"]],
+    sizes: Sequence[int] | Int[np.ndarray, " S"],
+) -> Float[np.ndarray, " S"]:
+    """Accuracy with the first features of an order, by their number; the mean over some orders."""
+    return np.mean([[accuracy(order[:size]) for size in sizes] for order in orders], axis=0)
 
 
 def subset_accuracy(

@@ -80,10 +80,10 @@ def on_features(
         @functools.wraps(loss)
         def of_batch(
             features: Any,
-            labels: jax.Array | None = None,
+            labels: Any = None,
             *,
             num_classes: int | None = None,
-            where: jax.Array | None = None,
+            where: Any = None,
             axis_name: AxisName | None = None,
             axis: int = -1,
             **settings: Any,
@@ -92,8 +92,7 @@ def on_features(
             batch |= {"axis_name": axis_name, "axis": axis}
             return loss(as_sums(kind, make, features, labels, batch), **settings)
 
-        del of_batch.__wrapped__  # type: ignore[attr-defined]  # it has another signature
-        before = list(inspect.signature(of_batch).parameters.values())[:-1]
+        before = list(inspect.signature(SumLoss.__call__).parameters.values())[1:-1]
         before[0] = before[0].replace(annotation=jax.Array | kind)
         signature = inspect.signature(loss).replace(parameters=before[:2] + own + before[2:])
         of_batch.__signature__ = signature  # type: ignore[attr-defined]

@@ -11,9 +11,10 @@ import jax.export
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gini_jax.data.augment import standardize, statistics
+from gini_jax.data.augment import statistics
 from gini_jax.data.images import stored_size
 from gini_jax.errors import InputError, first_line, unknown_name
+from gini_jax.evals.extract import forward_pass
 from gini_jax.models import to_torch
 from gini_jax.models.registry import MODELS
 from gini_jax.platform import tracing_for
@@ -113,8 +114,8 @@ def to_stablehlo(trained: Trained) -> bytes:
 
     @jax.jit
     def predict(images: jax.Array) -> jax.Array:
-        seen = standardize(images, trained.config.dataset)
-        return trained.model.apply(trained.variables, seen, train=False)[0]
+        config = trained.config.dataset
+        return forward_pass(trained.model, config, trained.variables, images)[0]
 
     (batch,) = jax.export.symbolic_shape("batch")
     size = trained.image_size

@@ -17,7 +17,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from gini_jax.data.images import stored_or_reason
+from gini_jax.data.images import decoded_ahead, stored_or_reason
 from gini_jax.errors import InputError
 from gini_jax.storage import csv_text, printable, write
 from gini_jax.trained import Trained, load
@@ -96,14 +96,12 @@ def _predicted(
     """A row for each image, and the reason for each file that is none."""
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
+    seen: list[str] = []
     bar = tqdm(total=len(paths), unit=" images", disable=len(paths) <= BATCH)
     with bar, decoders(len(paths)) as pool:
-        coming = pool.map(decode, paths[:BATCH], chunksize=16)
-        for start in range(0, len(paths), BATCH):
-            files, decoded = paths[start : start + BATCH], list(coming)
-            # The next ones are decoded while these are classified.
-            following = paths[start + BATCH : start + 2 * BATCH]
-            coming = pool.map(decode, following, chunksize=16)
+        for decoded in decoded_ahead(paths, decode, BATCH, pool):
+            files = paths[len(seen) : len(seen) + len(decoded)]
+            seen += files
             damaged += [x for x in decoded if isinstance(x, str)]
             good = [i for i, x in enumerate(decoded) if isinstance(x, np.ndarray)]
             if good:

@@ -6,14 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 from ml_collections import ConfigDict
 
-from gini_jax.analysis.pictures import draw_preview
+from gini_jax.analysis.figures import preview
 from gini_jax.config.change import default_config
 from gini_jax.data import Dataset, Split, load_dataset
-from gini_jax.drawing import PLAIN
+from gini_jax.drawing import save
 from gini_jax.losses.objective import ObjectiveState
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.state import TrainState
@@ -67,8 +66,7 @@ def main(config: ConfigDict, workdir: Path) -> Path:
         for i in range(len(chosen))
     ]
     path = workdir / "preview.png"
-    with mpl.rc_context(PLAIN):
-        draw_preview(rows, _title(config), path)
+    save(path, preview, rows, _title(config))
     print(f"{len(rows)} training images of {config.dataset.name}, raw and augmented: {path}")
     return path
 

@@ -109,33 +109,41 @@ class CurvesNow:
     def __call__(self) -> None:
         """Draws, if it is time."""
         if time.monotonic() - self._drawn_at > 30:
-            from gini_jax.analysis.pictures import draw_curves  # imports matplotlib
-            from gini_jax.drawing import try_to_draw
-
-            try_to_draw("curves.png", draw_curves, self._workdir, self._workdir / "curves.png")
+            _draw_curves(self._workdir)
             self._drawn_at = time.monotonic()
+
+
+def _draw_curves(workdir: Path) -> None:
+    from gini_jax.analysis import figures  # imports matplotlib
+    from gini_jax.analysis.runs import read_unfinished
+    from gini_jax.drawing import save, try_to_draw
+
+    def draw() -> None:
+        run = read_unfinished(workdir)
+        save(workdir / "curves.png", figures.curves, {run.group: [run]})
+
+    try_to_draw("curves.png", draw)
 
 
 def write_results(
     config: ConfigDict, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
-    from gini_jax.analysis.pictures import draw_curves, draw_impurity
-    from gini_jax.drawing import try_to_draw
+    from gini_jax.analysis import figures  # imports matplotlib
+    from gini_jax.drawing import save, try_to_draw
 
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
     write(workdir / "arrays.npz", packed.getvalue())
-    try_to_draw("curves.png", draw_curves, workdir, workdir / "curves.png")
-    title, png = title_of(result), workdir / "impurity.png"
-    try_to_draw("impurity.png", draw_impurity, arrays, title, png)
+    _draw_curves(workdir)
+    png = workdir / "impurity.png"
+    try_to_draw(png.name, save, png, figures.before_and_after, arrays)
     again = (workdir / "result.json").exists()
     write(workdir / "result.json", json_text(result))  # last: now it is finished
     if not again and set(config.loggers) - {"jsonl"}:
-        from gini_jax.analysis.figures import of_one_run
         from gini_jax.analysis.runs import read_run
 
-        log_result(workdir, config, result, of_one_run(read_run(workdir)))
+        log_result(workdir, config, result, figures.of_one_run(read_run(workdir)))
     if config.report:
         from gini_jax.analysis.report import write_report
 

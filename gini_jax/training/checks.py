@@ -40,7 +40,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         _check_value(path, values[path], row)
     _check_objective(config)
     _check_needs(config)
-    _check_batch(config, num_devices)
+    check_batch(config, num_devices)
     _check_together(config)
 
 
@@ -256,7 +256,16 @@ def _check_needs(config: ConfigDict) -> None:
         )
 
 
-def _check_batch(config: ConfigDict, num_devices: int) -> None:
+def check_batch(config: ConfigDict, num_devices: int) -> None:
+    """Refuses a batch that the devices and micro-batches do not divide evenly.
+
+    Raises:
+        InputError: names the next smaller batch that they do.
+
+    Examples:
+        >>> from gini_jax.config import default_config
+        >>> check_batch(default_config(), num_devices=8)
+    """
     parts = config.grad_accumulation
     if config.batch_size % (num_devices * parts):
         below = max(config.batch_size // (num_devices * parts), 1) * num_devices * parts

@@ -19,7 +19,7 @@ from gini_jax.losses.term import TermContext
 from gini_jax.losses.terms import needs_of, weight_of
 from gini_jax.models import create_model
 from gini_jax.models.registry import model_settings
-from gini_jax.training.checks import check_config, check_layers
+from gini_jax.training.checks import check_batch, check_config, check_layers
 from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.schedules import SCHEDULES, create_schedule
@@ -32,13 +32,18 @@ def build_experiment(
 ) -> Experiment:
     """The model, optimiser, schedule and objective that a config gives for a data set.
 
+    Args:
+        config: the settings, which `check_before_data` has checked.
+        dataset: the data, or their shapes.
+        devices: to train on; all by default.
+
     Raises:
-        InputError: a value breaks a rule; see `check_config`.
+        InputError: a value does not go with the data.
     """
     train_size = dataset.splits["train"].labels.shape[0]
     automatic = config.batch_size == 0
     config = with_batch(config, train_size, dataset.num_classes)
-    check_config(config, num_devices(devices))
+    check_batch(config, num_devices(devices))
     steps_per_epoch = steps_of_epoch(train_size, config.batch_size)
     if steps_per_epoch == 0:
         fitting = 2 ** max(train_size.bit_length() - 3, 0)  # four steps per epoch or more
