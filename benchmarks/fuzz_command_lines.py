@@ -28,7 +28,16 @@ NUMBERS = ["-1", "0", "1", "2", "3", "7", "64", "1000000", "1" + "0" * 30, "1e40
 TEXTS = ["", "nan", "inf", "-inf", "None", "True", "[]", "()", "{}", "('a',)", "(1, 2)", "x", "ü"]
 WORDS = ["digits", "ce", "gini_kl", "sgd", "cosine", "resnet18", "stage2", "mean", "flip", "a=b"]
 FLAG_VALUES = {
-    "config": ["digits", "digits:ce", "digits:nope", "nope", "", "tests/tiny.py:supcon", ":", "ü"],
+    "config": [
+        "digits",
+        "digits:ce",
+        "digits:nope",
+        "nope",
+        "",
+        "tests/helpers/tiny.py:supcon",
+        ":",
+        "ü",
+    ],
     "mode": ["train", "sweep", "", "trian", "report"],
     "seeds": ["0", "0-1", "5-1", "a", "", "0,0"],
     "objectives": ["ce", "ce,gini", "nope", "", ","],
@@ -76,7 +85,7 @@ def try_command_line(given_arguments: list[str]) -> str:
             delattr(cli.FLAGS, flag.name)  # of the line before
         line = ["launch.py", f"--workdir={folder}/run", *given_arguments]
         if not any(argument.startswith("--config=") for argument in given_arguments):
-            line.append("--config=tests/tiny.py")  # a small network is traced in less time
+            line.append("--config=tests/helpers/tiny.py")  # a small network is traced in less time
         try:
             with mock.patch.object(train, "fit", side_effect=Started):
                 cli.run(line)

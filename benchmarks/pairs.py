@@ -2,8 +2,8 @@
 
     python benchmarks/pairs.py
 
-The rows are those of tests/pairs.py, which the slow tests run. Here two at a time are run and
-counted: about a quarter of an hour on two cores. A row that fails is named, and its pairs do not
+The rows are those of tests/helpers/pairs.py, which the slow tests run. Here two at a time are run
+and counted: about a quarter of an hour on two cores. A row that fails is named, and its pairs do not
 count as covered. `--log=FILE` counts a run of the tests that has ended, which had `PAIRS_LOG=FILE`
 in its environment.
 """
@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import pairs  # noqa: E402
+from tests.helpers import pairs  # noqa: E402
 
 
 def main() -> int:

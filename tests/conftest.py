@@ -35,9 +35,9 @@ os.environ["NPROC"] = "64"  # threads: those of simulated devices wait for each 
 if find_spec("beartype"):  # shapes and types in annotations hold while the tests run
     from jaxtyping import install_import_hook
 
-    import tests.shapes  # noqa: F401
+    import tests.helpers.shapes  # noqa: F401
 
-    install_import_hook("gini_jax", "tests.shapes.checked")
+    install_import_hook("gini_jax", "tests.helpers.shapes.checked")
 
     import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
 

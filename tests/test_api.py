@@ -20,13 +20,13 @@ from gini_jax.training.checks import check_config
 from gini_jax.training.experiment import check_before_data
 from gini_jax.training.initial import check_init
 from tests.conftest import ROOT
-from tests.program import Program
+from tests.helpers.program import Program
 
 ONE_EPOCH = {"num_epochs": 1, "loss.start_epoch": 1}
 
 
 def dense_config(objective, **changes):
-    return gini_jax.get_config(f"{ROOT}/tests/dense.py:{objective}", **ONE_EPOCH, **changes)
+    return gini_jax.get_config(f"{ROOT}/tests/helpers/dense.py:{objective}", **ONE_EPOCH, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from docs import collect
 from docs.collect import Sweep
 from gini_jax.training.workdir import config_json
-from tests import tiny
+from tests.helpers import tiny
 
 
 def add_run(runs, sweep, name, ratios=(), **changes):

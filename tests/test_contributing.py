@@ -86,7 +86,7 @@ def project(tmp_path_factory):
 def test_all_recipes_work_together(project):
     out = launch(
         project,
-        "--config=tests/tiny.py:ce",
+        "--config=tests/helpers/tiny.py:ce",
         "--config.num_epochs=1",
         "--config.loss.start_epoch=1",
         "--config.loss.terms.moving_center=0.01",
@@ -114,7 +114,12 @@ def test_all_recipes_work_together(project):
     shown = launch(project, "--mode=settings", "--section=loss", "--workdir=run")
     assert "moving_center:" in shown and "weight: 0.01" in shown
     assert "rate: 0.2" in shown
-    sweep = ("--mode=sweep", "--config=tests/tiny.py:ce", "--executor=shuffled", "--order=3")
+    sweep = (
+        "--mode=sweep",
+        "--config=tests/helpers/tiny.py:ce",
+        "--executor=shuffled",
+        "--order=3",
+    )
     assert "--config.seed=0" in launch(project, *sweep, "--dry_run")
     launch(project, "--mode=bench", "--workdir=run", "--benches=bfloat16")
     assert "bfloat16_accuracy" in (project / "run" / "bench.json").read_text()

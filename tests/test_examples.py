@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.baselines import LOSSES, C, K, batch
 from tests.conftest import ROOT
+from tests.helpers.baselines import LOSSES, C, K, batch
 
 NEEDS = {"equinox_cnn": "equinox", "haiku_mlp": "haiku"}
 

@@ -32,9 +32,9 @@ from gini_jax.storage import csv_text, not_written, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.checks import check_config
 from gini_jax.training.workdir import make_workdir
-from tests import tiny
 from tests.conftest import ROOT
-from tests.test_changed_data import config_of, write_images
+from tests.helpers import tiny
+from tests.helpers.images import images_config, write_images
 
 ONE = slice(0, 1)
 
@@ -54,7 +54,7 @@ def folder_of(root, train=8, test=4):
 
 
 def folder_config(root, **changes):
-    return config_of(root, **{"dataset.test_size": 0, "dataset.val_size": 0, **changes})
+    return images_config(root, **{"dataset.test_size": 0, "dataset.val_size": 0, **changes})
 
 
 # ---------------------------------------------------------------------------- pictures

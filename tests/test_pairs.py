@@ -1,4 +1,4 @@
-"""All pairs of features; see tests/pairs.py."""
+"""All pairs of features; see tests/helpers/pairs.py."""
 
 import itertools
 import os
@@ -7,8 +7,8 @@ import pytest
 
 from gini_jax.errors import InputError
 from gini_jax.modes.train import main as train
-from tests import pairs
 from tests.conftest import SHARED_TFDS
+from tests.helpers import pairs
 
 pytest.importorskip("covertable", reason="makes the pairs' rows with covertable, not installed")
 PARTS = 24  # of the covering array, each a test
@@ -62,5 +62,5 @@ def test_what_does_not_go_together_is_refused_before_it_begins(places, tmp_path)
             continue
         workdir = tmp_path / str(i)
         with pytest.raises(InputError):
-            train(pairs.config_of(row, places), workdir)
+            train(pairs.row_config(row, places), workdir)
         assert not (workdir / "metrics.jsonl").exists(), row

@@ -31,7 +31,7 @@ def launch(program, *arguments, **variables):
 
 
 DEFAULT = ["--config.num_epochs=6"]
-TINY = ["--config=tests/tiny.py", "--config.evals=probe"]
+TINY = ["--config=tests/helpers/tiny.py", "--config.evals=probe"]
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,19 @@
 
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from gini_jax.config.registry import Registry
 from gini_jax.data.augment import statistics
 from gini_jax.data.images import stored_size
-from gini_jax.errors import InputError, first_line, unknown_name
+from gini_jax.errors import InputError, first_line
 from gini_jax.evals.extract import forward_pass
 from gini_jax.models import to_torch
 from gini_jax.models.registry import MODELS
@@ -22,12 +23,21 @@ from gini_jax.storage import read_json, write
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
 
-FORMATS = ("safetensors", "torch", "stablehlo")
-FLAGS: dict[str, Any] = {
-    "format": ("safetensors", str, f"One of {', '.join(FORMATS)}."),
-    "step": (None, int, "Step of the checkpoint; the best by default."),
-}
-USES: tuple[str, ...] = ()
+
+class Format(NamedTuple):
+    """A format of exported networks.
+
+    Attributes:
+        file: its name.
+        data: from a trained network to what the file holds.
+        of_weights: whether it holds weights alone, under PyTorch's names.
+        needs: a library that it takes.
+    """
+
+    file: str
+    data: Callable[[Trained], bytes]
+    of_weights: bool = False
+    needs: str = ""
 
 
 def main(
@@ -40,7 +50,7 @@ def main(
     Args:
         config: not used; the run brings its own.
         workdir: of the run.
-        format: one of `FORMATS`.
+        format: one of `FORMATS`, or a plugin.
         step: of the checkpoint; the best by default.
 
     Returns:
@@ -50,26 +60,22 @@ def main(
         InputError: the format is unknown, or the workdir holds no run.
     """
     del config
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
-    if format == "torch" and importlib.util.find_spec("torch") is None:
-        raise InputError("--format=torch needs torch: pip install torch")
+    found = FORMATS.find(format)
+    if found.needs and importlib.util.find_spec(found.needs) is None:
+        raise InputError(f"--format={format} needs {found.needs}: pip install {found.needs}")
     trained = load(workdir, step)
-    if format != "stablehlo" and getattr(trained.model, "head", "") == "cosine":
+    if found.of_weights and getattr(trained.model, "head", "") == "cosine":
         raise InputError(
             f"--format={format}: the network has a cosine head, which PyTorch's networks lack, so "
             "its logits would differ there; export it with --format=stablehlo"
         )
     folder = workdir / "export"
     make_workdir(folder, "the export is written there; copy the run to a folder of your own")
-    if format == "stablehlo":
-        path = folder / "model.stablehlo"
-        write(path, to_stablehlo(trained))
-    else:
-        path = folder / ("model.safetensors" if format == "safetensors" else "model.pth")
-        write(path, to_weights(trained, format))
-    notes = [] if format == "stablehlo" else _unlike_the_original(trained)
-    card = model_card(trained, path.name, _tested(workdir, trained.step), notes)
+    path = folder / found.file
+    write(path, found.data(trained))
+    notes = _unlike_the_original(trained) if found.of_weights else []
+    tested = _tested(workdir, trained.step)
+    card = model_card(trained, path.name, tested, notes, normalises=not found.of_weights)
     write(path.with_name(path.name + ".md"), card)
     cards = [
         x.with_name(x.name + ".md") for x in sorted(folder.glob("model.*")) if x.suffix != ".md"
@@ -132,24 +138,42 @@ def to_stablehlo(trained: Trained) -> bytes:
     return bytes(program.serialize())
 
 
-def to_weights(trained: Trained, format: str) -> bytes:
-    """The weights under PyTorch's names, as a file of format `safetensors` or `torch`."""
-    arrays = to_torch(trained.config.model.name, jax.device_get(trained.variables))
-    if format == "safetensors":
-        from safetensors.numpy import save
+def to_safetensors(trained: Trained) -> bytes:
+    """The weights under PyTorch's names, as a safetensors file."""
+    from safetensors.numpy import save
 
-        return bytes(save(arrays))
+    return bytes(save(_weights(trained)))
+
+
+def to_torch_file(trained: Trained) -> bytes:
+    """The weights under PyTorch's names, as `torch.save` writes them."""
     import torch
 
     file = io.BytesIO()
-    torch.save({name: torch.tensor(value) for name, value in arrays.items()}, file)
+    torch.save({name: torch.tensor(value) for name, value in _weights(trained).items()}, file)
     return file.getvalue()
 
 
+def _weights(trained: Trained) -> dict[str, Any]:
+    return to_torch(trained.config.model.name, jax.device_get(trained.variables))
+
+
 def model_card(
-    trained: Trained, file: str, metrics: dict[str, Any], notes: Sequence[str] = ()
+    trained: Trained,
+    file: str,
+    metrics: dict[str, Any],
+    notes: Sequence[str] = (),
+    normalises: bool = False,
 ) -> str:
-    """What the network is, what it takes, what it was trained on, and how well it does."""
+    """What the network is, what it takes, what it was trained on, and how well it does.
+
+    Args:
+        trained: the network.
+        file: its name.
+        metrics: of the test.
+        notes: what the reader has to know besides.
+        normalises: whether the file subtracts the mean and divides by the standard deviation.
+    """
     config = trained.config
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in metrics.items())
     rows = rows or "| not tested | - |"
@@ -158,7 +182,7 @@ def model_card(
 
 - File: `{file}`, checkpoint of step {trained.step}.
 - Network: {config.model.name}, {len(trained.class_names)} classes.
-- Input: {_input(trained, normalises=file.endswith("stablehlo"))}
+- Input: {_input(trained, normalises)}
 - Output: logits, `[N, {len(trained.class_names)}]`; their softmax are the probabilities.
 {said}- Data: {config.dataset.name}.
 - Training: {config.num_epochs} epochs, batch {config.batch_size or "8 to 64"},
@@ -190,3 +214,21 @@ def _input(trained: Trained, normalises: bool) -> str:
   say, resize its shorter side to {stored_size(size)} (bilinear, with Pillow's smoothing), take the
   {size} x {size} pixels in its centre{exact}. Divide by 255, so that pixels lie in [0, 1].
   {rest}"""
+
+
+FORMATS = Registry(
+    "format",
+    {
+        "safetensors": Format("model.safetensors", to_safetensors, of_weights=True),
+        "torch": Format("model.pth", to_torch_file, of_weights=True, needs="torch"),
+        "stablehlo": Format("model.stablehlo", to_stablehlo),
+    },
+    lambda part: isinstance(part, Format) or callable(part),
+    "a Format, or a function from a trained network to bytes",
+    lambda part: part if isinstance(part, Format) else Format(f"model.{part.__name__}", part),
+)
+FLAGS: dict[str, Any] = {
+    "format": ("safetensors", str, f"One of {', '.join(FORMATS)}, or a plugin."),
+    "step": (None, int, "Step of the checkpoint; the best by default."),
+}
+USES: tuple[str, ...] = ()

@@ -8,10 +8,10 @@ import pytest
 
 from gini_jax.training.lock import lock
 from tests.conftest import QUICK, ROOT
-from tests.program import Program
-from tests.runs import lines_of, steps_of, without_times
+from tests.helpers.program import Program
+from tests.helpers.runs import lines_of, steps_of, without_times
 
-TINY = ["--config=tests/tiny.py"]
+TINY = ["--config=tests/helpers/tiny.py"]
 OFTEN = [*TINY, "--config.checkpoint_every_minutes=0.005"]
 SMALL = [*OFTEN, "--config.num_epochs=10"]
 TWO_NODES = ["--nodes=2", "--ntasks-per-node=1"]

@@ -9,12 +9,12 @@ import pytest
 
 from gini_jax.errors import InputError
 from gini_jax.modes import report, sweep
-from tests import tiny
 from tests.conftest import ROOT
-from tests.program import Program
-from tests.runs import lines_of, steps_of, without_times
+from tests.helpers import tiny
+from tests.helpers.program import Program
+from tests.helpers.runs import lines_of, steps_of, without_times
 
-TINY = ["--config=tests/tiny.py:ce"]
+TINY = ["--config=tests/helpers/tiny.py:ce"]
 SIX = ["--config.checkpoint_every_minutes=0.005", "--config.num_epochs=4", "--seeds=0-5"]
 SLURM = ["--executor=slurm", "--slurm.cpus=1", "--slurm.time=20", "--slurm.partition=all"]
 
