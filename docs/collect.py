@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gini_jax.analysis.pictures import RATIO
 from gini_jax.analysis.runs import Run, epochs_of
 from gini_jax.analysis.sensitivity import varied_table
 from gini_jax.losses.terms import PRESETS
 from gini_jax.training.workdir import config_json, saved_config
 
 SWEEPS = Path(__file__).resolve().parent.parent / "results" / "sweeps"
+
+RATIO = "train_gradient_ratio_"  # of a term's gradient to cross-entropy's
 
 
 class Sweep(NamedTuple):

@@ -23,7 +23,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is used when it is first used, and nothing heavy before."""
+    """Imports a member when it is first used, so that nothing heavy is imported before."""
     import importlib
 
     if name not in _PLACES:

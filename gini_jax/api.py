@@ -37,7 +37,7 @@ def get_config(name: str = "digits", /, **settings: Any) -> ConfigDict:
         **settings: what to change, by path; those in a section as `**{"model.width": 16}`.
 
     Returns:
-        A ConfigDict, to be changed further as one likes, and given to `gini_jax.train`.
+        A ConfigDict, which you can change further and pass to `gini_jax.train`.
 
     Raises:
         InputError: a name is unknown, or a value is of another type than its setting.
@@ -102,12 +102,12 @@ def train(
     workdir: str | Path | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Result:
-    """Trains a run to its end, with its progress; one that is finished is not trained again.
+    """Trains a run to its end and shows its progress; a finished run is not trained again.
 
     Args:
         config: the settings, as from `gini_jax.get_config`.
-        workdir: the run's folder; by default one in `runs` whose name says what it is. An
-            interrupted run in it is resumed.
+        workdir: the run's folder; by default a folder in `runs` that is named after the settings.
+            An interrupted run in it is resumed.
         devices: to train on; all by default.
 
     Returns:
@@ -140,7 +140,7 @@ def _checked_devices(devices: Any) -> Sequence[jax.Device] | None:
     """The devices to train on, as they were given.
 
     Raises:
-        InputError: they are no jax devices, or none at all.
+        InputError: they are not a list of distinct jax devices, or the list is empty.
     """
     if devices is None:
         return None
@@ -156,7 +156,7 @@ def _checked_devices(devices: Any) -> Sequence[jax.Device] | None:
 
 
 def _name_of(config: ConfigDict) -> str:
-    """A folder's name for a config; other settings have another name."""
+    """The name of a config's folder; different settings have different names."""
     digest = hashlib.sha256(config_json(config).encode()).hexdigest()[:6]
     return f"{config.name or 'run'}-{config.objective}-seed{config.seed}-{digest}"
 
@@ -166,7 +166,7 @@ class Comparison:
     """Runs side by side; a notebook shows their table and pictures.
 
     Attributes:
-        groups: the runs by what they are compared as, each in the order of its seeds.
+        groups: the runs of each group, in the order of their seeds, by the group's name.
     """
 
     groups: dict[str, list[Run]]

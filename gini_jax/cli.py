@@ -44,7 +44,7 @@ _MODE = re.compile(r"--?mode(?:=(.*))?", re.S)
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command line; an expected error is printed in one message and ends the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
-        with contextlib.suppress(OSError):  # what a program put in its place may not allow it
+        with contextlib.suppress(OSError):  # a stream that replaced stdout may refuse
             sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run(list(sys.argv if argv is None else argv))
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", flush=True)
         sys.exit(130)
-    except BrokenPipeError:  # of `| head`: whoever reads has read enough
+    except BrokenPipeError:  # as with `| head`: the reader stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (InputError, RunError) as error:
@@ -199,7 +199,7 @@ def help_text() -> str:
             lines.append("")
             section = head
         lines.append(_row_text(path, values[path], row))
-    lines += ["", "What each network, optimiser and schedule brings to its section:"]
+    lines += ["", "Settings that each network, optimiser and schedule adds to its section:"]
     for section, registry in SETTINGS.sections.items():
         for name in registry:
             rows = registry.settings(name)
@@ -207,7 +207,7 @@ def help_text() -> str:
             lines.append(
                 f"  --config.{section}.name={name}\n      {own or 'no setting of its own'}"
             )
-    lines += ["", "Terms, each with its weight and what it brings; a weight alone may be given as"]
+    lines += ["", "Terms, each with its weight and its own settings; to set only the weight, use"]
     lines += ["--config.loss.terms.gini=0.1:"]
     terms = {k: row for k, row in known_settings(config).items() if k.count(".") == 3}
     lines += [_row_text(path, row.default, row) for path, row in terms.items()]
@@ -306,7 +306,7 @@ def _define_flags(module: Any) -> None:
 
 
 def _workdirs(given: Sequence[str], several: bool) -> list[str]:
-    """The folders that `--workdir` names, each as a flag or, where several fit, after commas.
+    """The folders in `--workdir`: one per flag or, if the mode takes several, split at commas.
 
     Raises:
         InputError: there are several, and the mode takes one.
@@ -343,7 +343,7 @@ def _check_useful(given: Iterable[str], mode: str, uses: Sequence[str]) -> None:
 def _check_same_network_and_data(
     config: ConfigDict, saved: ConfigDict, workdir: Path, changed: set[str]
 ) -> None:
-    """Refuses a --config file whose network or data are not the run's, which would be ignored."""
+    """Refuses a --config file with another network or data than the run's: it would be ignored."""
     from gini_jax.training.workdir import differences
 
     differing = [

@@ -37,7 +37,10 @@ def cpu_options() -> dict[str, str]:
 
 
 def _unset_option() -> dict[str, str]:
-    """`YNN_OPTION`, if this jaxlib knows it (else it would end the process) and it is not set."""
+    """`YNN_OPTION`, unless the user has set it or this jaxlib does not know it.
+
+    An option that jaxlib does not know would end the process.
+    """
     known = jaxlib.version.__version_info__[:2] == (0, 10)
     given = any(option in os.environ.get("XLA_FLAGS", "") for option in YNN_OPTION)
     return YNN_OPTION if known and not given else {}

@@ -16,12 +16,12 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from gini_jax.errors import RunError, first_line
 from gini_jax.storage import write
 
-# A "$" in the name of a class, a run or a setting is a dollar, and starts no mathematics.
+# A "$" in the name of a class, a run or a setting is a plain character: it starts no formula.
 PLAIN: Any = {"text.parse_math": False}
 
 
 def plain_numbers(axis: Any) -> None:
-    """Numbers without mathematics on a logarithmic axis."""
+    """Labels a logarithmic axis with plain numbers, not formulas."""
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -26,7 +26,7 @@ class RunError(Exception):
 
 
 class Stopped(Exception):
-    """A run was told to stop, and has saved itself.
+    """A signal stopped the run, which has saved its state.
 
     Attributes:
         status: the exit status to end with, 128 + the signal's number.
@@ -38,7 +38,7 @@ class Stopped(Exception):
 
 
 def first_line(error: object, most: int = 200) -> str:
-    r"""What an error of a library says, in one line; its type if it says nothing.
+    r"""The first line of an exception's message, or its type if the message is empty.
 
     Examples:
         >>> first_line(ValueError("no such file\nfor this reason")), first_line(EOFError())
@@ -68,14 +68,14 @@ def unknown_name(kind: str, value: object, known: Iterable[object]) -> InputErro
     label = "Known"
     if len(names) > 30:
         close = difflib.get_close_matches(str(value).lower(), names, n=8, cutoff=0.4)
-        label, names = ("Nearest", close) if close else ("Some of the known", names[:8])
+        label, names = ("Nearest", close) if close else ("Some known names", names[:8])
     return InputError(f"unknown {kind} {str(value)!r}{hint}{label}: {', '.join(names)}.")
 
 
 def lacking(error: ModuleNotFoundError) -> str:
-    """What to install where a module of the training code base's requirements is missing."""
+    """What to install if a module that the training code base requires is missing."""
     return (
-        f"the module {error.name} is not installed; training, and opening networks that were "
-        'trained, need more than the losses do: pip install "gini_jax[train]", or in a clone '
+        f"the module {error.name} is not installed; training, and opening trained networks, need "
+        'more packages than the losses do: pip install "gini_jax[train]", or in a clone '
         "pip install -r requirements.txt"
     )

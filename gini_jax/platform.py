@@ -11,9 +11,9 @@ _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
 @contextlib.contextmanager
 def tracing_for(platform: str | None) -> Iterator[None]:
-    """A context in which what is traced is for a platform, such as `tpu`; None: jax's default.
+    """A context in which code is traced for a platform, such as `tpu`; None: jax's default.
 
-    What is traced for CPUs runs on other platforms too, in their own way.
+    Code that is traced for CPUs also runs on other platforms, which use their own methods.
     """
     token = _platform.set(platform)
     try:
@@ -23,7 +23,7 @@ def tracing_for(platform: str | None) -> Iterator[None]:
 
 
 def traces_for_cpus() -> bool:
-    """Whether what is traced now is for CPUs.
+    """Whether code is now being traced for CPUs.
 
     Examples:
         >>> with tracing_for("cpu"):

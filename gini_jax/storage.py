@@ -52,7 +52,7 @@ def storage_path(what: str, path: str, schemes: Sequence[str] = tuple(LIBRARIES)
             return Path(path).expanduser()
         except RuntimeError as error:
             raise InputError(
-                f"{what}={path}: there is no home folder for ~ to stand for; give a whole path"
+                f"{what}={path}: ~ cannot be resolved, as there is no home folder; give a full path"
             ) from error
     scheme = found[1]
     if scheme not in schemes or not re.match(rf"{scheme}://[^/]", path):
@@ -68,13 +68,13 @@ def storage_path(what: str, path: str, schemes: Sequence[str] = tuple(LIBRARIES)
 
     # Other processes, and the library that writes checkpoints, change what is there.
     fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
-    for library in (LIBRARIES[scheme], "asyncio"):  # what fails is told in one error of ours
+    for library in (LIBRARIES[scheme], "asyncio"):  # we report failures in one error
         logging.getLogger(library).setLevel(logging.CRITICAL)
     return cast(Path, epath.Path(path))
 
 
 def run_path(what: str, path: str) -> Path:
-    """The folder of a run, like `storage_path`; a run can live where orbax writes checkpoints.
+    """Like `storage_path`, for the folder of a run, which must be where orbax can write.
 
     Raises:
         InputError: as `storage_path`, or the path is in an S3 bucket.
@@ -94,7 +94,7 @@ def run_path(what: str, path: str) -> Path:
 
 
 def refuse_patterns(folder: Path) -> None:
-    """Refuses a folder whose path orbax would read as a pattern, and lose checkpoints by it.
+    """Refuses a folder whose path orbax would read as a pattern, so that checkpoints are lost.
 
     Raises:
         InputError: the path, with all folders above it, holds `[`, `*`, `?` or a backslash.
@@ -167,7 +167,7 @@ def printable(name: str) -> str:
 
 
 def _encoded(text: str) -> bytes:
-    """UTF-8; of names that are none, the odd bytes are written as numbers."""
+    """A text as UTF-8; bytes of a name that are not UTF-8 are written as numbers."""
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -200,7 +200,7 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 
 
 def csv_text(table: Any) -> str:
-    """A pandas table as CSV; texts that a spreadsheet would compute get an apostrophe in front.
+    """A pandas table as CSV; texts that a spreadsheet would evaluate get a leading apostrophe.
 
     Examples:
         >>> import pandas as pd
@@ -247,9 +247,9 @@ def log_file(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def local_folder(folder: Path) -> Iterator[Path]:
-    """A folder for libraries that write to disks only; what lies in it goes to `folder`.
+    """A local folder for libraries that can only write to disks; its files end up in `folder`.
 
-    For a folder on this machine it is that folder.
+    If `folder` is on this machine, it is `folder` itself.
     """
     if not is_remote(folder):
         yield folder
@@ -267,10 +267,10 @@ def upload(source: Path, target: Path) -> None:
 
 
 def download(source: Path, target: Path) -> None:
-    """Makes a local folder a copy of one in a bucket; what has not changed is not read again."""
+    """Makes a local folder a copy of one in a bucket; unchanged files are not read again."""
     target.mkdir(parents=True, exist_ok=True)
     found = list(epath.Path(source).iterdir())
-    memory = target / ".versions.json"  # of the files that are copied, by name
+    memory = target / ".versions.json"  # the versions of the copied files, by name
     copied = json.loads(memory.read_text()) if memory.exists() else {}
     for gone in set(target.iterdir()) - {memory, *(target / there.name for there in found)}:
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
@@ -287,7 +287,7 @@ def download(source: Path, target: Path) -> None:
 
 
 def _version(path: epath.Path) -> str:
-    """What changes when an object is replaced, also by one of the same size."""
+    """A key that changes when an object is replaced, even by one of the same size."""
     import fsspec
 
     files, name = fsspec.url_to_fs(str(path))

@@ -67,7 +67,7 @@ class Trained:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __repr__(self) -> str:
-        """The network in one line, without its numbers."""
+        """The network in one line, without its arrays."""
         name = f"{self.config.name}:{self.config.objective}, seed {self.config.seed}"
         return (
             f"Trained({name}, step {self.step}: {type(self.model).__name__}, "
@@ -114,7 +114,7 @@ class Trained:
 
     @property
     def head(self) -> Float[np.ndarray, "C K"] | None:
-        """The weights of a linear last layer; None if the network has no `head/dense` of a bias."""
+        """The weights of a linear last layer; None if there is no `head/dense` with a bias."""
         parameters = self.variables["params"].get("head", {}).get("dense", {})
         return np.asarray(parameters["kernel"]) if "bias" in parameters else None
 

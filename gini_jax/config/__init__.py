@@ -1,7 +1,8 @@
 """The settings of a run: where they are declared, and how a config of them is made and changed.
 
-`registry` holds what can be chosen, `change` makes and changes configs, `defaults` lists the
-settings that every run has, `files` reads config files, and `recipes` is what shipped ones share.
+`registry` holds the components to choose from, `change` creates and changes configs, `defaults`
+lists the settings that every run has, `files` reads config files, and `recipes` holds what the
+shipped configs share.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ __all__ = ["default_config", "set_component", "set_model", "set_objective", "set
 
 
 def __getattr__(name: str) -> Any:
-    """What config files use; imported when it is first used, because the losses need only jax."""
+    """Imports what config files use only when it is used, because the losses need only jax."""
     if name not in __all__:
         raise AttributeError(f"module 'gini_jax.config' has no attribute {name!r}")
     import gini_jax.config.defaults  # noqa: F401  # fills the table of settings

@@ -21,7 +21,7 @@ _OLD_OPTIONS = "loss.options."
 
 
 def default_config(objective: str | None = None) -> ConfigDict:
-    """Every setting of a run, to be changed by a file in configs/ and by the command line.
+    """A config with every setting at its default, which config files and the command line change.
 
     Args:
         objective: what follows the colon in `--config=FILE:objective`; `gini_kl` by default.
@@ -75,11 +75,11 @@ def set_terms(config: ConfigDict, terms: Mapping[str, Any]) -> None:
 
 
 def set_term(config: ConfigDict, key: str, **settings: Any) -> None:
-    """Adds a term to the objective, or changes it; settings that are not given are its defaults.
+    """Adds a term to the objective, or changes it; a new term takes defaults for other settings.
 
     Args:
         config: the settings of a run.
-        key: a term's name, or a key of one's own together with `name`.
+        key: a term's name, or any other key together with `name`.
         **settings: `weight`, a number or a mapping from layers to numbers; `name`, the term or the
             plugin `package.module:Name`, if it is not the key; and the term's own settings.
 
@@ -110,7 +110,7 @@ def set_term(config: ConfigDict, key: str, **settings: Any) -> None:
 def set_component(config: ConfigDict, section: str, name: str, **settings: Any) -> None:
     """Sets the network, the schedule or the optimiser.
 
-    Its own settings replace those of the one before; those that all have stay as they are.
+    The new component's own settings replace those of the old one; the shared settings stay.
 
     Args:
         config: the settings of a run.
@@ -163,12 +163,13 @@ def changed(
 ) -> ConfigDict:
     """Changes settings of a config, and what follows from them; returns it.
 
-    Names of components and the objective come first, because they bring settings of their own.
+    It sets names of components and the objective first, because these add settings of their own.
 
     Args:
         config: the settings.
         given: new values, by path.
-        read: from a path, a value and the setting's default to what is set; `fitting` by default.
+        read: a function from a path, a value and the setting's default to the value to set;
+            `fitting` by default.
 
     Raises:
         InputError: a setting or a name is unknown, or a value is of another type.
@@ -192,7 +193,7 @@ def changed(
 def set_value(
     config: ConfigDict, path: str, value: Any, read: Callable[[str, Any, Any], Any] | None = None
 ) -> None:
-    """Changes one setting; a single value makes up a tuple where the setting is one.
+    """Changes one setting; where the setting is a tuple, a single value becomes a tuple of one.
 
     Raises:
         InputError: the setting is unknown, or of another type.
@@ -266,7 +267,7 @@ def _section_of(key: str, value: Any) -> Any:
 
 
 def _set_augmentation(config: ConfigDict, path: str, value: Any, read: Callable[..., Any]) -> None:
-    """Sets `augment.MODULE:NAME`, a strength, or `.name` or `.strength` of a key of one's own."""
+    """Sets the strength `augment.MODULE:NAME`, or `.name` or `.strength` of a plugin's key."""
     _refuse_dots(path, "augment", "strength", value)
     key, _, setting = path.removeprefix("augment.").partition(".")
     there = config.augment.get(key, {})
@@ -288,7 +289,7 @@ def _set_augmentation(config: ConfigDict, path: str, value: Any, read: Callable[
 
 
 def _refuse_dots(path: str, section: str, setting: str, value: Any) -> None:
-    """A plugin whose module has dots needs a key of its own, because dots divide a path."""
+    """Refuses a plugin's name as a key if its module has dots, because dots separate keys."""
     module, colon, name = path.removeprefix(f"{section}.").partition(":")
     if colon and "." in module:
         key = name.partition(".")[0]
@@ -302,7 +303,7 @@ def _refuse_dots(path: str, section: str, setting: str, value: Any) -> None:
 def check_keys(config: ConfigDict) -> None:
     """Refuses keys that are not settings, such as a typo in a config file.
 
-    A term that is a number is a weight: its section is completed.
+    A term that is a number is a weight; the other settings of its section are filled in.
 
     Raises:
         InputError: names the key and the nearest setting.

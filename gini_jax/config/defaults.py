@@ -1,6 +1,6 @@
 """The settings that every run has: defaults, meanings and rules.
 
-What a component brings is declared where the component is.
+The settings of a component are declared with the component.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ def _is_folder(config: ConfigDict) -> bool:
 
 
 def _is_own(config: ConfigDict) -> bool:
-    """Whether the data are of Hugging Face, or of a source of one's own."""
+    """Whether the data come from Hugging Face or from a plugin."""
     return ":" in config.dataset.name
 
 
@@ -53,8 +53,8 @@ SETTINGS.rows |= {
     "num_epochs": Setting(1, "epochs of training", bounds=COUNT),
     "batch_size": Setting(
         128,
-        "images per step, over all devices of all processes; 0: 8 to 64, by the numbers of images "
-        "and classes, and schedule.learning_rate, given for 64, in proportion",
+        "images per step, over all devices of all processes; 0: 8 to 64, chosen by the numbers of "
+        "images and classes; schedule.learning_rate, given for 64, is scaled in proportion",
         bounds=NOT_NEGATIVE,
     ),
     "grad_accumulation": Setting(1, "micro-batches per batch; the terms stay exact", bounds=COUNT),
@@ -93,7 +93,7 @@ SETTINGS.rows |= {
         choices=LOGGERS,
     ),
     "log_every_steps": Setting(
-        0, "also log every so many steps, besides every epoch; 0: epochs alone", bounds=NOT_NEGATIVE
+        0, "steps between two logs, besides every epoch; 0: epochs only", bounds=NOT_NEGATIVE
     ),
     "report": Setting(True, "write report.html at the end of a run"),
     "debug_nans": Setting(False, "if the loss becomes NaN, name the first module with a NaN"),
@@ -144,7 +144,7 @@ SETTINGS.rows |= {
         False, "superclasses are the classes; held_out_classes are the last ones of each"
     ),
     "dataset.label_noise": Setting(
-        0.0, "share of the training images that have a label whose label is wrong", bounds=SHARE
+        0.0, "share of the labelled training images that get a wrong label", bounds=SHARE
     ),
     "dataset.label_noise_kind": Setting(
         "symmetric",
@@ -221,7 +221,7 @@ SETTINGS.rows |= {
     ),
     "loss.hold_gradient_ratios": Setting(
         False,
-        "terms' weights are gradient ratios: a gradient is held at weight times cross-entropy's",
+        "weights are gradient ratios: each term's gradient is held at weight times cross-entropy's",
         read_if=_has_terms,
     ),
     "loss.class_weights": Setting(
@@ -232,7 +232,7 @@ SETTINGS.rows |= {
     ),
     "loss.pseudo_confidence": Setting(
         0.95,
-        "with dataset.labelled: the network's own label counts where it is at least this sure",
+        "with dataset.labelled: the network's own label counts if its confidence is at least this",
         bounds=SHARE,
         read_if=lambda config: config.dataset.labelled,
     ),

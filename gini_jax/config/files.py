@@ -79,7 +79,7 @@ def read_config(name: str) -> ConfigDict:
 
 
 def command_of(saved: Mapping[str, Any], objective: str, workdir: str) -> str:
-    """The command that trains a run of other terms with a run's settings.
+    """The command that trains a run with other terms, but otherwise with a given run's settings.
 
     Args:
         saved: the run's config.json.
@@ -124,7 +124,7 @@ def from_saved(saved: Mapping[str, Any]) -> ConfigDict:
 
 
 def as_saved_now(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A config of version 0.2, in which terms' settings lay elsewhere, as this version has it."""
+    """Converts a saved config of version 0.2, which kept the terms' settings elsewhere."""
     loss: dict[str, Any] = dict(saved["loss"])
     options, target = loss.pop("options", {}), loss.pop("kl_target", None)
     if "hold_shares" in loss:

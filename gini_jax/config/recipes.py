@@ -84,7 +84,7 @@ def cvt_from_scratch(config: ConfigDict) -> ConfigDict:
 
 
 def fine_tuned(name: str, objective: str | None, network: str, init: str) -> ConfigDict:
-    """A network that was trained on ImageNet, further trained at 128 pixels: ten epochs of SGD.
+    """Fine-tunes a network that was trained on ImageNet: ten epochs of SGD at 128 pixels.
 
     The head, which is new, learns ten times as fast as the rest, and gradients are clipped: without
     that the first epochs at the highest learning rate spoil the pretrained weights. The batch, 8 to

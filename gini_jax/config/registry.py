@@ -1,6 +1,6 @@
 """What can be chosen in a config: components by name, and the settings that they declare.
 
-A component is a function or a class. Its arguments whose default is a number, a word, a switch or a
+A component is a function or a class. Its arguments whose default is a number, a string, a bool or a
 tuple are its settings. Each declares its rule in its annotation, `Annotated[float, "(0, inf)"]` or
 `Literal["relu", "gelu"]`, and its meaning in the docstring.
 """
@@ -70,9 +70,9 @@ class Registry(Mapping[str, Any]):
         setting: whose value is the name, for errors, such as `schedule.name`.
         table: the components of the package; `package.module:Name`, or `package.module`, is
             imported when it is first used.
-        fits: whether what a plugin's name stands for is such a component.
-        what: such a component is, in words.
-        adapt: from a plugin to what the table holds.
+        fits: whether the object that a plugin names is a component of this kind.
+        what: a description of such a component, for error messages.
+        adapt: a function that converts a plugin to an entry of the table.
 
     Examples:
         >>> functions = Registry("function", {"root": math.sqrt})
@@ -156,7 +156,7 @@ class Registry(Mapping[str, Any]):
 
 
 def _imported(setting: str, name: str, module: str) -> Any:
-    """A plugin's module; Python also looks in the working folder, after all other places."""
+    """Imports a plugin's module; Python searches the working folder last."""
     folder = os.getcwd()
     added = folder not in sys.path and "" not in sys.path
     try:
@@ -211,7 +211,7 @@ def _arguments(component: Callable[..., Any]) -> dict[str, Setting]:
 
 def _meanings(component: Any) -> dict[str, str]:
     """What the docstring says of each argument."""
-    from docstring_parser import parse  # here alone: importing the losses needs only jax
+    from docstring_parser import parse  # imported late: the losses need only jax
 
     found = {}
     for base in reversed(getattr(component, "__mro__", [component])):
@@ -249,8 +249,8 @@ class Settings:
 
     Attributes:
         rows: the settings of every config, by path.
-        sections: registries by section whose `name` picks a component.
-        keyed: registries by section in which each key is a component.
+        sections: by section, the registry from which the section's `name` picks a component.
+        keyed: by section, the registry of a section whose keys are components.
     """
 
     rows: dict[str, Setting] = dataclasses.field(default_factory=dict)
@@ -277,7 +277,7 @@ class Settings:
     def of_component(
         self, registry: Registry, path: str, key: str, values: Any
     ) -> dict[str, Setting]:
-        """The settings of a component in a section in which each key is one."""
+        """The settings of one component in a section whose keys are components."""
         if not hasattr(values, "items"):  # an augmentation, which is one number
             return {path: next(iter(registry.settings(key).values()))}
         rows = registry.settings(values.get("name", key))
@@ -286,7 +286,7 @@ class Settings:
             weight = found.pop(f"{path}.weight")
             found |= {f"{path}.weight.{layer}": weight for layer in values["weight"]}
         if "name" in values:
-            found[f"{path}.name"] = Setting("", f"what {path} is", registry)
+            found[f"{path}.name"] = Setting("", f"the component that {path} uses", registry)
         return found
 
 

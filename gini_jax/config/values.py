@@ -8,7 +8,7 @@ from gini_jax.errors import InputError
 
 
 def fitting(path: str, value: Any, default: Any) -> Any:
-    """A value as its setting takes it.
+    """A value converted to the type of its setting.
 
     Raises:
         InputError: it is of another type.
@@ -21,7 +21,7 @@ def fitting(path: str, value: Any, default: Any) -> Any:
     if kind is tuple:
         return tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 2**1000 else math.inf  # which no setting takes
+        return float(value) if abs(value) < 2**1000 else math.inf  # no setting accepts infinity
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise InputError(
             f"{path}={value!r} has type {type(value).__name__}; it needs type {kind.__name__}, "

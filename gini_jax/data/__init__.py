@@ -176,7 +176,7 @@ def _shapes(config: ConfigDict, source: Source) -> Dataset:
     if config.num_classes not in (0, classes):
         raise _other_classes(config, f"has {classes} classes")
     stored = stored_size(config.image_size) or size
-    import jax  # here alone: processes that decode import this package and start without jax
+    import jax  # imported late: decoding processes import this package without jax
 
     shapes = {
         name: Split(
@@ -246,7 +246,7 @@ def _has_val(config: ConfigDict, source: Source) -> bool:
 def _agreed(
     config: ConfigDict, found: tuple[int, ...], of_split: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The superclass of each class, from that of other splits and of one more; -1: not known."""
+    """The superclass of each class, from the splits so far and one more; -1: not known."""
     if not found:
         return of_split
     for k, (a, b) in enumerate(zip(found, of_split, strict=True)):

@@ -178,7 +178,7 @@ def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def statistics(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation that `config.dataset` names, three numbers each.
 
     Examples:
@@ -190,7 +190,7 @@ def statistics(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]
     """
     found = []
     for name, none in (("mean", 0.0), ("std", 1.0)):
-        values = tuple(config[name]) or (none,) * 3
+        values = tuple(getattr(config, name)) or (none,) * 3
         found.append(IMAGENET[name] if values == ("imagenet",) else values)
     return found[0], found[1]
 

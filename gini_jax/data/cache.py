@@ -57,7 +57,7 @@ def default_folder() -> Path:
 
 
 def short_name(text: str) -> str:
-    """A name for a file from a text of any length: its end, and a hash of it if that is not all.
+    """A file name for a text: the text itself or, if it is long, its end and a hash.
 
     Examples:
         >>> short_name("gs://bucket/images")
@@ -93,7 +93,7 @@ def decoded(source: Source, split: str, image_size: int, folder: Path) -> Decode
         "decoding": DECODING,
     }
     kind = type(source)
-    if not kind.__module__.startswith("gini_jax."):  # two of one's own may have one name
+    if not kind.__module__.startswith("gini_jax."):  # two plugins may have the same name
         made_of["class"] = f"{kind.__module__}:{kind.__qualname__}"
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     entry = folder / f"{short_name(source.name)}-{split}-{digest}"

@@ -128,7 +128,7 @@ class Folder:
                 with Image.open(str(example.image)) as image:
                     turned = image.getexif().get(ImageOps.ExifTags.Base.Orientation, 1) >= 5
                     sizes.add(image.size if turned else image.size[::-1])
-            except Exception:  # told when it is decoded
+            except Exception:  # reported when it is decoded
                 continue
             if len(sizes) > 1:
                 return (None, None)

@@ -97,7 +97,7 @@ class HuggingFace:
         return Example(image["bytes"] or Path(image["path"]), numbers[row[self._label]])
 
     def numbers(self, part: Any) -> dict[Any, int]:
-        """The class of each value in a split's column: by name, as splits may number them apart."""
+        """The class of each value in a split's column, matched by name, as numbers may differ."""
         names = getattr(part.features[self._label], "names", None)
         if names is None:
             return self._number

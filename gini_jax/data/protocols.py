@@ -1,4 +1,4 @@
-"""What the protocols of benches change in a data set: classes held out, and wrong labels."""
+"""Changes to a data set for the protocols of benches: held-out classes and wrong labels."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,8 +60,8 @@ def divided(config: ConfigDict, dataset: Dataset) -> Dataset:
         dataset: decoded; the splits that are only shapes stay as they are.
 
     Returns:
-        The data set with fewer classes. With `superclasses`, labels are superclasses, of the
-        held-out images too; else those of held-out images keep their old numbers.
+        The data set with fewer classes. With `superclasses`, all labels are superclasses, those of
+        held-out images too; otherwise held-out images keep their old labels.
 
     Raises:
         InputError: see `held_classes`.
@@ -84,7 +84,7 @@ def divided(config: ConfigDict, dataset: Dataset) -> Dataset:
 
 
 def with_classes(config: ConfigDict, dataset: Dataset) -> Dataset:
-    """A data set, decoded or not, that names the classes which training sees.
+    """A data set, decoded or not, that names only the classes that training sees.
 
     Raises:
         InputError: see `held_classes`.
@@ -125,7 +125,7 @@ NOISES: dict[str, Callable[[np.ndarray, int, Any], np.ndarray]] = {
 def noisy(
     labels: Integer[np.ndarray, " N"], num_classes: int, share: float, kind: str, seed: int
 ) -> Integer[np.ndarray, " N"]:
-    """Labels of which a share is wrong.
+    """Replaces a share of the labels by wrong ones.
 
     Args:
         labels: of the training split.

@@ -64,9 +64,9 @@ def calls_of_epoch(
     """The first step of each compiled call up to the end of an epoch, and its number of steps.
 
     Args:
-        first: step at which the first call starts; its epoch is the one that is gone through.
-        steps_per_epoch: of `steps_of_epoch`.
-        steps_per_call: at most so many; no call goes beyond the epoch's end.
+        first: step at which the first call starts; the calls run to the end of its epoch.
+        steps_per_epoch: as from `steps_of_epoch`.
+        steps_per_call: most steps of a call; no call goes beyond the epoch's end.
 
     Examples:
         >>> list(calls_of_epoch(0, steps_per_epoch=3, steps_per_call=2))
@@ -172,18 +172,18 @@ def balanced_subset(
 def some_labels(
     labels: Integer[np.ndarray, " N"], each: int, seed: int
 ) -> Integer[np.ndarray, " N"]:
-    """Labels of which each class keeps some, at random; the others become -1.
+    """Keeps some random labels of each class; the others become -1.
 
     Args:
         labels: of a split.
-        each: how many of each class stay; all where a class has fewer.
-        seed: of the draw; with more labels, those that were there stay.
+        each: how many labels of each class to keep; all if a class has fewer.
+        seed: of the draw; a larger `each` with the same seed keeps the same labels and more.
 
     Examples:
         >>> np.bincount(some_labels(np.array([0, 0, 0, 1, 1, 2]), 2, seed=0) + 1).tolist()
         [1, 2, 2, 1]
     """
-    # Not the stream of any epoch's order: then the first batches would be the labelled ones.
+    # No epoch's order uses this stream: else labelled examples would fill the first batches.
     _, rank = _ranks(labels, np.random.default_rng((seed, 2**32 - 1)))
     return np.where(rank < each, labels, -1).astype(labels.dtype)
 

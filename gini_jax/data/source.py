@@ -54,16 +54,16 @@ class Source(Protocol):
 SOURCE = (
     "a source is a class made from config.dataset, with name, class_names, superclass_names, "
     "image_shape, fingerprint(split), and splits: sequences of Example(image, label) by split, "
-    "'train' and the one that is tested on among them; a label is an integer from 0 on; "
+    "including 'train' and the split to test on; a label is an integer >= 0; "
     "docs/extending.md shows one"
 )
 
 
 def check_source(config: ConfigDict, create: Callable[[ConfigDict], Any]) -> Source:
-    """A source of one's own, made and looked at.
+    """Creates a source that is a plugin, and checks it.
 
     Raises:
-        InputError: it cannot be made, or breaks the contract of sources.
+        InputError: it cannot be created, or breaks the contract of `Source`.
     """
     part = f"dataset.name={config.name!r}"
     try:
@@ -96,18 +96,18 @@ def _wrong_attribute(source: Any) -> str:
         names = getattr(source, attribute)
         is_list = isinstance(names, (tuple, list)) and all(isinstance(x, str) for x in names)
         if not is_list or len(set(names)) < len(names) or len(names) < fewest:
-            return f"{attribute} is {names!r}, but must be a tuple of different texts"
+            return f"{attribute} is {names!r}, but must be a tuple of different strings"
     shape = source.image_shape
     fits = isinstance(shape, (tuple, list)) and len(shape) == 2
     if not fits or not all(x is None or (isinstance(x, int) and x > 0) for x in shape):
         return f"image_shape is {shape!r}, but must be height and width, or (None, None)"
     if not isinstance(source.name, str) or not source.name:
-        return f"name is {source.name!r}, but must be a text"
+        return f"name is {source.name!r}, but must be a non-empty string"
     return ""
 
 
 def check_example(part: str, example: Any) -> Example:
-    """An example as a source has to give it.
+    """Checks an example of a source, and returns it.
 
     Raises:
         InputError: it is something else, or its label is no integer.

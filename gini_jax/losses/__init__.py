@@ -10,8 +10,8 @@ Notation: `N` examples, `K` classes, `C` features (channels), activations `[N, .
 All functions work under jit, vmap, grad, pmap and shard_map and on meshes with Auto or Explicit
 axes, accumulate in float32 (float64 for float64 input) and return that type.
 
-Wrong shapes are always refused. Wrong values (a label of `K`, logits in the place of labels, a
-negative temperature) are refused where they are known, and by `checked` where they are traced.
+Wrong shapes always raise an error. Wrong values (a label of `K`, logits instead of labels, a
+negative temperature) raise one where they are known; where they are traced, `checked` finds them.
 
 Gradients under `axis_name`. The value is the same on every device. As for any loss with a psum
 inside, differentiating it inside `pmap` or `vmap(axis_name=...)` sums the cotangents of all

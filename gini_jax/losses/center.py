@@ -13,9 +13,9 @@ def center_loss(moments: FeatureMoments) -> jax.Array:
 
     `center = 1/2 sum_nk w[n] Y[n,k] |x[n] - mean[k]|^2 / sum_n w[n]`, summed over the features.
 
-    The centres are the class means of the batch, where the paper moves them a step at a time; those
-    of `RunningSums` reach further back. The gradient through the centres is zero, as a mean is
-    where the sum of squared distances is smallest.
+    The centres are the class means of the batch, while the paper moves centres a step at a time;
+    with `RunningSums`, the means also cover earlier batches. The gradient through the centres is
+    zero, because the mean minimises the sum of squared distances.
 
     Returns:
         Scalar, not negative: 0 if all examples of a class are equal. As a square, it leaves the

@@ -89,8 +89,8 @@ def class_sums(
         `ClassSums` in float32 (float64 for float64 input).
 
     Raises:
-        ValueError: the shapes do not fit, integer labels come without `num_classes`, or labels
-            whose values are known are none: see `checked`.
+        ValueError: the shapes do not fit, integer labels come without `num_classes`, or a
+            known label is invalid; see `checked`.
         TypeError: the features are not floating-point.
 
     References:
@@ -198,7 +198,7 @@ def label_rows(
 
 
 def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
-    """`total / count`; where nothing counts, the total as it is, with a finite gradient."""
+    """`total / count`, or `total` where the count is 0, with a finite gradient."""
     return total / jnp.where(count > 0, count, jnp.ones_like(count))
 
 
@@ -208,14 +208,14 @@ def sum_type(dtype: Any) -> Any:
 
 
 def as_class_sums(features: Any, labels: Any, *, signed: bool = False, **batch: Any) -> ClassSums:
-    """The class sums of a batch; those that a caller already has are taken as they are."""
+    """The class sums of a batch; sums that the caller already has are returned unchanged."""
     return as_sums(ClassSums, partial(class_sums, signed=signed), features, labels, batch)
 
 
 def as_sums(
     kind: type[Sums], make: Callable[..., Sums], features: Any, labels: Any, batch: dict[str, Any]
 ) -> Sums:
-    """Sums of a kind: made from features and labels, or those that a caller already has.
+    """Computes sums of a kind from features and labels, or returns those that are given.
 
     Raises:
         ValueError: features come without labels, or sums with labels or what describes a batch.

@@ -177,7 +177,7 @@ def entropy_loss(sums: ClassSums) -> jax.Array:
         0.3010
     """
     # Without the clip, which changes no finite number, a compiler may fuse the product in the means
-    # with the subtraction of their maximum; at 1e24 its rounding error is more than exp takes.
+    # with the subtraction of their maximum; at 1e24 its rounding error makes exp overflow.
     limits = jnp.finfo(sums.activation.dtype)
     means = jnp.clip(class_means(sums), limits.min, limits.max)
     log_p = jax.nn.log_softmax(means, axis=0)
@@ -243,7 +243,8 @@ def _checked_target(target: Any, num_classes: int) -> jax.Array:
         raise ValueError(f"target has shape {shape}; it must be [K] = ({num_classes},)")
     if isinstance(target, jax.core.Tracer):
         require(
-            "target is no distribution: not negative, sum 1 (divide it by its sum)",
+            "target is not a distribution: it must be non-negative, with sum 1 "
+            "(divide it by its sum)",
             lambda target: (target >= 0).all() & (jnp.abs(target.sum() - 1) < 1e-3),
             target,
         )
@@ -252,7 +253,7 @@ def _checked_target(target: Any, num_classes: int) -> jax.Array:
         if not ((known >= 0).all() and abs(known.sum() - 1.0) < 1e-3):
             raise ValueError(
                 f"target sums to {known.sum():g} with minimum {known.min():g}; it must be a "
-                "distribution: not negative, sum 1 (divide it by its sum)"
+                "distribution: non-negative, with sum 1 (divide it by its sum)"
             )
     target = jnp.asarray(target)
     return target.astype(sum_type(target.dtype))

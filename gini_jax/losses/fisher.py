@@ -31,7 +31,7 @@ def fisher_loss(moments: FeatureMoments) -> jax.Array:
         0.0400
     """
     within, between = moments.within, moments.between
-    # More than rounding, and than what the squares of numbers of 1e-15 can tell.
+    # The between-class scatter must exceed rounding error, and the squares of numbers of 1e-15.
     apart = (between > 1e-10 * moments.square.sum()) & (between > 1e-30)
     safe = jnp.where(apart, between, jnp.ones_like(between))
     # Scaled: the gradient of a plain quotient holds `between^-2`, which leaves float32's range.

@@ -1,4 +1,4 @@
-"""Losses of sums over a batch, in the form on features and labels: one signature, one docstring."""
+"""Turns losses of batch sums into losses of features and labels: one signature, one docstring."""
 
 import functools
 import inspect
@@ -23,7 +23,7 @@ _OPTIONS = """        num_classes: `K`; needed for integer labels only.
 """
 _RAISES = """    Raises:
         ValueError: the shapes do not fit, integer labels come without `num_classes`, or labels
-            whose values are known are none; see `checked`.
+            whose values are known are invalid; see `checked`.
         TypeError: the features are not floating-point.
 """
 
@@ -51,15 +51,15 @@ class SumLoss(Protocol):
 def on_features(
     kind: type[Any], make: Callable[..., Any]
 ) -> Callable[[Callable[..., jax.Array]], SumLoss]:
-    """Makes a function of sums one of features and labels; sums are still taken in their place.
+    """Turns a loss of sums into one of features and labels, which still accepts sums instead.
 
     Args:
-        kind: of the sums, such as `ClassSums`.
-        make: from features and labels to these sums, such as `class_sums`.
+        kind: the type of the sums, such as `ClassSums`.
+        make: a function from features and labels to these sums, such as `class_sums`.
 
     Returns:
-        A decorator. The function under it takes sums, and settings by keyword; its docstring has
-        `Args` for the settings alone. What it decorates is `of_sums` of the result.
+        A decorator. The function that it decorates takes sums, and settings by keyword; its
+        docstring has `Args` for the settings only. The result keeps that function as `of_sums`.
 
     Examples:
         >>> import jax.numpy as jnp

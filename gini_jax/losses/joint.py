@@ -60,7 +60,7 @@ def discriminability_loss(
 
     Raises:
         ValueError: the shapes do not fit, there is no layer, the weights do not match the layers,
-            the impurity is unknown, the entropy is asked of sums, or `target` is no distribution.
+            the impurity is unknown or is entropy for sums, or `target` is not a distribution.
         TypeError: the features are not floating-point.
 
     References:

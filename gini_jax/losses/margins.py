@@ -36,8 +36,8 @@ def cosface_loss(
         Scalar, not negative; 0 if all weights are 0.
 
     Raises:
-        ValueError: the shapes do not fit, a setting is out of bounds, or what is known of cosines
-            and labels is none; see `checked`.
+        ValueError: the shapes do not fit, a setting is out of bounds, or a known cosine or label
+            is invalid; see `checked`.
         TypeError: the cosines are not floating-point.
 
     References:
@@ -85,8 +85,8 @@ def arcface_loss(
         Scalar, not negative; 0 if all weights are 0.
 
     Raises:
-        ValueError: the shapes do not fit, a setting is out of bounds, or what is known of cosines
-            and labels is none; see `checked`.
+        ValueError: the shapes do not fit, a setting is out of bounds, or a known cosine or label
+            is invalid; see `checked`.
         TypeError: the cosines are not floating-point.
 
     References:
@@ -119,7 +119,7 @@ def _margin_loss(
     where: jax.Array | None,
     axis_name: AxisName | None,
 ) -> jax.Array:
-    """Cross-entropy, with `target` of the cosines in the place of those of the example's class."""
+    """Cross-entropy in which `target` transforms the cosine of the example's class."""
     cosines, labels = known_array(cosines), known_array(labels)
     if cosines.ndim == 2 and labels.shape[:1] == cosines.shape[:1]:
         check_cosines(cosines, labels, check_where(where, labels))

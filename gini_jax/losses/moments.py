@@ -54,7 +54,7 @@ class FeatureMoments:
     def between(self) -> jax.Array:
         """Scalar `sum_k mass_k |mean_k - mean|^2`, the trace of the between-class scatter matrix.
 
-        Squares of differences, of which none cancels another.
+        It sums squared differences, so nothing cancels.
         """
         centre = ratio(self.total.sum(axis=1), self.mass.sum())
         shifted = jnp.where(self.present[None, :], self.means - centre[:, None], 0.0)

@@ -46,7 +46,7 @@ def multi_similarity_loss(
         Scalar, not negative: the mean over the anchors that have a pair.
 
     Raises:
-        ValueError: the shapes do not fit, labels are none, or a setting is out of bounds.
+        ValueError: the shapes do not fit, labels are invalid, or a setting is out of bounds.
         TypeError: the features are not floating-point.
 
     References:

@@ -20,7 +20,7 @@ class ObjectiveState(NamedTuple):
     Attributes:
         terms: by name, the state of each term that is not a function of sums; and, as `params`,
             the parameters that terms learn, by name, if there are any.
-        running: running sums for the terms that are; None if they are switched off.
+        running: running sums for the terms that are functions of sums; None if switched off.
         norms: gradient norms that the weights follow; None if the weights are fixed.
     """
 
@@ -56,9 +56,9 @@ class Objective:
     """A weighted composition of terms.
 
     Args:
-        terms: by key a weight, or a section with `weight`, `name` if that is not the key, and the
+        terms: by key, a weight, or a section with `weight`, `name` if it is not the key, and the
             term's own settings. A weight is a number, or a number for each layer. A term of weight
-            0 is left out. One with numbers for layers has them in its value, and the weight 1.
+            0 is left out. Weights of layers are part of a term's value; its own weight is then 1.
         running_decay: decay of the running sums that the sum terms see; 0: the batch's own sums.
         hold_gradient_ratios: the weights are ratios to cross-entropy's gradient; see
             `GradientNorms`.
@@ -171,7 +171,7 @@ class Objective:
 
 
 class TermGradients(NamedTuple):
-    """Gradients of a term, with weight 1, with respect to what a network gave on this device.
+    """Gradients of a term, with weight 1, with respect to a network's outputs on this device.
 
     Attributes:
         features: by layer.
@@ -185,7 +185,7 @@ class TermGradients(NamedTuple):
 def term_gradients(
     objective: Objective, outputs: Outputs, state: ObjectiveState, total: Any
 ) -> dict[str, TermGradients]:
-    """By term, how strongly it pulls at the outputs, whether or not it is switched on yet.
+    """By term, its gradients with respect to the outputs, whether or not it is switched on yet.
 
     Args:
         objective: the terms.

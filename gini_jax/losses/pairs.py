@@ -1,4 +1,4 @@
-"""The table of pairs of a global batch, which losses over pairs and triplets are means of.
+"""The table of pairs of a global batch; losses over pairs and triplets are means over it.
 
 Each device holds its own examples as anchors, and all examples of the global batch to compare them
 with: one `all_gather` of the features. A loss is a function of the rows of the table.
@@ -25,7 +25,7 @@ from gini_jax.losses.rules import (
 
 
 def far(values: jax.Array) -> float:
-    """What stands for infinity, whose gradients are not numbers, among values of a type."""
+    """A finite number of a type that stands for infinity, which would give NaN gradients."""
     return float(jnp.finfo(values.dtype).max) / 4
 
 
@@ -83,8 +83,8 @@ def mean_over_anchors(
         chunk_size: anchors at a time, to bound memory; all at once by default.
 
     Raises:
-        ValueError: the shapes do not fit, the labels are none, or the chunk size is no positive
-            integer.
+        ValueError: the shapes do not fit, the labels are invalid, or the chunk size is not a
+            positive integer.
         TypeError: the features are not floating-point.
     """
     features, labels = jnp.asarray(features), known_array(labels)
@@ -148,8 +148,8 @@ def unit_vectors(x: jax.Array) -> jax.Array:
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """`[n, N]` squared Euclidean distances of `[n, C]` and `[N, C]`, sums of squared differences.
 
-    By products, as `|x|^2 - 2 xy + |y|^2`, they would lose the digits of far, narrow clusters. The
-    derivative is taken by products, which need no `[n, N, C]` array.
+    The expansion `|x|^2 - 2 xy + |y|^2` would lose precision for narrow clusters far from 0. The
+    derivative uses products, which need no `[n, N, C]` array.
     """
     return jnp.square(x[:, None, :] - y[None, :, :]).sum(axis=2)
 
@@ -204,13 +204,13 @@ def _classes(labels: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _gathered(own: Examples, axis_name: AxisName) -> Examples:
-    """The examples of all devices, in one collective of bits: integers stay what they are."""
+    """The examples of all devices, gathered as bits in one collective: integers stay exact."""
 
     @jax.custom_jvp
     def gathered(features: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
         bits = _as_bits(features)
         table = lax.all_gather(jnp.concatenate([bits, others], axis=1), axis_name, tiled=True)
-        # The others leave as float32, which have a derivative, for no more than to be cast back.
+        # The others are returned as float32, which has a derivative; the caller casts them back.
         return (
             _from_bits(table[:, : bits.shape[1]], features),
             lax.bitcast_convert_type(table[:, bits.shape[1] :], jnp.float32),

@@ -52,7 +52,7 @@ def proxy_anchor_loss(
 
     Raises:
         ValueError: the shapes do not fit, a setting is out of bounds, or labels whose values are
-            known are none; see `checked`.
+            known are invalid; see `checked`.
         TypeError: the features are not floating-point.
 
     References:

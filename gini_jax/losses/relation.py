@@ -14,7 +14,7 @@ from gini_jax.losses.triplet import triplet_loss
 
 
 class Comparator(NamedTuple):
-    """Parameters of a network of one hidden layer from two vectors to a score.
+    """Parameters of a network with one hidden layer that maps two vectors to a score.
 
     Attributes:
         first: `[C, H]`, of the first vector.

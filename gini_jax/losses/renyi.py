@@ -34,7 +34,7 @@ def renyi_loss(sums: ClassSums) -> jax.Array:
         >>> print(f"{renyi_loss(features, jnp.eye(2)):.4f}")  # half of log 2
         0.3466
     """
-    # An absent class has no gradient, which its inverse mass would take out of float32's range.
+    # An absent class gets no gradient: its inverse mass would make it exceed float32's range.
     means = jnp.where(sums.mass[:, None] > 0, class_means(sums), 0.0)  # [K, C]
     largest = lax.stop_gradient(means.max(axis=0, keepdims=True))
     alive = ~(largest <= jnp.finfo(means.dtype).tiny)  # [1, C]; NaN is no dead feature

@@ -47,8 +47,8 @@ def checked(loss: Callable[P, T]) -> Callable[P, tuple[Any, T]]:
 
     Returns:
         A function with the same arguments, which works under jit. It returns an error and the
-        loss's own result; `error.throw()` raises what was wrong with traced values, and does
-        nothing otherwise. What is known is raised at once. See `jax.experimental.checkify`.
+        loss's own result; `error.throw()` raises if a traced value was wrong, and does nothing
+        otherwise. A known value that is wrong raises at once. See `jax.experimental.checkify`.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -120,7 +120,7 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
 
 
 def require(text: str, holds: Callable[..., jax.Array], *arrays: jax.Array | None) -> None:
-    """Refuses arrays whose values break a rule, where they are known or under `checked`.
+    """Refuses arrays whose values break a rule; traced values are tested only under `checked`.
 
     Args:
         text: the error.
@@ -148,7 +148,7 @@ def _is_known(value: Any) -> bool:
 
 
 def known_array(values: Any) -> jax.Array:
-    """An argument as an array; what is known, such as NumPy arrays, stays known under jit.
+    """Converts an argument to an array; known values, such as NumPy arrays, stay known in jit.
 
     Raises:
         ValueError: integers of NumPy need 64 bits, which jax does not use by default.
@@ -205,7 +205,7 @@ def check_where(where: Any, labels: jax.Array) -> jax.Array | None:
         )
     if where.dtype != bool:
         require(
-            "where holds numbers that are negative or not finite; it is a mask, or weights from 0",
+            "where holds numbers that are negative or not finite; give a mask, or weights >= 0",
             lambda where: ((where >= 0) & jnp.isfinite(where.astype(jnp.float32))).all(),
             where,
         )
@@ -275,7 +275,7 @@ def check_pair_labels(labels: jax.Array, features: jax.Array, weights: jax.Array
 def check_label_values(
     labels: jax.Array, num_classes: int | None, weights: jax.Array | None
 ) -> None:
-    """Refuses numbers that are no labels, where they are known; see `check_class_labels`."""
+    """Refuses known values that are not valid labels; see `check_class_labels`."""
     if labels.ndim == 1:
         if num_classes is not None:
             require(
@@ -312,7 +312,7 @@ def check_label_values(
 
 
 def check_cosines(cosines: jax.Array, labels: jax.Array, weights: jax.Array | None) -> None:
-    """Refuses numbers that are no cosines, where they are known.
+    """Refuses known values that are not cosines.
 
     Raises:
         ValueError: some lie outside `[-1, 1]`, by more than rounding.
@@ -333,11 +333,11 @@ def check_cosines(cosines: jax.Array, labels: jax.Array, weights: jax.Array | No
 
 
 def of_32_bits(labels: jax.Array) -> jax.Array:
-    """Integers of at least 32 bits, which a number of classes always fits in."""
+    """Integers of at least 32 bits, enough for any number of classes."""
     return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def _counts(weights: jax.Array | None, labels: jax.Array) -> jax.Array:
-    """`[N]`: which examples count: neither of weight 0 nor with a negative integer."""
+    """`[N]`: which examples count: all but those with weight 0 or a negative integer label."""
     there = jnp.ones(len(labels), bool) if weights is None else weights.astype(bool)
     return there & (labels >= 0) if labels.ndim == 1 else there

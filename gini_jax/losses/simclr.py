@@ -52,7 +52,7 @@ def simclr_loss(
 
     Args:
         features: `[2 n, ..., C]`: first one view of each image, then the other, in the same order.
-        labels: not used; a place for those that other losses take.
+        labels: not used; other losses take labels here.
         projection: parameters to learn together with the network.
         temperature: what cosines are divided by.
         where: `[2 n]` mask or weights; an image counts with those of its first view.

@@ -48,7 +48,7 @@ def supcon_loss(
         Scalar: the mean over the anchors that have a positive; 0 if none has.
 
     Raises:
-        ValueError: the shapes do not fit, labels are none, or a setting is out of bounds.
+        ValueError: the shapes do not fit, labels are invalid, or a setting is out of bounds.
         TypeError: the features are not floating-point.
 
     References:

@@ -70,8 +70,8 @@ class Term(Protocol):
 class SumTerm(Protocol):
     """A term that is a function of sums over the examples.
 
-    It is exact under `config.grad_accumulation`, costs one all-reduce together with all others of
-    its kind, and can take sums that are blended with their history.
+    It is exact under `config.grad_accumulation`, shares one all-reduce with all other sum terms,
+    and can take sums that are blended with their history.
     """
 
     def sums(self, outputs: Outputs) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _scalar(value: Any) -> jax.Array:
     return value
 
 
-# From features, labels and `where` to this device's own sums, by the name that terms share them by.
+# Functions from features, labels and `where` to this device's sums, by the name of the sums.
 SUMS: dict[str, Callable[..., Any]] = {
     "class_sums": local_sums,
     "signed_class_sums": partial(local_sums, signed=True),
@@ -151,8 +151,8 @@ class FeatureTerm(NamedTuple):
     Attributes:
         loss: from features, labels, the parameters if there are any, `where` and `axis_name` to a
             scalar.
-        create: from a key, the number of features and that of classes to the parameters that the
-            loss learns for a layer; None: it learns none.
+        create: a function from a random key and the numbers of features and classes to the
+            parameters that the loss learns for a layer; None: it learns none.
         layers: a weight for each layer; empty: 1.
     """
 

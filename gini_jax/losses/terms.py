@@ -31,7 +31,7 @@ class TermSpec(NamedTuple):
     """An entry of the table of terms.
 
     Attributes:
-        create: from what the run is like, and the term's own settings, to the term.
+        create: a function from the run's context, and the term's own settings, to the term.
         declares: the function or class whose arguments are the term's own settings.
         given: those of its arguments that are no settings: training gives them.
         needs: what training must provide: a `cosine` or a `probe` head, `superclasses`, or two
@@ -91,7 +91,7 @@ def of_features(
 def of_margin(loss: Callable[..., jax.Array]) -> TermSpec:
     """A term in the table: what a margin adds to the cross-entropy of a cosine head.
 
-    So cross-entropy and the term of weight 1 are the loss with the margin.
+    So cross-entropy plus the term with weight 1 is the loss with the margin.
     """
 
     def term(context: TermContext, **settings: Any) -> LogitTerm:
@@ -112,7 +112,7 @@ def _kl(
     """The paper's KL term.
 
     Args:
-        context: with the class shares that `prior` is.
+        context: holds the class shares that `prior` refers to.
         target: what the features' distribution is compared with: class shares of the batch (the
             paper's), uniform over the classes present in it, or the prior: class shares of the
             training set.

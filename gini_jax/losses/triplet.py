@@ -64,7 +64,7 @@ def triplet_loss(
         leave the range of float32 where features are above about 1e18.
 
     Raises:
-        ValueError: the shapes do not fit, labels are none, or a setting is out of bounds.
+        ValueError: the shapes do not fit, labels are invalid, or a setting is out of bounds.
         TypeError: the features are not floating-point.
 
     References:

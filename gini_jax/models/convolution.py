@@ -1,9 +1,9 @@
 """A convolution that is also fast on CPUs; for `flax.linen.Conv(conv_general_dilated=)`.
 
-On CPUs, XLA is slow in three cases, which are products here: 1x1 kernels, depthwise kernels, and
-the gradient with respect to the weights of the others. For this gradient XLA brings the images into
-another order, and computes them again on the way, with all that was fused into them: inside a
-network that takes longer than in benchmarks/convolutions.py, which measures kernels alone. Programs
+On CPUs, XLA is slow in three cases, which this file computes by products: 1x1 kernels, depthwise
+kernels, and the weight gradient of all other kernels. For this gradient, XLA reorders the images.
+In doing so it recomputes them, with every operation that was fused into them. So the gradient takes
+longer inside a network than in benchmarks/convolutions.py, which measures kernels alone. Programs
 for other platforms call XLA's convolution.
 """
 

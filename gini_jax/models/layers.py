@@ -31,8 +31,8 @@ class NetworkSpec(NamedTuple):
         dialects: for each PyTorch naming, the rules from our paths to its names; see
             `torch_weights`.
         infer: a function from PyTorch weights by name to the settings that their shapes imply.
-        library: that has the network under the first of these namings.
-        original: settings that do not show in the weights, as that library has them.
+        library: the library that uses the first of these namings.
+        original: that library's values of settings that the weights do not reveal.
     """
 
     module: type[nn.Module]
@@ -58,8 +58,8 @@ class NetworkSpec(NamedTuple):
 def perturbed(network: nn.Module, layer: str, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """A layer's activations, plus the array of the collection `perturbations`, if there is one.
 
-    The gradient with respect to zeros there is that with respect to the layer's activations. Flax's
-    own `perturb`, which also works, would add zeros of the batch's size to what `init` returns.
+    If that array is zero, its gradient is the gradient of the layer's activations. Flax's own
+    `perturb` also works, but adds zeros of the batch's size to what `init` returns.
     """
     there = network.has_variable("perturbations", layer)
     return network.perturb(layer, x) if there else x

@@ -33,9 +33,9 @@ class Stage(NamedTuple):
 
     Attributes:
         expansion: how many times wider a block is inside.
-        channels: of its result.
-        blocks: how many.
-        stride: of the first one.
+        channels: output channels of a block.
+        blocks: number of blocks.
+        stride: stride of the first block.
         kernel: side of the depthwise kernel.
     """
 
@@ -88,7 +88,7 @@ class InvertedResidual(nn.Module):
     stride: int
     drop_path: float
     activation: str
-    conv: Any  # ConvNorm with what all have in common
+    conv: Any  # ConvNorm with the arguments that all share
 
     @nn.compact
     def __call__(
@@ -120,7 +120,7 @@ class MobileNet(nn.Module):
         padding: torch: the same on both sides; same: as TensorFlow
         momentum: share of a running average that is kept
         epsilon: added to variances in normalisation
-        drop_path: rate of stochastic depth, which block `i` of `n` has times `i / n`
+        drop_path: rate of stochastic depth, multiplied by `i / n` in block `i` of `n`
         activation: activation function
         dropout: dropout before the last layer
         head: last layer: linear; cosine, of normalised features and weights; probe, linear, through

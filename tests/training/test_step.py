@@ -20,6 +20,7 @@ from gini_jax.errors import InputError, RunError, Stopped
 from gini_jax.losses.terms import PRESETS, TABLE, TermSpec
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes.train import main as train
+from gini_jax.training.checks import check_config
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.initial import start_state
 from gini_jax.training.interrupt import Interrupts
@@ -185,7 +186,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path, r
 
 
 def test_a_run_is_finished_once_everything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("gini_jax.modes.train.title_of", lambda _: 1 / 0)
+    monkeypatch.setattr("gini_jax.modes.train._draw_curves", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(small_config("ce", dense, num_epochs=1), tmp_path, devices=jax.devices()[:1])
     assert not (tmp_path / "result.json").exists()
@@ -301,7 +302,7 @@ def test_a_term_over_pairs_is_that_of_the_whole_batch_and_refuses_micro_batches(
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[0], end)
     config.grad_accumulation = 2
     with pytest.raises(InputError, match=r"terms\.spread is not a function of sums"):
-        set_up(config)
+        check_config(config, 1)
 
 
 @pytest.mark.slow
