@@ -2,9 +2,9 @@
 
     python benchmarks/pairs.py
 
-The rows are those of tests/helpers/pairs.py, which the slow tests run. This runs and counts two at a
-time, for about a quarter of an hour on two cores. It names rows that fail; their pairs do not count
-as covered. `--log=FILE` counts a finished run of the tests that had `PAIRS_LOG=FILE` in its
+The rows are those of tests/helpers/pairs.py, which the slow tests run. This runs and counts two at
+a time, for about a quarter of an hour on two cores. It names rows that fail; their pairs do not
+count as covered. `--log=FILE` counts a finished run of the tests that had `PAIRS_LOG=FILE` in its
 environment.
 """
 

@@ -1,4 +1,4 @@
-"""The default: a small ResNet on scikit-learn's 8x8 digits; half a minute on two CPU cores."""
+"""The default: a small ResNet on scikit-learn's 8x8 digits; about a minute on two CPU cores."""
 
 from ml_collections import ConfigDict
 

@@ -19,7 +19,7 @@ RECIPES = {
     "Network": ("models/tiny_vit.py", "models/registry.py", "        **cvt.NETWORKS"),
     "Data source": ("data/images_folder.py", "data/__init__.py", '        "digits": D'),
     "Evaluation": ("evals/nearest.py", "evals/__init__.py", '        "selection": s'),
-    "Bench": ("benches/bfloat16.py", "benches/__init__.py", '        "prune": p'),
+    "Bench": ("downstream/bfloat16.py", "downstream/__init__.py", '        "prune": p'),
     "Mode": ("modes/settings.py", "cli.py", '    "plan": "'),
     "Executor": (
         "modes/executors/shuffled.py",

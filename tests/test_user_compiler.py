@@ -38,7 +38,7 @@ TINY = ["--config=tests/helpers/tiny.py", "--config.evals=probe"]
     ("config", "least", "stage"),
     [
         pytest.param(DEFAULT, 0.95, ("stage4", 1, 1, 128), marks=pytest.mark.slow),
-        (TINY, 0.85, ("stage2", 4, 4, 16)),
+        pytest.param(TINY, 0.85, ("stage2", 4, 4, 16), marks=pytest.mark.slow),
     ],
     ids=["default", "tiny"],
 )

@@ -1,1 +1,1 @@
-"""What people look at: statistics, pictures, reports, and what compiled programs say."""
+"""Statistics, pictures and reports of runs, and the costs of compiled programs."""

@@ -30,10 +30,10 @@ def pictures(groups: Groups, modules: Mapping[str, ModuleType]) -> Iterator[tupl
 def drawings(
     groups: Groups, modules: Mapping[str, ModuleType]
 ) -> Iterator[tuple[str, str, str, Any, tuple[Any, ...]]]:
-    """What the pictures of benches are drawn from, for those that runs have had.
+    """What the pictures of benches are drawn from, for the benches that were run.
 
     Yields:
-        The name of its file, title, text, function and arguments of each picture.
+        For each picture: file name, title, text, drawing function and its arguments.
     """
     for name, module in modules.items():
         title, _, text = (module.__doc__ or "").partition("\n")[0].partition(": ")

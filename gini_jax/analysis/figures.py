@@ -23,7 +23,7 @@ from gini_jax.drawing import (
 
 
 def of_one_run(run: Run) -> dict[str, bytes]:
-    """By name, the pictures of a run for its loggers; one that cannot be drawn is left out."""
+    """A run's pictures for its loggers, by name; pictures that cannot be drawn are left out."""
     groups, found = {run.group: [run]}, {}
 
     def keep(name: str, draw: Callable[..., Figure], *arguments: Any) -> None:
@@ -39,8 +39,8 @@ def of_one_run(run: Run) -> dict[str, bytes]:
 def curves(groups: dict[str, list[Run]]) -> Figure:
     """Mean over the seeds by epoch, with a band from the lowest to the highest.
 
-    A group alone has more lines and panels: the terms in training batches, their gradients over
-    cross-entropy's, and the features that never fire.
+    A single group gets more lines and panels: the terms in training batches, the ratios of their
+    gradients to cross-entropy's, and the share of features that never fire.
     """
     terms = dict.fromkeys(
         name for runs in groups.values() for run in runs for name in run.config["loss"]["terms"]
@@ -89,7 +89,7 @@ def curves(groups: dict[str, list[Run]]) -> Figure:
 
 
 def _legend_below(figure: Figure, axis: Any) -> None:
-    """The legend of an axis under all of them, where it covers no line."""
+    """Draws an axis's legend below all axes, where it covers no line."""
     handles, labels = axis.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
@@ -213,7 +213,7 @@ def profiles(groups: dict[str, list[Run]]) -> Figure:
 
 
 def distribution(groups: dict[str, list[Run]]) -> Figure:
-    """The features' distribution over the classes, beside the classes' own."""
+    """The features' distribution over the classes, and that of the test images."""
     figure = Figure(figsize=(10, 3.4 + 0.2 * -(-len(groups) // 4)), layout="constrained")
     axis = figure.subplots()
     first = max((runs[0] for runs in groups.values()), key=lambda run: run.num_classes)
@@ -289,7 +289,7 @@ def _one_each(groups: dict[str, list[Run]], height: float) -> tuple[Figure, list
 
 
 def principal_components(x: Float[np.ndarray, "N C"], most: int = 30) -> Float[np.ndarray, "N D"]:
-    """The coordinates along at most `most` principal axes, and along two at least.
+    """The coordinates along the first principal axes, at least two and at most `most`.
 
     Examples:
         >>> principal_components(np.ones((3, 1))).tolist()

@@ -12,7 +12,7 @@ class Names(NamedTuple):
 
     Attributes:
         short: by group, its objective and the values of what varies.
-        legend: what the values are of, in words; "" where nothing varies but the objective.
+        legend: what the values stand for, in words; "" if only the objective varies.
     """
 
     short: dict[str, str]

@@ -51,8 +51,8 @@ def write_report(workdir: Path, *others: Path) -> Path:
     """Writes a page about the finished runs of some workdirs.
 
     Args:
-        workdir: of a run or of a sweep, in which report.html is written.
-        *others: to compare with it; then the page is comparison.html.
+        workdir: the folder of a run or sweep; report.html is written there.
+        *others: workdirs to compare it with; the page is then comparison.html.
 
     Returns:
         The path of the page.
@@ -95,7 +95,7 @@ def page_of(groups: dict[str, list[Run]]) -> str:
 
 
 def _against_cross_entropy(runs: list[Run]) -> str:
-    """The commands that set a single run against cross-entropy alone; "" where they are no use."""
+    """The commands that compare a single run with cross-entropy alone; "" if not applicable."""
     run = runs[0]
     if len(runs) > 1 or not run.config["loss"]["terms"]:
         return ""
@@ -109,7 +109,7 @@ def _against_cross_entropy(runs: list[Run]) -> str:
 
 
 def _facts(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
-    """What was run; where runs differ in a fact, what each of them says."""
+    """Facts about the runs; where runs differ in a fact, all its values."""
     runs = [run for runs in groups.values() for run in runs]
     seeds = sorted({run.result["seed"] for run in runs})
     seconds = np.mean([run.result["train_seconds"] for run in runs])
@@ -166,7 +166,7 @@ def _tested(run: Run) -> str:
 
 
 def _findings(groups: dict[str, list[Run]], compared: dict[str, list[str]]) -> list[str]:
-    """What the tables say, in sentences made from their numbers."""
+    """The tables' main results, as sentences."""
     frame = table_of(groups)
     told = {name for names in compared.values() for name in names}
     alone = [_reached(name, runs) for name, runs in groups.items() if name not in told]
@@ -179,7 +179,7 @@ def _findings(groups: dict[str, list[Run]], compared: dict[str, list[str]]) -> l
 
 
 def _reached(name: str, runs: list[Run]) -> str:
-    """What a group reaches that is compared with nothing: the mean over its runs."""
+    """A sentence on a group that is not compared with a baseline: the mean over its runs."""
     accuracy, gini = (
         np.array([run.result[key] for run in runs]) for key in ("test_accuracy", "feature_gini")
     )
@@ -194,7 +194,7 @@ def _reached(name: str, runs: list[Run]) -> str:
 
 
 def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
-    """What the differences from a group say, a sentence per other group."""
+    """Sentences on the differences from a baseline group, one for each other group."""
     accuracy = compare_by_seed(frame, "test_accuracy", base)
     gini = compare_by_seed(frame, "feature_gini", base, larger_is_better=False)
     for name in accuracy.index.drop(base):
@@ -204,7 +204,7 @@ def _against(frame: pd.DataFrame, base: str) -> Iterator[str]:
             yield f"{name} and {base} have no seed in common, so they are not compared."
             continue
         if pairs < 2:
-            verdict = "with one seed nothing can be said about chance"
+            verdict = "one seed is too few for a significance test"
         elif np.isnan(p):
             verdict = "the difference is the same for every seed, so no test is defined"
         else:
@@ -241,7 +241,7 @@ def _tables(groups: dict[str, list[Run]], compared: dict[str, list[str]]) -> Ite
     seeds = "the seeds" if len(common) == len(frame) else "the seeds that all rows have"
     several = len(frame) > len(groups)
     text = f"Mean ± standard deviation over {seeds}. " if several else ""
-    text += "A click on a heading sorts." if len(groups) > 1 else ""
+    text += "Click a heading to sort." if len(groups) > 1 else ""
     yield Section("Results", text or "On the test split.", table=rows)
     rows = [["", "against", "difference", "95 % interval (t)", "p (t), Holm", "better in"]]
     for base, names in compared.items():
@@ -284,7 +284,7 @@ def _picture(
     """A section with a picture; if it cannot be drawn, the section says why."""
     try:
         return Section(title, text, drawn(draw, *arguments, pixels=pixels))
-    except Exception as error:  # one picture does not cost the page
+    except Exception as error:  # a failed picture must not fail the page
         reason = f"{type(error).__name__}: {first_line(error)}"
         print(f"warning: the picture {title!r} could not be drawn ({reason})", file=sys.stderr)
         return Section(title, f"This picture is left out: it could not be drawn ({reason}).")
@@ -389,7 +389,7 @@ def _confusion(name: str, run: Run) -> Section:
 
 
 def _benches(groups: dict[str, list[Run]]) -> list[Section]:
-    """Pictures of the benches that the runs have had, and of settings that a sweep varied."""
+    """Pictures of the benches that were run, and of settings that a sweep varied."""
     return [
         _picture(title, text, draw, *arguments, pixels=True)
         for _, title, text, draw, arguments in drawings(groups, benches_of("all"))

@@ -1,4 +1,4 @@
-"""Finished runs, as they lie in their folders."""
+"""Reads finished runs from their folders."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         folder: its workdir.
-        group: what it is compared as: its objective, and what a sweep varied.
+        group: its group in comparisons: its objective, and the settings that a sweep varied.
         result: result.json.
         config: config.json.
         lines: the epochs in metrics.jsonl.
@@ -46,13 +46,13 @@ class Run:
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What pictures are drawn from."""
+        """The arrays that pictures are drawn from."""
         again = "result.json too, and start the run again, which then tests its checkpoint"
         return arrays_in(self.folder / "arrays.npz", again)
 
     @cached_property
     def bench(self) -> dict[str, dict[str, Any]]:
-        """The numbers of each bench that the run has had."""
+        """The numbers of each bench that has measured the run."""
         return benches_in(self.folder)[1]
 
     @cached_property
@@ -102,7 +102,7 @@ def arrays_in(path: Path, again: str) -> dict[str, np.ndarray]:
 
     Args:
         path: a file of `np.savez`.
-        again: what writes it again.
+        again: for the error, how to write it again.
 
     Raises:
         InputError: the file is damaged.
@@ -119,8 +119,8 @@ def arrays_in(path: Path, again: str) -> dict[str, np.ndarray]:
 def epochs_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that are of an epoch, not of a single step.
 
-    A last line that is not complete, of a run that is writing it, is left out. Gradient ratios,
-    named shares up to version 0.2, have their name of today.
+    An incomplete last line, which a run is still writing, is left out. Gradient ratios, which were
+    called shares up to version 0.2, get their current name.
     """
     text = (folder / "metrics.jsonl").read_text()
     texts = text.replace('"train_share_', '"train_gradient_ratio_').splitlines()
@@ -129,7 +129,7 @@ def epochs_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_unfinished(folder: Path) -> Run:
-    """A run as far as it has come: its config and its epochs, for its curves."""
+    """A run that may still be training: its config and its epochs so far, for its curves."""
     config = as_saved_now(read_json(folder / "config.json"))
     name = f"{config['name']}:{config['objective']}, seed {config['seed']}"
     return Run(folder, name, {}, config, epochs_of(folder), {})
@@ -145,7 +145,7 @@ def read_run(folder: Path, group: str = "") -> Run:
         if not (folder / name).is_file():
             raise InputError(
                 f"{str(folder)!r} holds no finished run ({name} is missing); give the workdir of a "
-                "run or of a sweep, and start its command again, which finishes it"
+                "run or of a sweep, and start its command again to finish it"
             )
     again = "delete it, and start the run again, which tests its checkpoint"
     result = read_json(folder / "result.json", again)
@@ -183,10 +183,10 @@ def table_of(groups: dict[str, list[Run]]) -> pd.DataFrame:
 
 
 def frame_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Rows that hold result.json.
+    """A table of rows that hold result.json.
 
-    `attrs["metrics"]` are the numbers that tables show, by key a title and whether larger is
-    better, with those of the runs' own evaluations.
+    `attrs["metrics"]` maps each metric that tables show to its title and whether larger is better.
+    It includes the metrics of plugin evaluations.
 
     Examples:
         >>> frame = frame_of([{"seed": 0, "titles": {"silent": ["Silent features", True]}}])
@@ -205,9 +205,9 @@ def frame_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def named_apart(runs: Sequence[Run]) -> list[Run]:
     """Runs with their groups: the objective, and each setting in which the runs differ.
 
-    The data count as a setting, by their digests. The weight of a term, or its own setting, counts
-    among the objectives that have the term. Where more than three settings differ, the name of a
-    run's folder stands for them, with a number where runs of the same name differ.
+    The data count as a setting, by their digests. A term's weight and settings count only for
+    objectives that have the term. If more than three settings differ, the name of a run's folder
+    replaces them in the group's name, with a number if different runs have the same name.
 
     Raises:
         InputError: two runs of a group have the same seed.
@@ -258,9 +258,9 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def _read_settings(run: Run) -> dict[str, Any]:
-    """The settings that a run reads, and as `data` what it was trained and tested on.
+    """The settings that a run reads, and under `data` a digest of its data.
 
-    Settings that it does not read do not make it another run.
+    Settings that it does not read are left out, because they do not make runs differ.
     """
     config = from_saved(run.config)
     ignored = inactive(config)
@@ -270,7 +270,7 @@ def _read_settings(run: Run) -> dict[str, Any]:
         if path not in ignored
     }
     read = [run.about[key] for key in ("class_names", "examples")]
-    # Where data were not decoded, or by an earlier version, only names and sizes are known.
+    # Without decoding, or from an earlier version, only the names and sizes of data are known.
     read.append(run.about.get("digests") or {})
     digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:6]
     return found | {"data": digest}

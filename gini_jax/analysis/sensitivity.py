@@ -12,14 +12,14 @@ from gini_jax.drawing import COLOURS, plain_numbers
 from gini_jax.evals import TITLES
 from gini_jax.training.workdir import CHANGEABLE_ON_RESUME
 
-# What does not tell runs apart, or does so besides their settings.
+# Settings that do not distinguish runs, or that comparisons treat separately.
 _NOT_VARIED = {"seed", "objective", "name", *CHANGEABLE_ON_RESUME}
 
 
 def varied_table(groups: dict[str, list[Run]]) -> pd.DataFrame:
     """One row per run: its result, and `config.SETTING` of each setting that the runs vary.
 
-    A term's weight is varied where an objective has it with different weights.
+    A term's weight counts as varied if runs of one objective differ in it.
     """
     rows = []
     for run in (run for runs in groups.values() for run in runs):
@@ -58,8 +58,8 @@ def varied_alone(table: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
 def sensitivity(table: pd.DataFrame, metric: str = "test_accuracy") -> Figure:
     """A panel for each varied setting: mean and standard deviation over the seeds by value.
 
-    A line joins runs that differ in this setting alone. Where all runs of `ce` are alike, they are
-    a horizontal band. Settings that never vary alone have no panel.
+    A line joins runs that differ in this setting alone. If all runs of `ce` have the same
+    settings, they are a horizontal band. Settings that never vary alone have no panel.
 
     Args:
         table: one row per run: `objective`, the metric, and a column `config.SETTING` for each

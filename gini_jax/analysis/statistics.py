@@ -17,15 +17,15 @@ _SAME = 1e-9
 
 
 def by_baseline(groups: Iterable[str], objective: str = "ce") -> dict[str, list[str]]:
-    """Which groups of a sweep are compared with which: with `ce` of the same varied settings.
+    """Assigns each group of a sweep to its baseline: `ce` with the same varied settings.
 
     Args:
         groups: `OBJECTIVE` or `OBJECTIVE-SETTING=VALUE-...`, each.
         objective: the one to compare with.
 
     Returns:
-        By baseline, the groups compared with it, the baseline first. Groups that nothing is
-        compared with are left out.
+        For each baseline, the groups compared with it, the baseline first. Baselines without other
+        groups are left out.
 
     Examples:
         >>> by_baseline(["ce", "kl", "kl-loss.terms.kl=2.0"])
@@ -115,7 +115,7 @@ def without_rounding(difference: Any) -> np.ndarray:
 
     Accuracies are counts over a number of images, so equal differences are common; as floating-
     point numbers they differ by 1e-16. Magnitudes closer than 1e-9 become equal, and those below
-    1e-9 become 0: no split has a thousand million images.
+    1e-9 become 0: no split has a billion images.
 
     Examples:
         >>> without_rounding(np.array([0.85 - 0.80, 0.90 - 0.85, 0.1 - 0.1])).tolist()
@@ -178,11 +178,11 @@ def paired(difference: Sequence[float] | np.ndarray) -> dict[str, float]:
 
 
 def detectable(difference: Sequence[float] | np.ndarray, power: float = 0.8) -> float:
-    """The smallest mean difference that a paired t-test at 5 % sees with as many seeds as these.
+    """The smallest mean difference that a paired t-test at 5 % detects with this many seeds.
 
     Args:
         difference: by seed; at least two. Only their spread counts.
-        power: the probability of seeing it.
+        power: the probability of detecting it.
 
     Examples:
         >>> print(f"{detectable([0.01, 0.0, 0.02, -0.01]):.4f}")
@@ -208,7 +208,7 @@ def markdown(table: pd.DataFrame, baseline: str = "ce", points: bool = True) -> 
     """A comparison as a Markdown table; "-" where there is no number.
 
     Args:
-        table: what `compare` gives.
+        table: what `compare_by_seed` returns.
         baseline: the group that the others are compared with.
         points: whether the metric is an accuracy, for which equivalence is tested.
     """

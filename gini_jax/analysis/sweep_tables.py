@@ -17,10 +17,10 @@ RECORD = "sweep.json"
 
 
 def write_record(workdir: Path, changes: Mapping[str, dict[str, Any]], search: bool) -> None:
-    """Writes what a sweep consists of.
+    """Writes sweep.json, which lists a sweep's members.
 
     Args:
-        workdir: of the sweep.
+        workdir: the sweep's folder.
         changes: by member's name, the settings that it changes.
         search: whether settings were drawn.
     """
@@ -80,11 +80,11 @@ def sweep_markdown(table: pd.DataFrame) -> str:
 
 
 def summary(table: pd.DataFrame, most: int = 9) -> str:
-    """The accuracy of each group in a line, the best first, and what it differs by.
+    """A line per group, the best first: its accuracy, and the difference from its baseline.
 
     Args:
         table: what sweep.csv holds.
-        most: lines; what is left is counted in one more.
+        most: the largest number of lines; one more line counts the groups left out.
     """
     groups = list(dict.fromkeys(table["group"]))
     names, baselines = short_names(groups), by_baseline(groups)
@@ -107,7 +107,7 @@ def summary(table: pd.DataFrame, most: int = 9) -> str:
         lines[most:] = [f"- {len(lines) - most} more groups stand in the tables below."]
     if names.legend:
         lines.append(
-            f"\nA name is {names.legend}. Intervals here are not corrected for their number."
+            f"\nA name is {names.legend}. The intervals are not corrected for multiplicity."
         )
     return "\n".join(lines)
 

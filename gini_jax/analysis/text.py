@@ -1,11 +1,11 @@
-"""A run in words."""
+"""A text summary of a run."""
 
 from pathlib import Path
 from typing import Any
 
 
 def summary_text(result: dict[str, Any], workdir: Path) -> str:
-    """The end of a run in a few lines.
+    """Summarises a finished run in a few lines.
 
     Args:
         result: what result.json holds.

@@ -1,22 +1,22 @@
-"""t-SNE of points of which some may coincide."""
+"""t-SNE of points, some of which may coincide."""
 
 import numpy as np
 from jaxtyping import Float
 
-LEAST = 4  # different points; fewer have no neighbourhood to speak of
+LEAST = 4  # different points; fewer have no meaningful neighbourhoods
 
 
 def tsne(points: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N 2"]:
     """Places points in a plane so that neighbours stay neighbours.
 
-    Points that agree in six digits are placed once: many that coincide would overflow the stack of
-    scikit-learn's quadtree, which ends the process.
+    Points that agree to six digits are placed once. Many coinciding points would overflow the stack
+    of scikit-learn's quadtree and crash the process.
 
     Args:
         points: at least four different ones.
 
     Raises:
-        RuntimeError: they are fewer.
+        RuntimeError: there are fewer.
 
     Examples:
         >>> tsne(np.random.default_rng(0).normal(size=(20, 5))).shape

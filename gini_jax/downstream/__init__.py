@@ -4,7 +4,7 @@ A new bench takes one new file and one line in `BENCHES`; a plugin is such a mod
 file that measures a network has
 
 - `KEYS`: its numbers, each with a title and whether larger is better;
-- `unfit(subject)`, if it does not fit every run: why it cannot measure one, "" if it can;
+- `unfit(subject)`, if some runs do not support it: the reason, or "" if the run does;
 - `measure(subject)`: these numbers, and arrays `BENCH/KEY` for its picture;
 - `draw(arrays)`, if it has curves: a figure of the arrays of each run, by group. Without it the
   numbers are drawn. With `EACH_RUN = True`, `draw(arrays, class_names)` is called for each group
@@ -49,7 +49,7 @@ BENCHES = Registry(
 
 
 def benches_of(text: str) -> dict[str, Any]:
-    """The benches that a flag names, separated by commas; `all` is all of the package.
+    """The benches that a flag names, separated by commas; `all` means all built-in benches.
 
     Raises:
         InputError: a name is unknown.

@@ -1,7 +1,7 @@
 """Corruptions: accuracy on test images with noise, blur, less contrast, large pixels, and JPEG.
 
-Five strengths of each, those of CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261, and its
-published code). All but JPEG are made on the device. At most 2,000 test images.
+Each has the five strengths of CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261, and its
+published code). All but JPEG run on the device. At most 2,000 test images are used.
 """
 
 import io
@@ -26,24 +26,24 @@ IMAGES = Float[np.ndarray, "N h w 3"]
 
 
 def noise(images: IMAGES, deviation: float) -> Any:
-    """Gaussian noise of a standard deviation, cut to `[0, 1]`."""
+    """Adds Gaussian noise of a given standard deviation, and clips to `[0, 1]`."""
     drawn = jax.random.normal(jax.random.key(0), images.shape)
     return jnp.clip(images + deviation * drawn, 0, 1)
 
 
 def blur(images: IMAGES, deviation: float) -> Any:
-    """A Gaussian of a standard deviation in pixels."""
+    """Blurs with a Gaussian of a given standard deviation in pixels."""
     return pix.gaussian_blur(jnp.asarray(images), deviation, kernel_size=9, padding="SAME")
 
 
 def contrast(images: IMAGES, factor: float) -> Any:
-    """Differences from an image's mean colour times a factor."""
+    """Multiplies the differences from an image's mean colour by a factor."""
     mean = images.mean(axis=(1, 2), keepdims=True)
     return jnp.clip(mean + factor * (images - mean), 0, 1)
 
 
 def pixelate(images: IMAGES, factor: float) -> Any:
-    """Means of boxes, as an image of `factor` times the side that is enlarged again."""
+    """Shrinks an image to `factor` times its side by averaging, and enlarges it again."""
     count, side = images.shape[:2]
     small = max(int(side * factor), 1)
     shrunk = jax.image.resize(images, (count, small, small, 3), "linear", antialias=True)
@@ -51,7 +51,7 @@ def pixelate(images: IMAGES, factor: float) -> Any:
 
 
 def jpeg(images: IMAGES, quality: float) -> Any:
-    """Written as JPEG and read again, by Pillow."""
+    """Compresses the images as JPEG and decodes them again, with Pillow."""
     read = []
     for pixels in np.round(np.asarray(images) * 255).astype(np.uint8):
         file = io.BytesIO()
@@ -70,7 +70,7 @@ KINDS: dict[str, tuple[Callable[[IMAGES, float], Any], tuple[float, ...]]] = {
 
 
 def measure(subject: Subject) -> dict[str, Any]:
-    """Accuracies by kind, `corruptions/KIND [5]`, without any, and their mean."""
+    """Accuracies by kind, `corruptions/KIND [5]`, and uncorrupted; the mean over the kinds."""
     images, labels = subject.test_images(MOST)
     found: dict[str, Any] = {"corruptions/none": np.array([subject.accuracy(images, labels)])}
     for name, (corrupt, strengths) in KINDS.items():

@@ -1,8 +1,8 @@
 """Explanations: the features that vote most for an image's class, and where they fire.
 
-A feature's vote is its pooled activation times its weight for the predicted class, so that the
-votes add up to the logit less its bias. Where a feature fires is drawn over the image: the
-activations of the last layer of more than one pixel, times the feature's gradient there, summed
+A feature's vote is its pooled activation times its weight for the predicted class, so the votes
+add up to the logit minus its bias. A map over the image shows where a feature fires: the
+activations of the last layer with more than one pixel, times the feature's gradient there, summed
 over the channels (Draelos and Carin, HiResCAM, arXiv 2011.08891, for one feature at a time). Where
 the pooled features are means over space of that layer, these are the feature's own activations.
 """
@@ -30,7 +30,7 @@ EACH_RUN = True  # a picture for each group, of its first run
 
 
 class Explanations(NamedTuple):
-    """What votes for the classes of `N` images, `F` features each.
+    """The features that vote for the classes of `N` images, `F` for each.
 
     Attributes:
         images: as the network is shown them.
@@ -38,7 +38,7 @@ class Explanations(NamedTuple):
         features: the channels with the largest votes, the largest first.
         votes: activation times weight.
         maps: where they fire, 0 to 1, at the image's size; zeros where it is not known.
-        layer: of which the maps are; "" if they are not known.
+        layer: the layer of the maps; "" if they are not known.
     """
 
     images: UInt8[np.ndarray, "N h w 3"]
@@ -50,14 +50,14 @@ class Explanations(NamedTuple):
 
 
 def unfit(subject: Subject) -> str:
-    """It needs a linear last layer."""
+    """The reason why a run does not fit: it needs a linear last layer."""
     if subject.trained.head is None:
         return "it needs a network with a linear last layer; train with --config.model.head=linear"
     return ""
 
 
 def measure(subject: Subject) -> dict[str, Any]:
-    """Explanations of test images, two right and two wrong ones as far as there are."""
+    """Explanations of test images: up to two right and two wrong predictions."""
     predicted, labels = subject.test.logits.argmax(axis=1), subject.test.labels
     right, wrong = (np.flatnonzero((predicted == labels) == x) for x in (True, False))
     rows = np.concatenate([right[:2], wrong[:2]])
@@ -69,7 +69,7 @@ def measure(subject: Subject) -> dict[str, Any]:
 
 
 def explained(trained: Trained, stored: UInt8[np.ndarray, "N H W 3"]) -> Explanations:
-    """The features that vote most for the classes of images as the training stored them.
+    """The features that vote most for the predicted classes of images, as stored for training.
 
     Raises:
         AssertionError: the network has no linear last layer: `trained.head` is None.
@@ -92,7 +92,7 @@ def explained(trained: Trained, stored: UInt8[np.ndarray, "N H W 3"]) -> Explana
 
 
 def _layer_of_maps(trained: Trained) -> str:
-    """The coarsest layer of more than one pixel or token that the logits read; "" if none is."""
+    """The coarsest layer with several pixels or tokens that the logits depend on; "" if none."""
     layers = feature_shapes(trained.model, trained.image_size)
     reached = layers_before_logits(trained.model, trained.image_size)
     wide = {
@@ -106,7 +106,7 @@ def _layer_of_maps(trained: Trained) -> str:
 def _where_fired(
     trained: Trained, layer: str, images: UInt8[Array, "N h w 3"], channels: Int[np.ndarray, "N F"]
 ) -> Float[np.ndarray, "N F y x"]:
-    """Activations of a layer times the gradients of pooled features, not below 0."""
+    """A layer's activations times the gradients of pooled features, clipped below at 0."""
     model = trained.model
     seen = standardize(centre_crop(images, trained.image_size), trained.config.dataset)
     zeros = jax.tree.map(

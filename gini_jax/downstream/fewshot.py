@@ -1,9 +1,9 @@
-"""Few examples: telling classes apart that training did not see.
+"""Few examples: distinguishing classes that training did not see.
 
-600 episodes, each of 5 held-out classes, 1 or 5 images of each to learn from and 15 others, or as
-many as there are, to classify by the nearest mean of the normalised pooled features (Snell et al.,
-"Prototypical Networks", arXiv 1703.05175; the normalisation from Wang et al., "SimpleShot", arXiv
-1911.04623). The episodes are the same for all runs on the same images.
+There are 600 episodes. Each has 5 held-out classes, with 1 or 5 images of each class to learn from
+and up to 15 others to classify. The nearest class mean of the normalised pooled features decides
+(Snell et al., "Prototypical Networks", arXiv 1703.05175; the normalisation is that of Wang et al.,
+"SimpleShot", arXiv 1911.04623). The episodes are the same for all runs on the same images.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ KEYS = {
 
 
 def unfit(subject: Subject) -> str:
-    """It needs five held-out classes with six images each."""
+    """The reason why a run does not fit: it needs five held-out classes with six images each."""
     held = subject.dataset.splits.get(HELD_OUT)
     if held is None or (np.bincount(held.labels) > 5).sum() < WAYS:
         return (
@@ -59,7 +59,7 @@ def episodes(
         labels: their classes; a class with no more than `shots` images is left out.
         shots: images of each class to learn from.
         count: `E`.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Examples:
         >>> episodes(np.repeat(np.eye(5), 4, axis=0), np.repeat(np.arange(5), 4), 1, 3)
@@ -76,5 +76,5 @@ def episodes(
         queries = np.concatenate([vectors[own[shots:]] for own in drawn])
         truth = np.repeat(np.arange(len(drawn)), [len(own) - shots for own in drawn])
         distance = np.round((means**2).sum(axis=1) - 2 * queries @ means.T, 10)
-        scores.append(accuracy(-distance, truth))  # of means that are equally near, any one
+        scores.append(accuracy(-distance, truth))  # ties: each mean is equally likely
     return np.array(scores)

@@ -1,10 +1,10 @@
-"""Outliers: noticing images that are of none of the classes.
+"""Outliers: detecting images that belong to none of the classes.
 
 AUROC between the test split and other images, by the largest probability (Hendrycks and Gimpel,
 arXiv 1610.02136) and by the length of the pooled features: the probability that a test image has a
 larger value than one of the others. The others are the test split of `--outliers=DATASET` or
-`--outliers=folder:PATH`; without it the held-out classes, or else the test images with their pixels
-in random order.
+`--outliers=folder:PATH`. Without the flag they are the held-out classes, or if there are none, the
+test images with their pixels in random order.
 """
 
 from typing import Any
@@ -79,7 +79,7 @@ def _outliers(subject: Subject) -> tuple[SplitOutputs, str]:
 
 
 def shuffled_pixels(images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Each image's pixels in an order of its own."""
+    """Shuffles each image's pixels, in a different order for each image."""
     flat = images.reshape(len(images), -1, images.shape[-1])
     order = np.random.default_rng(seed).random(flat.shape[:2]).argsort(axis=1)
     return np.take_along_axis(flat, order[..., None], axis=1).reshape(images.shape)

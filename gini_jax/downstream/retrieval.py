@@ -1,11 +1,11 @@
 """Retrieval: finding images of the same class by the pooled features.
 
 Each test image is a query among all others, by cosine similarity. Classes that training did not see
-are measured apart, the usual protocol of metric learning. Recall@1 is the share of queries whose
-nearest image has their class; R-precision the share of the class among the R nearest, with R the
-number of others of the class; MAP@R also counts at which place they come (Musgrave et al., "A
-Metric Learning Reality Check", arXiv 2003.08505, section 3.2). Images that are equally similar
-count as if they came in random order.
+are measured separately, as is usual in metric learning. Recall@1 is the share of queries whose
+nearest image has their class. R-precision is the share of the R nearest images that have the
+query's class, where R is the number of other images of that class. MAP@R also depends on their
+ranks (Musgrave et al., "A Metric Learning Reality Check", arXiv 2003.08505, section 3.2). Equally
+similar images count as if they came in random order.
 """
 
 import numpy as np
@@ -40,15 +40,15 @@ def retrieval(
 ) -> dict[str, float]:
     """Recall@1, R-precision and MAP@R, each image against all others by cosine.
 
-    Images whose class has no other image are no queries. Of images that are equally similar, up to
-    `1e-10`, every order is as probable, and the numbers are the means over all orders.
+    Images whose class has no other image are not queries. Images whose similarities agree to
+    `1e-10` are tied: all their orders are equally likely, and the numbers are means over them.
 
     Args:
         features: of the images.
         labels: their classes.
 
     Returns:
-        The three numbers; NaN without a query, and where a feature is not finite.
+        The three numbers; NaN if there is no query, or if a feature is not finite.
 
     Examples:
         >>> retrieval(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
@@ -83,16 +83,16 @@ def retrieval(
 def _in_any_order(
     similar: Float[np.ndarray, "Q N"], hits: Bool[np.ndarray, "Q N"], most: int
 ) -> tuple[Float[np.ndarray, "Q R"], Float[np.ndarray, "Q R"]]:
-    """Means over the orders of equal values, at each of the first `most` places.
+    """Means over all orders of tied values, at each of the first `most` ranks.
 
     Args:
-        similar: falling, in each row.
-        hits: whether the image at a place is of the query's class.
+        similar: similarities, in decreasing order in each row.
+        hits: whether the image at a rank has the query's class.
         most: `R`.
 
     Returns:
-        The probability of a hit at the place; and the mean of the precision up to the place, which
-        is 0 where there is no hit.
+        The probability of a hit at each rank; and the mean precision up to the rank, which counts
+        as 0 where there is no hit.
     """
     size = hits.shape[1]
     first = np.ones_like(hits)
@@ -107,6 +107,6 @@ def _in_any_order(
     own = np.take_along_axis(until, end + 1, axis=1) - before  # hits among the equal ones
     number = end - start + 1
     share = own / number
-    # Of those at the places before, among the equal ones: a hit takes one of the others.
+    # Expected hits among the ties at earlier ranks, given that this rank is a hit.
     among = (places[:most] - start) * (own - 1) / np.maximum(number - 1, 1)
     return share, share * (before + among + 1) / (places[:most] + 1)

@@ -1,11 +1,11 @@
-"""Robustness: accuracy when each image is changed, within a bound, to be classified wrongly.
+"""Robustness: accuracy on images that an attack changes, within a bound, to mislead the network.
 
-FGSM makes one step of the bound along the sign of the gradient (Goodfellow et al., arXiv
-1412.6572). PGD makes 20 steps of an eighth of the bound from a random start, each followed by a
+FGSM takes one step, as large as the bound, along the sign of the gradient (Goodfellow et al., arXiv
+1412.6572). PGD takes 20 steps of an eighth of the bound from a random start, each followed by a
 projection, in the maximum norm and in the Euclidean norm (Madry et al., arXiv 1706.06083). Both
-raise the largest logit of a wrong class over that of the true one, whose gradient does not vanish
-where the network is sure (Carlini and Wagner, arXiv 1608.04644, equation 6). Pixels are in [0, 1];
-500 test images.
+maximise the largest logit of a wrong class minus that of the true class. The gradient of this
+margin does not vanish where the network is confident (Carlini and Wagner, arXiv 1608.04644,
+equation 6). Pixels are in [0, 1]. 500 test images are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,19 +64,19 @@ def under_attack(
     steps: int,
     bounds: Sequence[float] | np.ndarray,
 ) -> Float[np.ndarray, " B"]:
-    """Accuracy for each bound; an image that is wrong within a smaller one stays wrong.
+    """Accuracy for each bound; an image misclassified within a smaller bound stays misclassified.
 
     Args:
-        logits: of variables and images in `[0, 1]`.
+        logits: a function of variables and of images in `[0, 1]`.
         variables: the network's.
         images: to attack.
         labels: their classes.
         norm: `linf` or `l2`.
         steps: 1 is FGSM.
-        bounds: the largest changes, in the norm, in rising order; 0 is no change.
+        bounds: the largest norms of the change, in increasing order; 0 means no change.
     """
     attack, predicted = _compiled(logits, norm, steps), classes_of(logits)
-    left, right = np.arange(len(labels)), []  # left: which images no smaller bound has changed
+    left, right = np.arange(len(labels)), []  # left: images not yet misclassified
     for bound in bounds:
         kept = []
         for start in range(0, len(left), BATCH):

@@ -1,4 +1,4 @@
-"""Subpopulation shift: recognising superclasses by classes that training did not see.
+"""Subpopulation shift: recognising superclasses from classes that training did not see.
 
 The network learns superclasses from some classes of each, and is tested on the others, as in
 Santurkar et al., "BREEDS" (arXiv 2008.04859). Train with `dataset.superclasses=True` and
@@ -15,7 +15,7 @@ KEYS = {
 
 
 def unfit(subject: Subject) -> str:
-    """It needs held-out classes of known superclasses."""
+    """The reason why a run does not fit: it needs held-out classes of known superclasses."""
     if subject.config.dataset.superclasses and HELD_OUT in subject.dataset.splits:
         return ""
     return (

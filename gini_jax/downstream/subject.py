@@ -26,7 +26,7 @@ from gini_jax.trained import Trained, load
 class NetworkFunction(NamedTuple):
     """A network as a function of its variables and of images in `[0, 1]`.
 
-    Networks of the same settings are equal, so that what is compiled for one serves the others.
+    Networks with the same settings compare equal, so they share one compiled function.
 
     Attributes:
         model: the flax.linen module.
@@ -91,7 +91,7 @@ class Subject:
 
     @cached_property
     def held_out(self) -> SplitOutputs | None:
-        """Outputs for the test images of the classes that training did not see, if there are."""
+        """Outputs for test images of the classes that training did not see, if there are any."""
         split = self.dataset.splits.get(HELD_OUT)
         return None if split is None else self.outputs(split)
 
@@ -103,7 +103,7 @@ class Subject:
         """Test images as the network is shown them, in `[0, 1]`, with their classes.
 
         Args:
-            most: how many; of more, some are drawn with a fixed seed.
+            most: the largest number of images; from more, this many are drawn with a fixed seed.
         """
         split = self.dataset.splits["test"]
         rows = subsample(len(split.labels), most)
@@ -125,12 +125,12 @@ class Subject:
 
     @property
     def network(self) -> "NetworkFunction":
-        """The function that the network is."""
+        """The network as a function of variables and images."""
         return NetworkFunction(self.trained.model, *statistics(self.config.dataset))
 
     @cached_property
     def _extract(self) -> Extractor:
-        # On one device, for which the network that `load` opens is made.
+        # On one device, because `load` creates the network for one device.
         trained = self.trained
         one = jax.local_devices()[:1]
         return Extractor(trained.model, trained.config, trained.image_size, one)
@@ -142,7 +142,7 @@ def subject_of(folder: Path, outliers: str = "", data_dir: str = "") -> Subject:
     Args:
         folder: of the run.
         outliers: the name of another data set, or "".
-        data_dir: where the data are, if no longer where the run read them.
+        data_dir: where the data are, if they have moved since the run.
 
     Raises:
         InputError: the data are missing.

@@ -76,13 +76,13 @@ TITLES: dict[str, tuple[str, bool]] = {
 
 
 def evaluation_of(name: str) -> Any:
-    """An evaluation: of `EVALS`, or a plugin.
+    """Finds an evaluation by name: one of `EVALS`, or a plugin.
 
-    A plugin is a class, or a module, with `KEYS`, `evaluate(inputs)` and, if it likes, `TITLES`. A
-    class is called without arguments.
+    A plugin is a class, or a module, with `KEYS`, `evaluate(inputs)` and, optionally, `TITLES`.
+    A class is called without arguments.
 
     Raises:
-        InputError: there is no such evaluation, or one of its keys is another's.
+        InputError: there is no such evaluation, or result.json already has one of its keys.
     """
     found = EVALS.find(name)
     if name in EVALS:
@@ -114,7 +114,7 @@ def evaluation_of(name: str) -> Any:
 
 
 def titles_of(names: Sequence[str]) -> dict[str, tuple[str, bool]]:
-    """What `TITLES` would hold of plugins, which result.json keeps for whoever reads it."""
+    """The `TITLES` of plugins; result.json keeps them for later readers."""
     plugins = [evaluation_of(name) for name in names if ":" in name]
     return {key: row for one in plugins for key, row in getattr(one, "TITLES", {}).items()}
 
@@ -171,14 +171,14 @@ def evaluate(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, Any], dict
 
 
 def check_evaluations(names: Sequence[str], num_classes: int) -> None:
-    """Tries evaluations of one's own on random outputs, before a run that ends with them.
+    """Tries plugin evaluations on random outputs, before the run that ends with them.
 
     Args:
         names: `config.evals`.
         num_classes: `K`.
 
     Raises:
-        InputError: one fails, or returns something else than the numbers of its `KEYS` and arrays.
+        InputError: one fails, or returns anything but the numbers of its `KEYS` and arrays.
     """
     rng, each = np.random.default_rng(0), 4
     labels = np.arange(each * num_classes) % num_classes
@@ -206,7 +206,7 @@ _CONTRACT = (
 
 
 def _check_found(name: str, evaluation: Any, found: Any, arrays: Mapping[str, Any]) -> None:
-    """Refuses what result.json and arrays.npz cannot keep."""
+    """Refuses values that result.json and arrays.npz cannot store."""
     wrong = ""
     if not isinstance(found, Mapping):
         wrong = f"a {type(found).__name__}"

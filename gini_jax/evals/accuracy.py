@@ -38,7 +38,7 @@ def evaluate(inputs: Inputs) -> dict[str, Any]:
 
 
 def metrics(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> dict[str, float]:
-    """Accuracy, mean accuracy over the classes and loss of a split; top-5 from 6 classes on."""
+    """Accuracy, mean accuracy over the classes and loss of a split; top-5 for 6 or more classes."""
     top5 = {"top5": accuracy(logits, labels, top=5)} if logits.shape[1] > 5 else {}
     return {
         "accuracy": accuracy(logits, labels),
@@ -53,7 +53,7 @@ def accuracy(
 ) -> float:
     """Share of the examples whose class is among the `top` largest logits.
 
-    Of equal logits any order is as probable: an example counts with the probability of a hit.
+    All orders of tied logits are equally likely: an example counts as its probability of a hit.
 
     Examples:
         >>> logits = np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
@@ -68,7 +68,7 @@ def accuracy(
 def hit_probabilities(
     logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], top: int = 1
 ) -> Float[np.ndarray, " N"]:
-    """Of each example, the probability that its class is among the `top` largest; see `accuracy`.
+    """Each example's probability that its class is among the `top` largest; see `accuracy`.
 
     Examples:
         >>> hit_probabilities(np.array([[2.0, 1.0, 1.0]]), np.array([1]), top=2)

@@ -35,12 +35,12 @@ class SplitOutputs(NamedTuple):
 def forward_pass(
     model: nn.Module, statistics: Any, variables: Any, images: Float[jax.Array, "N H W 3"]
 ) -> tuple[Float[jax.Array, "N K"], dict[str, Float[jax.Array, "N ..."]]]:
-    """Logits, and features by layer, of a network that is not trained further.
+    """Logits, and features by layer, of a network in evaluation mode.
 
     Args:
         model: the network.
         statistics: has `mean` and `std`, as `config.dataset`.
-        variables: of the network.
+        variables: the network's variables.
         images: in `[0, 1]`.
     """
     found: Any = model.apply(variables, standardize(images, statistics), train=False)

@@ -24,8 +24,8 @@ def knn_accuracy(
 ) -> float:
     """Test accuracy of a vote among the nearest training examples, by cosine similarity.
 
-    Examples that are equally near as the last neighbour share the votes that are left, and of
-    classes with equally many votes any one may win: no order of examples or classes counts.
+    Examples exactly as near as the last neighbour share the remaining votes. Classes with equally
+    many votes are equally likely to win. So the order of examples or classes does not matter.
 
     Args:
         train_features: the examples among which neighbours are sought.

@@ -81,7 +81,7 @@ def mean_accuracies(
     orders: Sequence[Int[np.ndarray, " C"]],
     sizes: Sequence[int] | Int[np.ndarray, " S"],
 ) -> Float[np.ndarray, " S"]:
-    """Accuracy with the first features of an order, by their number; the mean over some orders."""
+    """Accuracy with the first features of an order, for each size; the mean over the orders."""
     return np.mean([[accuracy(order[:size]) for size in sizes] for order in orders], axis=0)
 
 
@@ -91,7 +91,7 @@ def subset_accuracy(
     test_features: Float[np.ndarray, "M C"],
     test_labels: Int[np.ndarray, " M"],
 ) -> Callable[[Int[np.ndarray, " n"]], float]:
-    """A function from features to the test accuracy of a ridge classifier that sees them alone.
+    """A function from feature indices to the test accuracy of a ridge classifier on them alone.
 
     Args:
         train_features: the examples that the classifiers are fitted on.
@@ -119,7 +119,7 @@ def subset_accuracy(
 def enough(
     sizes: Int[np.ndarray, " S"], accuracies: Float[np.ndarray, " S"], kept: float = 0.99
 ) -> float:
-    """The smallest share of the features from which on a curve keeps a part of its last accuracy.
+    """The smallest share of features from which a curve keeps the part `kept` of its last accuracy.
 
     Examples:
         >>> enough(np.array([1, 2, 4, 8]), np.array([0.2, 0.9, 0.85, 0.9]))

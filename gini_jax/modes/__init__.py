@@ -1,3 +1,3 @@
-"""What a command does: a file per mode, with its flags and `main`."""
+"""The command's modes: one file per mode, with its flags and `main`."""
 
 import gini_jax.config.defaults  # noqa: F401  # fills the table of settings

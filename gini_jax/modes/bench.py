@@ -48,11 +48,11 @@ def main(
     """Runs benches on the best checkpoints of finished runs.
 
     A run's numbers are kept in its folder, in bench.json, and the arrays of its curves in
-    bench.npz; a bench that a run has had is not measured again.
+    bench.npz; a bench is not run again on a run that already has its numbers.
 
     Args:
-        config: of which `dataset.data_dir` is used, if it is not that of the runs.
-        workdir: of a run or of a sweep, in which the tables are written.
+        config: only `dataset.data_dir` is used, if it differs from that of the runs.
+        workdir: the folder of a run or sweep; the tables are written there.
         benches: their names, separated by commas, or `all`.
         outliers: see `gini_jax.downstream.outliers`.
         others: workdirs of runs and sweeps to compare with it.
@@ -77,7 +77,7 @@ def main(
     with bar:
         reasons = [_measured(run, measuring, outliers, data_dir, bar) for run in runs]
     _tell_unfit(measuring, reasons, named=benches != "all")
-    groups = read_runs(workdir, *others)  # with what they hold now
+    groups = read_runs(workdir, *others)  # with their new numbers
     table = _table(groups, measuring)
     write(workdir / "bench.csv", csv_text(table))
     metrics = {key: row for module in measuring.values() for key, row in module.KEYS.items()}
@@ -95,7 +95,7 @@ def main(
 def _check_varied(
     groups: dict[str, list[Run]], modules: Mapping[str, ModuleType], named: bool
 ) -> None:
-    """Refuses benches that compare the runs of a sweep where nothing is to be compared."""
+    """Refuses benches that compare a sweep's runs by a setting that the runs do not vary."""
     settings = {name: x.SETTING for name, x in modules.items() if hasattr(x, "SETTING")}
     if named and not any(varies(groups, path) for path in settings.values()):
         name, path = next(iter(settings.items()))
@@ -106,7 +106,7 @@ def _check_varied(
 
 
 def _tell_unfit(names: Iterable[str], reasons: Sequence[Mapping[str, str]], named: bool) -> None:
-    """Tells which benches were left out for some runs; of those that are named, one must fit."""
+    """Prints which benches were left out for some runs; of named benches, at least one must fit."""
     unfit = {name: [of_run[name] for of_run in reasons if name in of_run] for name in names}
     if named and unfit and all(len(own) == len(reasons) for own in unfit.values()):
         reason = "; ".join(f"{name}: {own[-1]}" for name, own in unfit.items())
@@ -120,7 +120,7 @@ def _tell_unfit(names: Iterable[str], reasons: Sequence[Mapping[str, str]], name
 def _measured(
     run: Run, modules: Mapping[str, ModuleType], outliers: str, data_dir: str, bar: tqdm
 ) -> dict[str, str]:
-    """Measures what a run has not had; returns, by name, why some benches do not fit it."""
+    """Runs the benches that a run lacks; returns, by name, why some benches do not fit it."""
     numbers = run.bench
     subject: Subject | None = None
     reasons = {}
@@ -141,7 +141,7 @@ def _measured(
 def _keep(folder: Path, name: str, found: Mapping[str, Any]) -> None:
     """Adds what a bench has found to bench.json and bench.npz.
 
-    Another process may add another bench: one at a time reads, adds and writes.
+    Another process may add another bench, so only one at a time reads, adds and writes.
     """
     with exclusive_lock(folder, "adds a bench") if not is_remote(folder) else nullcontext():
         arrays, numbers = benches_in(folder)

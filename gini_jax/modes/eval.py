@@ -42,7 +42,7 @@ def main(
     Args:
         config: the run's settings.
         workdir: the run's folder.
-        step: of the checkpoint; the best by default.
+        step: the checkpoint's step; the best by default.
         split: `train`, `val` or `test`.
         devices: to compute on; all by default, of any number.
 
@@ -56,7 +56,7 @@ def main(
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         raise InputError(f"workdir {str(workdir)!r} holds no checkpoint; train a run there first")
     if not (workdir / "config.json").is_file():
-        raise InputError(f"workdir {str(workdir)!r} has lost its config.json; bring it back")
+        raise InputError(f"workdir {str(workdir)!r} lacks its config.json; restore it")
     if split not in ("train", "val", "test"):
         raise unknown_name("split", split, ("train", "val", "test"))
     make_workdir(workdir, "eval.json is written there; copy the run to a folder of your own")
@@ -90,7 +90,7 @@ def main(
 
 
 def _changes(workdir: Path, dataset: Dataset) -> list[str]:
-    """How the data differ from the run's own; that is told, and other classes are refused."""
+    """How the data differ from the run's own; prints it, and refuses other classes."""
     changes = changes_of_data(workdir, dataset)
     if changes and changes[0].startswith("  classes"):
         raise InputError(

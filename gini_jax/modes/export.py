@@ -29,9 +29,9 @@ class Format(NamedTuple):
 
     Attributes:
         file: its name.
-        data: from a trained network to what the file holds.
-        of_weights: whether it holds weights alone, under PyTorch's names.
-        needs: a library that it takes.
+        data: a function from a trained network to the file's contents.
+        of_weights: whether the file holds only weights, under PyTorch's names.
+        needs: the library that it needs; "" for none.
     """
 
     file: str
@@ -49,7 +49,7 @@ def main(
 
     Args:
         config: not used; the run brings its own.
-        workdir: of the run.
+        workdir: the run's folder.
         format: one of `FORMATS`, or a plugin.
         step: of the checkpoint; the best by default.
 
@@ -98,7 +98,7 @@ def _tested(workdir: Path, step: int) -> dict[str, Any]:
 
 
 def _unlike_the_original(trained: Trained) -> list[str]:
-    """What to change in PyTorch's network, because the weights do not show it."""
+    """Settings to change in PyTorch's network, because the weights do not record them."""
     network = MODELS.find(trained.config.model.name)
     own = {key: getattr(trained.model, key) for key in network.original}
     return [
@@ -115,7 +115,7 @@ def to_stablehlo(trained: Trained) -> bytes:
     The batch size is symbolic; `jax.export.deserialize(data).call(images)` runs it.
 
     Raises:
-        InputError: the network cannot do without the number of images.
+        InputError: the network needs the number of images as a constant.
     """
 
     @jax.jit
@@ -127,12 +127,12 @@ def to_stablehlo(trained: Trained) -> bytes:
     size = trained.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     try:
-        with tracing_for("cpu"):  # so that the program is the same on whatever machine it is made
+        with tracing_for("cpu"):  # so that every machine exports the same program
             program = jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images)
     except TypeError as error:
         raise InputError(
-            f"--format=stablehlo: model.name={trained.config.model.name!r} asks for the number of "
-            f"images as a Python integer, while the program is for any number "
+            f"--format=stablehlo: model.name={trained.config.model.name!r} needs the number of "
+            f"images as a Python integer, but the program accepts any number "
             f"({first_line(error)}); in its module write images.shape[0] instead of len(images)"
         ) from error
     return bytes(program.serialize())
@@ -165,13 +165,13 @@ def model_card(
     notes: Sequence[str] = (),
     normalises: bool = False,
 ) -> str:
-    """What the network is, what it takes, what it was trained on, and how well it does.
+    """The model card: the network, its input, its training data and its test metrics.
 
     Args:
         trained: the network.
-        file: its name.
-        metrics: of the test.
-        notes: what the reader has to know besides.
+        file: the file's name.
+        metrics: the test metrics.
+        notes: further facts that the reader must know.
         normalises: whether the file subtracts the mean and divides by the standard deviation.
     """
     config = trained.config
@@ -183,7 +183,7 @@ def model_card(
 - File: `{file}`, checkpoint of step {trained.step}.
 - Network: {config.model.name}, {len(trained.class_names)} classes.
 - Input: {_input(trained, normalises)}
-- Output: logits, `[N, {len(trained.class_names)}]`; their softmax are the probabilities.
+- Output: logits, `[N, {len(trained.class_names)}]`; their softmax gives the probabilities.
 {said}- Data: {config.dataset.name}.
 - Training: {config.num_epochs} epochs, batch {config.batch_size or "8 to 64"},
   seed {config.seed}; terms
@@ -201,15 +201,15 @@ Trained with gini_jax, the discriminability-enforcing loss (arXiv 2202.07073) in
 
 
 def _input(trained: Trained, normalises: bool) -> str:
-    """What the caller does with an image before the network sees it, as a part of the card."""
+    """The card's text on how the caller prepares an image for the network."""
     size, (mean, std) = trained.image_size, statistics(trained.config.dataset)
     axes = f"[N, {size}, {size}, 3]" if normalises else f"[N, 3, {size}, {size}]"
     exact = "" if trained.config.dataset.image_size else "; an image of that size stays as it is"
     rest = f"Subtract {mean} by channel, and divide by {std}."
     if mean == (0.0, 0.0, 0.0) and std == (1.0, 1.0, 1.0):
-        rest = "Nothing is subtracted, and nothing divided."
+        rest = "No further normalisation is needed."
     elif normalises:
-        rest = f"The file itself subtracts {mean} by channel, and divides by {std}: do not."
+        rest = f"The file subtracts {mean} by channel and divides by {std}: do not repeat it."
     return f"""RGB, `{axes}` float32. Of an image in any size: turn it as its EXIF data
   say, resize its shorter side to {stored_size(size)} (bilinear, with Pillow's smoothing), take the
   {size} x {size} pixels in its centre{exact}. Divide by 255, so that pixels lie in [0, 1].

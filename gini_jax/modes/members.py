@@ -1,4 +1,4 @@
-"""What a sweep consists of: its members, and the command that runs each of them."""
+"""The members of a sweep, and the command that runs each of them."""
 
 import ast
 import itertools
@@ -17,7 +17,7 @@ from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.terms import PRESETS, objective_name, weight_of
 from gini_jax.modes.search import Range, draws, range_of
 
-# What --vary cannot vary, and what does.
+# Settings that --vary cannot vary, and what to do instead.
 _VARIED_BY = {
     "seed": "use --seeds",
     "objective": "use --objectives",
@@ -30,7 +30,7 @@ class Member(NamedTuple):
     """One run of a sweep.
 
     Attributes:
-        name: of its folder.
+        name: the name of its folder.
         config: its settings.
         changes: the settings that the sweep varies, by path, besides objective and seed.
     """
@@ -49,10 +49,10 @@ def members_of(
 ) -> list[Member]:
     """All combinations; seeds vary slowest, so that each seed soon has all objectives.
 
-    With `trials`, so many combinations of the varied settings are drawn at random. A term that the
-    config weights has this weight in every objective that has the term; its own settings count
-    there alone. Both are varied only in these objectives. Likewise the settings of a schedule or an
-    optimiser count, and are varied, only in members that have it.
+    With `trials`, that many combinations of the varied settings are drawn at random. If the config
+    sets a term's weight, every objective that has the term uses it. A term's weight and settings
+    apply, and are varied, only in objectives that have the term. Likewise, the settings of a
+    schedule or an optimiser apply, and are varied, only in members that have it.
 
     Raises:
         InputError: a name is unknown, a value is of another type than its setting, or no objective
@@ -144,14 +144,14 @@ def _check_used(
 
 
 def _is_read(path: str, member: ConfigDict, known: Mapping[str, Any]) -> bool:
-    """Whether a member has what a setting is of: a term, a schedule, an optimiser."""
+    """Whether a member has the term, schedule or optimiser that a setting belongs to."""
     if path.partition(".")[0] in SETTINGS.sections and path not in known:
         return False
     return _term_of(path) in ("", *member.loss.terms)
 
 
 def _term_of(path: str) -> str:
-    """The term of whose section a path is; "" if it is of none.
+    """The term that the setting at a path belongs to; "" if none.
 
     Examples:
         >>> _term_of("loss.terms.supcon.temperature"), _term_of("seed")
@@ -184,9 +184,9 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
     """The command that trains a member on its own.
 
     Args:
-        member: of a sweep.
-        workdir: of the sweep.
-        shared: the arguments that set what all members share.
+        member: a member of a sweep.
+        workdir: the sweep's folder.
+        shared: the command-line arguments that all members share.
     """
     objective = member.name.partition("-")[0]
     files = [arg.partition("=")[2] for arg in shared if arg.startswith("--config=")]
@@ -215,7 +215,7 @@ def member_command(member: Member, workdir: Path, shared: Sequence[str]) -> str:
 
 
 def without(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
-    """Arguments without some flags and their values; a flag with a last dot stands for a section.
+    """Arguments without some flags and their values; a flag that ends in a dot means a section.
 
     Examples:
         >>> list(without(["--a=1", "--b", "2", "--c.d", "3", "--e=4"], ["a", "b", "c."]))
@@ -236,9 +236,9 @@ def without(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
 
 
 def _parse_vary(config: ConfigDict, texts: Sequence[str], ranges: bool) -> dict[str, Any]:
-    """Several `SETTING=VALUE,VALUE` as values of the settings' types, or ranges, by path."""
+    """Parses texts `SETTING=VALUE,VALUE` into typed values or ranges, by path."""
     settings: dict[str, Any] = {}
-    for text in sorted(texts, key=lambda text: ".name=" not in text):  # names bring settings
+    for text in sorted(texts, key=lambda text: ".name=" not in text):  # names add settings
         path, values = _parse_one(config, text, settings)
         if isinstance(values, Range) and not ranges:
             raise InputError(
@@ -278,7 +278,7 @@ def _parse_one(
 
 
 def _rows(config: ConfigDict, path: str, varied: Mapping[str, Any]) -> dict[str, Setting]:
-    """The settings that may be varied, where names of components are varied too."""
+    """The settings that may be varied, including those of varied components."""
     rows = known_settings(config)
     for key in config.loss.terms:
         rows[f"{_TERMS}{key}"] = rows[f"{_TERMS}gini"]

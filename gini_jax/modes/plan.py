@@ -1,4 +1,4 @@
-"""Compiles the run's own step for devices that need not be present: memory, traffic, cycles."""
+"""Compiles a run's training step for devices that may be absent: memory, traffic, cycles."""
 
 import importlib.util
 import math
@@ -44,7 +44,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
     # Do not look up a TPU machine's metadata, and take no lock, because no TPU is used.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    # What libtpu would ask such a machine for, and complain about on every start.
+    # Otherwise libtpu would query these on every start, and complain.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_WORKER_ID", "0")
@@ -172,13 +172,13 @@ def compare_batches(
 
 
 def cycles_per_image(row: dict[str, Any]) -> float | None:
-    """The compiler's estimate for one device, per image; None if it makes none."""
+    """The compiler's cycle estimate per image on one device; None if it makes none."""
     total = sum(sum(both.values()) for both in row.get("estimated_cycles", {}).values())
     return total / row["batch_per_device"] if total else None
 
 
 def batches_table(rows: list[dict[str, Any]]) -> str:
-    """One row per batch, and the batch to take."""
+    """A table with one row per batch size, and the batch size to choose."""
     lines = ["", f"  {'per device':>10}{'temporaries, MiB':>18}{'cycles per image':>18}"]
     for row in rows:
         if not row["fits"]:

@@ -24,7 +24,7 @@ from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
 
 BATCH = 256  # images that are classified at a time; the next ones are decoded meanwhile
-MANY = 10_000  # files from which on it pays to start processes
+MANY = 10_000  # from this many files, processes are worth starting
 
 FLAGS: dict[str, Any] = {
     "images": (None, str, "Image files: a path or a pattern such as 'new/*.jpg'."),
@@ -44,8 +44,8 @@ def main(
 ) -> pd.DataFrame:
     """Predicts the classes of images.
 
-    A file that cannot be read is named and counted, and the others are predicted. From 10,000
-    files on they are decoded in several processes, below that in threads.
+    A file that cannot be read is named and counted; the others are classified. Several processes
+    decode 10,000 files or more, and threads decode fewer.
 
     Args:
         config: not used; the run brings its own.
@@ -93,7 +93,7 @@ def main(
 def _predicted(
     trained: Trained, paths: Sequence[str], decode: Callable[[str], np.ndarray | str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each image, and the reason for each file that is none."""
+    """A row for each image, and the reason for each file that is not a readable image."""
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
     seen: list[str] = []
@@ -144,7 +144,7 @@ def _files(images: str | None) -> list[str]:
 
 
 def decoders(files: int) -> Executor:
-    """Workers that decode: processes for many files, threads, which start at once, for a few."""
+    """Workers that decode: processes for many files; for a few, threads, which start at once."""
     if files < MANY:
         return ThreadPoolExecutor(os.cpu_count())
     return ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("forkserver"))

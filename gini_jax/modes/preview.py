@@ -89,7 +89,7 @@ def _name(dataset: Dataset, label: int) -> str:
 
 
 def _mixture(dataset: Dataset, row: np.ndarray, smoothing: float) -> str:
-    """The classes of a label row that mixes several, label smoothing aside; else ""."""
+    """The classes that a label row mixes, ignoring label smoothing; "" if there is only one."""
     top = [k for k in np.argsort(-row)[:2] if row[k] > smoothing / len(row) + 1e-3]
     if len(top) == 1:
         return ""

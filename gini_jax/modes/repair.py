@@ -1,4 +1,4 @@
-"""From an error that knows a fix to the whole command that works."""
+"""Turns an error that carries a fix into a complete corrected command."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from gini_jax.training.experiment import check_before_data
 
 
 def repaired(argv: Sequence[str], config: ConfigDict, error: InputError) -> str:
-    """The command with an error's fix, and those of what the checks then find; "" for no fix.
+    """The command with an error's fix, and those of further errors; "" if one has no fix.
 
     Args:
-        argv: the command that ended in the error.
-        config: its config.
-        error: what it ended in.
+        argv: the command that raised the error.
+        config: the command's config.
+        error: the error.
     """
     config, fixes = config.copy_and_resolve_references(), dict[str, Any]()
     found: InputError | None = error

@@ -14,11 +14,11 @@ FLAGS: dict[str, Any] = {"others": ((), tuple, "")}  # the other folders of --wo
 
 
 def main(config: ConfigDict, workdir: Path, *, others: Sequence[Path] = ()) -> Path:
-    """Writes the report of whatever the workdirs hold.
+    """Writes a report of the runs and sweeps in the workdirs.
 
     Args:
         config: not used; the runs bring their own.
-        workdir: of a run or of a sweep, in which the page is written: report.html, or
+        workdir: the folder of a run or sweep. The page is written there: report.html, or
             comparison.html if there are others.
         others: workdirs of runs and sweeps to compare with it.
 

@@ -11,7 +11,7 @@ from gini_jax.errors import InputError
 
 
 class Range(NamedTuple):
-    """Where a setting is drawn from.
+    """The range that a setting is drawn from.
 
     Attributes:
         low, high: the bounds.
@@ -46,10 +46,10 @@ def range_of(text: str, default: Any) -> Range | None:
 
     Args:
         text: `log(LOW,HIGH)` or `uniform(LOW,HIGH)`.
-        default: of the setting.
+        default: the setting's default value.
 
     Raises:
-        InputError: the bounds are no numbers, or out of order.
+        InputError: the bounds are not numbers, or out of order.
 
     Examples:
         >>> range_of("log(1e-4,1e-1)", 0.1)
@@ -80,9 +80,9 @@ def draws(
     """Settings of random trials; the same for every objective.
 
     Args:
-        settings: by path, a range, or values of which one is taken.
-        trials: how many.
-        seed: of the draws.
+        settings: by path, a range, or values to choose from.
+        trials: the number of trials.
+        seed: the seed of the draws.
 
     Examples:
         >>> draws({"seed": [1, 2]}, 3, seed=0)

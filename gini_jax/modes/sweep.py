@@ -65,7 +65,7 @@ def main(
 
     Args:
         config: the settings that all members share.
-        workdir: of the sweep; each member has a folder of its own in it.
+        workdir: the sweep's folder; each member has its own folder in it.
         objectives: separated by commas; that of the config by default.
         seeds: separated by commas, or `FIRST-LAST`; that of the config by default.
         vary: `SETTING=VALUE,VALUE,...`, each; in a search also `SETTING=log(LOW,HIGH)` or
@@ -75,15 +75,15 @@ def main(
         executor: how members run: `inline`, `local` or `slurm`.
         dry_run: only print the members' commands.
         command: the arguments of the command line that all members share, for `dry_run`.
-        **settings: of the executor, as its flags with underscores: `parallel=2` with `local`,
+        **settings: the executor's flags, with underscores: `parallel=2` with `local`,
             `slurm_partition="gpu"` with `slurm`.
 
     Returns:
         What sweep.csv holds: one row per finished member.
 
     Raises:
-        InputError: the objectives, seeds or settings are wrong, the workdir holds a run, or a
-            member's folder one of another config; before anything runs.
+        InputError: before anything runs: the objectives, seeds or settings are wrong, the workdir
+            holds a run, or a member's folder holds a run of another config.
         RunError: some members failed; the others are finished, and the table is written.
         Stopped: a signal stopped a member; what is finished is in the table.
     """
@@ -159,7 +159,7 @@ def _check_data_and_folder(config: ConfigDict, workdir: Path, search: str | None
 
 
 def _check_processes(executor: str) -> None:
-    """Refuses a sweep in several processes; those that run members must find the devices free."""
+    """Refuses a sweep in several processes, or one that holds the devices of members' processes."""
     if jax.distributed.is_initialized() if executor != "inline" else jax.process_count() > 1:
         raise InputError(
             "--mode=sweep runs in one process; print its members' commands with --dry_run, and "
@@ -168,7 +168,7 @@ def _check_processes(executor: str) -> None:
 
 
 def _check_member(member: Member) -> None:
-    """Refuses a config that no data set makes right, by the member's name."""
+    """Refuses a member whose config is wrong for every data set; the error names the member."""
     try:
         check_before_data(member.config)
     except InputError as error:
@@ -197,13 +197,13 @@ def run_members(
     """Trains the unfinished members.
 
     Args:
-        members: of the sweep.
-        workdir: of the sweep.
-        run: an executor's; see `gini_jax.modes.executors`.
-        values: of the executor's flags.
+        members: the sweep's members.
+        workdir: the sweep's folder.
+        run: the executor's function; see `gini_jax.modes.executors`.
+        values: the values of the executor's flags.
 
     Returns:
-        By name, the reasons why some failed; and the names of those that end elsewhere.
+        By name, the reasons why members failed; and the names of members trained elsewhere.
     """
     left = [x for x in members if not holds_result(workdir / x.name, x.config)]
     failed: dict[str, str] = {}

@@ -95,8 +95,8 @@ def main(
 
 
 def _set_init(config: ConfigDict, init_from: str) -> None:
-    if config.model.init:  # of a config file: a flag wins
-        print(f"weights come from {init_from}, in the place of {config.model.init}")
+    if config.model.init:  # from a config file: the flag wins
+        print(f"weights come from {init_from} instead of {config.model.init}")
     config.model.init = str(run_path("--init_from", init_from))
 
 
@@ -139,7 +139,7 @@ def write_results(
     png = workdir / "impurity.png"
     try_to_draw(png.name, save, png, figures.before_and_after, arrays)
     again = (workdir / "result.json").exists()
-    write(workdir / "result.json", json_text(result))  # last: now it is finished
+    write(workdir / "result.json", json_text(result))  # last: it marks the run as finished
     if not again and set(config.loggers) - {"jsonl"}:
         from gini_jax.analysis.runs import read_run
 

@@ -1,4 +1,4 @@
-"""What accompanies the steps of a run: logs, validation, checkpoints, signals, a trace."""
+"""Callbacks of a training run: logging, validation, checkpoints, signals, profiling."""
 
 import contextlib
 import dataclasses
@@ -80,7 +80,7 @@ class StopAtNaN(Callback):
 
 
 class StopAtLimit(Callback):
-    """Ends a run in which no weight holds a term's gradient ratio."""
+    """Ends a run in which even the largest weight cannot hold a term's gradient ratio."""
 
     def on_step(self, run: TrainLoop, metrics: dict[str, float]) -> None:
         """Checks a step.
@@ -96,7 +96,7 @@ class StopAtLimit(Callback):
                     f"loss.hold_gradient_ratios: at step {run.steps_seen} the gradient of {name} "
                     f"at {layers} is less than {1 / LARGEST_FACTOR:g} of cross-entropy's, so no "
                     f"weight holds it at {ratio:g}. In another --workdir, leave the term out "
-                    f"(--config.loss.terms.{name}=0), or weigh it: "
+                    f"(--config.loss.terms.{name}=0), or use fixed weights: "
                     "--config.loss.hold_gradient_ratios=False"
                 )
 
@@ -111,7 +111,7 @@ class Validate(Callback):
         self._extract = Extractor(experiment.model, experiment.config, size, devices)
 
     def after_epoch(self, run: TrainLoop) -> None:
-        """Adds the validation to the epoch's metrics; without a validation split, nothing."""
+        """Adds validation metrics to the epoch's line, if there is a validation split."""
         config, epochs = run.experiment.config, run.progress.epochs
         if epochs < config.num_epochs and epochs % config.eval_every_epochs:
             return
@@ -123,13 +123,13 @@ class Validate(Callback):
 
 
 class Log(Callback):
-    """Writes a line for each epoch, and for one of every `log_every_steps` steps within it."""
+    """Writes a line for each epoch, and one every `log_every_steps` steps within it."""
 
     def __init__(self, loggers: Sequence[Logger]):
         self._loggers = loggers
 
     def on_step(self, run: TrainLoop, metrics: dict[str, float]) -> None:
-        """Writes a step; the last of an epoch is the epoch's."""
+        """Writes a line for a step, except the last of an epoch, which the epoch's line covers."""
         every, step = run.experiment.config.log_every_steps, run.steps_seen
         if every and step % every == 0 and step % run.experiment.steps_per_epoch:
             line = {"step": step, **{f"step_{name}": x for name, x in metrics.items()}}
@@ -155,7 +155,7 @@ class AfterEpoch(Callback):
         self._call = call
 
     def after_epoch(self, run: TrainLoop) -> None:
-        """Calls it."""
+        """Calls the function."""
         self._call()
 
 
@@ -238,7 +238,7 @@ class SaveOrStop(Callback):
         self._stop_at(status, run.step)
 
     def after_epoch(self, run: TrainLoop) -> None:
-        """Saves every `checkpoint_every_epochs`, the best epoch, the last, and after a signal.
+        """Saves every `checkpoint_every_epochs`, at a new best, at the end, and after a signal.
 
         Raises:
             RunError: as for `save`.
@@ -284,7 +284,7 @@ class SaveOrStop(Callback):
 
 
 def _kept(steps: list[int]) -> str:
-    """Which checkpoints there are, and what to do."""
+    """Says which checkpoints are kept, and what the user can do."""
     there = f"Checkpoints of steps {steps} are kept. " if steps else "No checkpoint was written. "
     again = "another --workdir" if steps else "the same workdir"
     return (

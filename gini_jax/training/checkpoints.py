@@ -18,10 +18,10 @@ from gini_jax.storage import is_remote, not_written, refuse_patterns
 
 
 class _Manager(ocp.CheckpointManager):
-    """Leaves signals to `Interrupts`: where processes stop follows from who asks how often."""
+    """Leaves signals to `Interrupts`, whose count of jax's sync points decides where to stop."""
 
     def reached_preemption(self, step: int) -> bool:
-        """Never."""
+        """Always returns False."""
         del step
         return False
 
@@ -53,7 +53,7 @@ class Checkpoints:
         self._manager = _Manager(self._folder, options=options)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Which checkpoints stay; orbax calls this."""
+        """Tells orbax which checkpoints to keep."""
         del context
         latest = [info.step for info in checkpoints][-3:]
         kept = {*latest, *(self._best_of.get(step, step) for step in latest)}
@@ -103,7 +103,7 @@ class Checkpoints:
         return restored.state, restored.progress
 
     def best_step(self) -> int:
-        """The best step, as the newest checkpoint records it; the newest before any validation.
+        """The best step that the newest checkpoint records; before any validation, the newest step.
 
         Raises:
             RunError: there is no checkpoint, or the newest cannot be read.
@@ -157,7 +157,7 @@ class Checkpoints:
         has been read.
 
         Args:
-            like: gives a state of the same shapes; called only where there is a checkpoint.
+            like: returns a state of the same shapes; called only if there is a checkpoint.
 
         Raises:
             RunError: there are checkpoints, but none can be read; or the processes of the run do
@@ -193,7 +193,7 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-            RunError: it could not be written.
+            RunError: a checkpoint could not be written.
         """
         self.wait()
         self._manager.close()

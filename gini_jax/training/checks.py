@@ -45,10 +45,10 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
 
 
 def check_name(name: Any) -> None:
-    """Refuses a name that would lead the default workdir, `runs/NAME`, elsewhere.
+    """Refuses a name that would put the default workdir, `runs/NAME`, in another folder.
 
     Raises:
-        InputError: it is no name of a folder.
+        InputError: it is not a valid folder name.
 
     Examples:
         >>> check_name("../../x")
@@ -58,7 +58,7 @@ def check_name(name: Any) -> None:
     if name in (".", "..") or any(part in str(name) for part in ("/", "\\", "\0")):
         raise InputError(
             f"name={name!r} must be the name of a folder, without / or \\, because the default "
-            "workdir is runs/NAME; set --config.name=NAME, and the place by --workdir"
+            "workdir is runs/NAME; set --config.name=NAME, and the folder with --workdir"
         )
 
 
@@ -77,7 +77,7 @@ def check_layers(layers: tuple[str, ...], known: Any) -> None:
 
 
 def inactive(config: ConfigDict) -> set[str]:
-    """The settings that a run of this config does not read: other values give the same run.
+    """The settings that a run with this config ignores: changing them gives the same run.
 
     Examples:
         >>> from gini_jax.config import default_config
@@ -126,7 +126,7 @@ def notes_on(config: ConfigDict) -> list[str]:
 
 
 def _check_value(path: str, value: Any, row: Setting) -> None:
-    """One value against its row: type, choices, bounds."""
+    """Checks a value against its setting: type, choices and bounds."""
     wanted = type(row.default)
     value = tuple(value) if wanted is tuple and isinstance(value, list) else value
     is_number = wanted in (int, float) and not isinstance(value, bool)
@@ -204,7 +204,7 @@ def _weights(config: ConfigDict) -> dict[str, Any]:
 
 
 def _check_layer_weights(config: ConfigDict, term: str, weights: dict[str, float]) -> None:
-    """Refuses weights for layers that a term does not have, or that do not go with the config."""
+    """Refuses per-layer weights that the term or the rest of the config does not support."""
     context = TermContext(superclasses=(0, 0))
     if not hasattr(spec_of(term, config.loss.terms[term]).create(context), "layers"):
         raise InputError(
@@ -225,7 +225,7 @@ def _check_layer_weights(config: ConfigDict, term: str, weights: dict[str, float
 
 
 def _check_needs(config: ConfigDict) -> None:
-    """What the terms need of the rest of the config."""
+    """Checks that the rest of the config provides what the terms need."""
     sections = config.loss.terms.to_dict()
     terms = {key: section for key, section in sections.items() if weight_of(section)}
     for key, section in sections.items():
@@ -246,7 +246,7 @@ def _check_needs(config: ConfigDict) -> None:
     if heads and "head" not in config.model:
         raise InputError(
             f"loss.terms.{who} needs a {heads.pop()} head, but {config.model.name} has no setting "
-            "head; give its module one, or set another network: --config.model.name=resnet18"
+            "head; add one to its module, or set another network: --config.model.name=resnet18"
         )
     if heads and config.model.head not in ("auto", *heads):
         raise InputError(
@@ -260,7 +260,7 @@ def check_batch(config: ConfigDict, num_devices: int) -> None:
     """Refuses a batch that the devices and micro-batches do not divide evenly.
 
     Raises:
-        InputError: names the next smaller batch that they do.
+        InputError: names the next smaller batch size that they divide evenly.
 
     Examples:
         >>> from gini_jax.config import default_config
@@ -278,7 +278,7 @@ def check_batch(config: ConfigDict, num_devices: int) -> None:
 
 
 def _check_labelled(config: ConfigDict) -> None:
-    """What training without some of the labels rules out."""
+    """Refuses settings that need every label if some labels are left out."""
     rules = {
         "augment.mixup": (config.augment.mixup, 0.0),
         "augment.cutmix": (config.augment.cutmix, 0.0),
@@ -288,19 +288,19 @@ def _check_labelled(config: ConfigDict) -> None:
     for path, (value, needed) in rules.items():
         if config.dataset.labelled and value != needed:
             raise InputError(
-                f"dataset.labelled={config.dataset.labelled} leaves images without a label, which "
-                f"{path}={value} needs before the network has seen them; set "
+                f"dataset.labelled={config.dataset.labelled} leaves images unlabelled, but "
+                f"{path}={value} needs every label before the forward pass; set "
                 f"--config.{path}={needed}, or --config.dataset.labelled=0",
                 fix=(path, needed),
             )
 
 
 def _check_together(config: ConfigDict) -> None:
-    """Rules over several settings."""
+    """Checks the rules that involve several settings."""
     _check_labelled(config)
     if config.augment.resized_crop and config.augment.crop_padding:
         raise InputError(
-            f"augment.resized_crop={config.augment.resized_crop} takes the place of padded crops; "
+            f"augment.resized_crop={config.augment.resized_crop} replaces padded crops; "
             "set --config.augment.crop_padding=0",
             fix=("augment.crop_padding", 0),
         )

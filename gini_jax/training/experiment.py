@@ -1,4 +1,4 @@
-"""From a config to the fixed parts of a run, checked before anything is built."""
+"""Checks a config, and builds the fixed parts of a run from it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ from gini_jax.training.trial import NETWORK, check_functions, check_network, che
 def build_experiment(
     config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
 ) -> Experiment:
-    """The model, optimiser, schedule and objective that a config gives for a data set.
+    """Builds a run's model, optimiser, schedule and objective from its config and data set.
 
     Args:
         config: the settings, which `check_before_data` has checked.
@@ -38,7 +38,7 @@ def build_experiment(
         devices: to train on; all by default.
 
     Raises:
-        InputError: a value does not go with the data.
+        InputError: a value does not fit the data.
     """
     train_size = dataset.splits["train"].labels.shape[0]
     automatic = config.batch_size == 0
@@ -83,11 +83,11 @@ def build_experiment(
 
 
 def with_batch(config: ConfigDict, train_size: int, num_classes: int) -> ConfigDict:
-    """A copy of a config in which `batch_size` is not 0.
+    """A copy of a config, with a batch size chosen from the data if `batch_size` is 0.
 
-    For 0, the batch is the largest power of two that gives twelve steps per epoch, but at least two
-    images per class, from 8 to 64; the learning rate, given for 64, changes in proportion (arXiv
-    1706.02677, section 2.1).
+    The chosen size is the largest power of two that gives twelve steps per epoch, but at least two
+    images per class, and between 8 and 64. The learning rate of the config is meant for 64 and is
+    scaled in proportion (arXiv 1706.02677, section 2.1).
 
     Args:
         config: the settings.
@@ -116,7 +116,7 @@ def with_batch(config: ConfigDict, train_size: int, num_classes: int) -> ConfigD
 
 
 def term_context(config: ConfigDict, dataset: Dataset) -> TermContext:
-    """What the terms of a run may need to know of it.
+    """The facts about a run that its terms may need.
 
     Raises:
         InputError: a term needs superclasses, which the data set lacks.
@@ -138,7 +138,7 @@ def term_context(config: ConfigDict, dataset: Dataset) -> TermContext:
 
 
 def has_unlabelled(config: ConfigDict, dataset: Dataset) -> bool:
-    """Whether some training images have no label, which is -1 then."""
+    """Whether some training images are unlabelled, which the label -1 marks."""
     labels = dataset.splits["train"].labels
     if isinstance(labels, jax.ShapeDtypeStruct):
         return bool(config.dataset.labelled)

@@ -83,7 +83,7 @@ def fit(
         for callback in callbacks:
             stack.callback(callback.close)
         run = TrainLoop(stepper, replicate(state, devices), progress, step, callbacks)
-        del state  # its memory is free while the copies train
+        del state  # frees its memory while the replicas train
         run.train()
     if writes and progress.stopped_early(config):
         print(f"stopped early: epoch {progress.best_epoch} is the best of {progress.epochs}")

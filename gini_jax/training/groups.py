@@ -1,4 +1,4 @@
-"""Groups of parameters: learning rate and weight decay by patterns over their names."""
+"""Parameter groups: patterns over parameter names set learning rates and weight decay."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def groups_of(rows: Sequence[Any]) -> tuple[Group, ...]:
     """The groups that a config gives, checked.
 
     Raises:
-        InputError: a row is no group.
+        InputError: a row is not a valid group.
 
     Examples:
         >>> groups_of((("head/.*", 10.0), (".*/bias", 1.0, 0.0)))[1]
@@ -72,7 +72,7 @@ def check_groups(rows: Sequence[Any], model: nn.Module) -> None:
 
 
 def of_parameters(groups: Sequence[Group], params: Any) -> Any:
-    """A tree like `params` of the groups that its arrays belong to: the first that matches.
+    """A tree like `params` that holds each array's group: the first whose pattern matches.
 
     Examples:
         >>> groups = groups_of((("head/.*", 10.0),))
@@ -98,7 +98,7 @@ def scaled_rates(groups: Sequence[Group]) -> optax.GradientTransformation:
 
 
 def with_decay(groups: Sequence[Group]) -> Callable[[Any], Any] | None:
-    """From parameters to where they have weight decay, for optax's `mask`; None: everywhere."""
+    """A function for optax's `mask`: which parameters have weight decay; None means all."""
     if not groups:
         return None
     is_group = lambda leaf: isinstance(leaf, Group)  # noqa: E731
@@ -108,5 +108,5 @@ def with_decay(groups: Sequence[Group]) -> Callable[[Any], Any] | None:
 
 
 def _name(path: Any) -> str:
-    """The name of a parameter; those of the network stand under `model` beside learned terms."""
+    """A parameter's name, without the `model/` that networks get beside learned terms."""
     return jax.tree_util.keystr(path, simple=True, separator="/").removeprefix("model/")

@@ -30,7 +30,7 @@ def start_state(experiment: Experiment) -> TrainState:
     state = init_state(experiment)
     if not experiment.config.model.init:
         return state
-    with contextlib.redirect_stdout(io.StringIO()):  # `check_weights` has said what there is to say
+    with contextlib.redirect_stdout(io.StringIO()):  # `check_weights` has printed this text
         weights = _given_weights(experiment, jax.device_get(state.variables))
     changed = state.replace(**weights)  # type: ignore[attr-defined]
     return changed if state.average is None else changed.replace(average=changed.variables)
@@ -48,10 +48,10 @@ def resumed_or_new(experiment: Experiment, checkpoints: Checkpoints) -> tuple[Tr
 
 
 def check_init(config: ConfigDict) -> None:
-    """Refuses weights to start from that are not there, before any long work.
+    """Refuses missing initial weights, before any long work.
 
     Raises:
-        InputError: `model.init` names no file, no folder of a run and no installed package.
+        InputError: `model.init` is not a file, a run's folder or an installed package.
     """
     if not config.model.init:
         return
@@ -63,9 +63,9 @@ def check_init(config: ConfigDict) -> None:
 
 
 def check_weights(experiment: Experiment) -> None:
-    """Refuses weights to start from that do not fit the network, before any long work.
+    """Refuses initial weights that do not fit the network, before any long work.
 
-    A printed line says so if the weights lack the head.
+    If the weights lack a fitting head, it prints that the head keeps its initial values.
 
     Raises:
         InputError: the weights do not fit the network, or cannot be read.
@@ -99,7 +99,7 @@ def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str,
         return weights_of_run(path, initial)
     if is_remote(path):
         raise InputError(
-            f"model.init={model.init}: a bucket may hold a run to start from, not a file; copy "
+            f"model.init={model.init}: only a run can be read from a bucket, not a file; copy "
             "the file to this machine"
         )
     state_dict, settings = read_torch_file(path), model_settings(experiment.config)
@@ -120,7 +120,7 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
             of classes.
 
     Raises:
-        InputError: the folder holds no run, or another network's.
+        InputError: the folder holds no run, or a run of another network.
         RunError: its checkpoint cannot be read.
     """
     if not (workdir / "config.json").is_file():

@@ -11,16 +11,16 @@ import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_numbers = itertools.count(1)  # of this process, as jax's point to stop at is
+_numbers = itertools.count(1)  # per process, like jax's sync point
 
 
 class Interrupts:
-    """A context in which a first SIGTERM or SIGINT is only noted; a second SIGINT stops at once.
+    """A context that only records a first SIGTERM or SIGINT; a second SIGINT stops at once.
 
-    In another thread than the main one nothing is noted.
+    Outside the main thread it records nothing.
 
-    In a distributed run, also of one process, jax handles SIGTERM from its start on, and makes all
-    processes stop after the same call of `status`; SIGINT is passed on to jax as SIGTERM.
+    In a distributed run, even one with a single process, jax handles SIGTERM from the start. It
+    makes all processes stop after the same call of `status`. SIGINT is passed on to it as SIGTERM.
 
     Examples:
         >>> with Interrupts() as interrupts:
@@ -35,7 +35,7 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is not threading.main_thread():
-            return self  # there Python takes no signals; they are the main thread's affair
+            return self  # Python handles signals only in the main thread
         own = (signal.SIGINT,) if jax.distributed.is_initialized() else SIGNALS
         for number in own:
             self._before[number] = signal.signal(number, self._note)
@@ -55,9 +55,9 @@ class Interrupts:
     def status(self) -> int:
         """Exit status with which the run should end now, 128 + signal; 0 to continue.
 
-        All processes call it equally often. When a signal comes, jax takes the highest number that
-        any of them has asked with, and all stop when they ask with the next one. So the numbers
-        rise by one.
+        All processes call this equally often, each time with the next number. When a signal comes,
+        jax takes the highest number that any process has passed, and all processes stop when they
+        pass the number after it.
         """
         number = self._signal
         if jax.distributed.is_initialized():

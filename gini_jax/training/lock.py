@@ -1,4 +1,4 @@
-"""One writer per workdir: a lock of the system on disks, a lease with a heartbeat in buckets."""
+"""One writer per workdir: a file lock on disks, a lease with a heartbeat in buckets."""
 
 import contextlib
 import json
@@ -28,8 +28,8 @@ def lock(workdir: Path) -> Iterator[None]:
 
     On a disk the system releases the lock when the process ends, however it ends. A bucket has no
     locks: there a lease, the file `lease.json`, names its owner and is renewed every 30 seconds.
-    After 120 seconds without a heartbeat it may be taken over; at once, if its owner was a process
-    of this machine that is dead. The machines' clocks have to agree to within a minute. Two
+    Another process may take it over after 120 seconds without a heartbeat, or at once if the owner
+    was a process of this machine that is dead. The machines' clocks must agree within a minute. Two
     processes that start within the same second can both believe that they own it until the next
     heartbeat; then the one that lost it says so.
 
@@ -70,7 +70,7 @@ def _lease(workdir: Path) -> Iterator[None]:
     if there and age < EXPIRES_SECONDS and not _is_dead(there):
         raise _refused(
             workdir,
-            f"process {there['process']} on {there['host']}, by its lease of {age:.0f} s ago",
+            f"process {there['process']} on {there['host']}, lease renewed {age:.0f} s ago",
             f"wait for it, stop it, wait {EXPIRES_SECONDS - age:.0f} s if it is dead",
         )
     write(path, json.dumps(mine | {"time": time.time()}))

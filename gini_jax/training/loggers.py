@@ -20,7 +20,7 @@ from gini_jax.storage import add_line, is_remote, local_folder, upload, write
 
 
 class Logger(Protocol):
-    """Takes a line per epoch, or some steps, and pictures of the tested checkpoint."""
+    """Receives the metrics of epochs and some steps, and pictures of the tested checkpoint."""
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes a line of metrics; `line["step"]` is the step."""
@@ -43,19 +43,19 @@ def numbers_of(line: dict[str, Any]) -> dict[str, float]:
 
 
 def is_of_training(line: dict[str, Any]) -> bool:
-    """Whether a line is of an epoch or a step, not of the tested checkpoint."""
+    """Whether a line holds training metrics, not those of the tested checkpoint."""
     return not any(key.startswith("test_") for key in line)
 
 
 def remembered(path: Path, create: Callable[[], str]) -> str:
-    """A service's name of a run, kept in the workdir so that a resumed run finds it again."""
+    """A logging service's id of a run, kept in the workdir so that a resumed run finds it."""
     if not path.exists():
         write(path, create())
     return path.read_text().strip()
 
 
 class Jsonl:
-    """metrics.jsonl: one line of JSON per epoch, or some steps."""
+    """metrics.jsonl: one line of JSON for each epoch and for some steps."""
 
     def __init__(self, workdir: Path, config: ConfigDict):
         del config
@@ -93,7 +93,7 @@ class TensorBoard:
 
         contents: list[dict[str, Any]] = []
         if self._writer is None and is_of_training(line):
-            # What an interrupted run wrote from here on is written again.
+            # The resumed run replaces what the interrupted run wrote from here on.
             contents.append({"file_version": "brain.Event:2"})
             contents.append({"session_log": SessionLog(status=SessionLog.START)})
         contents += [{"summary": scalar(key, value)} for key, value in numbers_of(line).items()]
@@ -133,12 +133,12 @@ class TensorBoard:
         from tensorboardX.event_file_writer import EventsWriter
 
         self._folder = self._stack.enter_context(local_folder(self._workdir))
-        # Files are named by the second: the suffix keeps two of one second apart.
+        # File names contain the second; the suffix separates files of the same second.
         self._writer = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
 
 
 class WandB:
-    """Weights & Biases: a run of project `WANDB_PROJECT`, or gini_jax; a resumed run goes on.
+    """Weights & Biases, project `WANDB_PROJECT` or gini_jax; resuming continues the same run.
 
     `WANDB_MODE=offline` keeps everything in the workdir, for `wandb sync` later.
     """
@@ -171,14 +171,14 @@ class WandB:
         self._run.log({"step": step, **images})
 
     def close(self) -> None:
-        """Ends the run there."""
+        """Marks the run as finished or failed there."""
         self._run.finish(exit_code=int(_unwinding()))
 
 
 class MLflow:
     """MLflow: experiment gini_jax at `MLFLOW_TRACKING_URI`, or in mlflow.db in the workdir.
 
-    The pictures are artifacts there, or lie in mlartifacts in the workdir.
+    Pictures become artifacts there, or files in the workdir's folder mlartifacts.
     """
 
     needs = "mlflow"
@@ -215,7 +215,7 @@ class MLflow:
     def write(self, line: dict[str, Any]) -> None:
         """Logs every number."""
         if line["step"] in self._written and is_of_training(line):
-            return  # by the run before it was interrupted
+            return  # the run logged it before it was interrupted
         for key, value in numbers_of(line).items():
             self._client.log_metric(self._id, key, value, step=line["step"])
 
@@ -227,7 +227,7 @@ class MLflow:
             self._client.log_image(self._id, Image.open(io.BytesIO(png)), f"{name}.png")
 
     def close(self) -> None:
-        """Ends the run there."""
+        """Marks the run as finished or failed there."""
         self._client.set_terminated(self._id, "FAILED" if _unwinding() else "FINISHED")
 
 
@@ -258,7 +258,7 @@ def check_loggers(config: ConfigDict, workdir: Path) -> None:
     if "mlflow" in config.loggers and is_remote(workdir) and not elsewhere:
         raise InputError(
             f"loggers={tuple(config.loggers)}: mlflow cannot keep its database in {workdir}; "
-            "set the variable MLFLOW_TRACKING_URI, or leave it out"
+            "set the environment variable MLFLOW_TRACKING_URI, or leave mlflow out"
         )
     for name in config.loggers:
         library = getattr(LOGGERS.find(name), "needs", None)
@@ -272,7 +272,7 @@ def check_loggers(config: ConfigDict, workdir: Path) -> None:
 def log_result(
     workdir: Path, config: ConfigDict, result: dict[str, Any], pictures: Mapping[str, bytes]
 ) -> None:
-    """Gives the numbers and pictures of the tested checkpoint to all loggers but metrics.jsonl.
+    """Sends the test metrics and pictures to all loggers except metrics.jsonl.
 
     Args:
         workdir: of the run.
@@ -289,7 +289,7 @@ def log_result(
             logger.write({"step": result["steps"], **tested})
             logger.draw(pictures, result["steps"])
             logger.close()
-        except Exception as error:  # of its library; the run is finished all the same
+        except Exception as error:  # from its library; the run has finished anyway
             print(f"warning: {name} did not get the test metrics ({error})", file=sys.stderr)
 
 
@@ -327,7 +327,7 @@ class BestEffortLogger:
 
 
 def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
-    """The loggers that `config.loggers` names, and `jsonl` in any case.
+    """Creates the loggers that `config.loggers` names, and always `jsonl`.
 
     Raises:
         InputError: one of them cannot start.
@@ -339,7 +339,7 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
     """
     names = dict.fromkeys(("jsonl", *config.loggers))  # pictures are drawn from metrics.jsonl
     loggers: list[Logger] = []
-    own = config.copy_and_resolve_references()  # what a logger changes is not the run's
+    own = config.copy_and_resolve_references()  # a logger may change its copy
     for name in names:
         if name == "jsonl":
             loggers.append(Jsonl(workdir, config))
@@ -348,7 +348,7 @@ def create_loggers(workdir: Path, config: ConfigDict) -> list[Logger]:
             loggers.append(BestEffortLogger(name, LOGGERS.find(name)(workdir, own)))
         except (Exception, SystemExit) as error:  # of its library: no login, no connection
             raise InputError(
-                f"loggers={tuple(config.loggers)}: {name} cannot start ({first_line(error)}); mend "
-                "that, or leave it out"
+                f"loggers={tuple(config.loggers)}: {name} cannot start ({first_line(error)}); fix "
+                "that, or leave the logger out"
             ) from error
     return loggers

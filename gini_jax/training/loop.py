@@ -1,4 +1,4 @@
-"""The loop over epochs and steps, and what may accompany it."""
+"""The loop over epochs and steps, and its callbacks."""
 
 import time
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from gini_jax.training.stepper import Stepper
 
 
 class Callback:
-    """Accompanies a run. The loop calls each method of each callback, in the callbacks' order."""
+    """Hooks into a run. The loop calls each method on all callbacks, in their order."""
 
     def before_call(self, run: "TrainLoop") -> None:
-        """Before a call of the step; `run.step` steps are done."""
+        """Runs before a call of the compiled step, when `run.step` steps are done."""
 
     def on_step(self, run: "TrainLoop", metrics: dict[str, float]) -> None:
-        """When the metrics of a step have arrived; `run.progress` already counts them."""
+        """Runs when the metrics of a step have arrived; `run.progress` already includes them."""
 
     def after_call(self, run: "TrainLoop") -> None:
-        """After a call, except for the last of an epoch."""
+        """Runs after each call of the compiled step, except the last of an epoch."""
 
     def after_epoch(self, run: "TrainLoop") -> None:
-        """After an epoch; `run.line` holds its metrics."""
+        """Runs after each epoch; `run.line` holds its metrics."""
 
     def close(self) -> None:
-        """At the end of the run, however it ends."""
+        """Runs at the end of the run, however it ends."""
 
 
 class TrainLoop:
@@ -39,7 +39,7 @@ class TrainLoop:
         stepper: its compiled step and its feed.
         experiment: its fixed parts.
         state: on the devices, after `step` steps.
-        progress: what the metrics that have arrived say.
+        progress: the progress, from the metrics that have arrived.
         line: the metrics of the latest epoch.
     """
 
@@ -84,17 +84,17 @@ class TrainLoop:
                 break
 
     def settle(self) -> None:
-        """Waits for the steps that were started, and takes in their metrics and their time."""
+        """Waits for the steps in flight, and records their metrics and training time."""
         self._fetch()
         self._start = self.progress.add_time(self._start)
 
     def _call(self, step: int, count: int) -> None:
         self.state, metrics = self.stepper(self.state, step, count)
-        self._fetch()  # the metrics of the call before, while this one runs
+        self._fetch()  # the previous call's metrics, while this one runs
         self._pending, self.step = metrics, step + count
 
     def _fetch(self) -> None:
-        """Takes in the metrics of the latest call, if that was not done yet."""
+        """Records the metrics of the latest call, unless they already are recorded."""
         values = {name: np.asarray(x) for name, x in jax.device_get(self._pending).items()}
         self._pending = {}
         for i in range(len(values.get("loss", ()))):

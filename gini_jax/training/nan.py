@@ -17,7 +17,7 @@ from gini_jax.training.stepper import Stepper
 def first_nan(stepper: Stepper, state: TrainState, step: int) -> str:
     """Trains from a state up to a step, then runs the step's forward pass on one device.
 
-    The whole batch goes through in one part, whatever `config.grad_accumulation` says.
+    It runs the whole batch at once, even if `config.grad_accumulation` is above 1.
 
     Args:
         stepper: the stepper of the run whose loss became NaN or infinite.

@@ -19,15 +19,15 @@ class Decay(NamedTuple):
     """Weight decay.
 
     Attributes:
-        weight: how strong.
-        mask: where it acts, as optax takes it; None: everywhere.
+        weight: the coefficient.
+        mask: optax's mask of the parameters that it acts on; None means all.
     """
 
     weight: float
     mask: Callable[[Any], Any] | None
 
     def l2(self) -> optax.GradientTransformation:
-        """As PyTorch's optimisers do it: added to the gradient."""
+        """Adds the decay to the gradient, as PyTorch's optimisers do."""
         return optax.add_decayed_weights(self.weight, self.mask)
 
 
@@ -35,7 +35,7 @@ class Optimizer(Protocol):
     """An optimiser; the fields of the class are its settings."""
 
     def __call__(self, rate: optax.Schedule, decay: Decay) -> optax.GradientTransformation:
-        """With its weight decay."""
+        """Creates the optax transformation, including weight decay."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The progress of a run, and what it says at its start."""
+"""A run's progress, and the text that it prints at its start."""
 
 import dataclasses
 import time
@@ -108,7 +108,7 @@ def start_text(
         text = examples_per_class(
             config.batch_size, classes if balanced else experiment.num_classes
         )
-        if not (experiment.automatic_batch and text.startswith("warning")):  # nobody's choice
+        if not (experiment.automatic_batch and text.startswith("warning")):  # not a user choice
             lines.append(text)
         why_not = why_not_measured(experiment.model, experiment.image_size, config.loss.layers)
         if why_not:

@@ -1,4 +1,4 @@
-"""Training without some of the labels: the network labels these images itself, where it is sure."""
+"""Pseudo-labels: the network labels unlabelled images itself, where it is confident."""
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +9,22 @@ from gini_jax.losses.term import Outputs
 
 
 def is_labelled(rows: Float[Array, "n K"]) -> Bool[Array, " n"]:
-    """Whether an image has a label; the row of one without is all zeros."""
+    """Whether each image has a label; an unlabelled image has a row of zeros."""
     return rows.sum(axis=1) > 0
 
 
 def with_own_labels(outputs: Outputs, confidence: float) -> Outputs:
-    """Outputs whose missing labels are the network's probabilities, as constants.
+    """Replaces missing labels with the network's probabilities, without a gradient.
 
     An image whose largest probability is below `confidence` gets weight 0. So it enters neither
     cross-entropy nor the terms.
 
     Args:
-        outputs: a network's; rows of zeros in `labels` are missing labels.
+        outputs: the network's outputs; rows of zeros in `labels` are missing labels.
         confidence: in `[0, 1]`.
 
     Returns:
-        The outputs with rows of sum 1, and `where` of zeros and ones.
+        The outputs, with label rows that sum to 1, and zeros and ones in `where`.
 
     References:
         Lee, "Pseudo-label", 2013, here with soft labels.
@@ -50,9 +50,9 @@ def mean_where(
     where: Float[Array, " n"],
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """What a device adds to the weighted mean over the global batch.
+    """A device's contribution to the weighted mean over the global batch.
 
-    The mean over the devices is the mean over all examples of weight 1; 0 if there is none.
+    Averaged over the devices, it is the mean over all examples of weight 1; 0 if there are none.
 
     Examples:
         >>> float(mean_where(jnp.array([1.0, 3.0, 9.0]), jnp.array([1.0, 1.0, 0.0])))

@@ -17,9 +17,9 @@ class Steps(NamedTuple):
     """How long a run is, in steps.
 
     Attributes:
-        warmup: of the linear warm-up.
-        epoch: of an epoch.
-        total: of the run.
+        warmup: steps of the linear warm-up.
+        epoch: steps in an epoch.
+        total: steps of the run.
     """
 
     warmup: int
@@ -28,7 +28,7 @@ class Steps(NamedTuple):
 
     @property
     def after(self) -> int:
-        """After the warm-up; at least 1."""
+        """The number of steps after the warm-up; at least 1."""
         return max(self.total - self.warmup, 1)
 
 
@@ -37,16 +37,16 @@ class Schedule(Protocol):
 
     Attributes:
         extends: whether the rates of a run's first epochs do not depend on its length, so that a
-            finished run can be trained on.
-        rates: settings that are learning rates; they change with `schedule.learning_rate` where
-            that follows the batch.
+            finished run can be extended.
+        rates: names of settings that are learning rates; they are scaled with
+            `schedule.learning_rate` if the batch size is chosen automatically.
     """
 
     extends: ClassVar[bool]
     rates: ClassVar[tuple[str, ...]]
 
     def __call__(self, rate: float, steps: Steps) -> optax.Schedule:
-        """From the highest rate to the schedule, whose step 0 is the first after the warm-up."""
+        """Creates the schedule from its highest rate; step 0 is the first after the warm-up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Step:
     extends, rates = True, ()
 
     def __post_init__(self) -> None:
-        """Refuses boundaries that are no epochs in rising order."""
+        """Refuses boundaries that are not epochs in increasing order."""
         given = list(self.boundaries)
         if any(not isinstance(b, int) or b < 1 for b in given) or sorted(set(given)) != given:
             raise InputError(
-                f"schedule.boundaries={self.boundaries} must be whole numbers from 1 on, in rising "
+                f"schedule.boundaries={self.boundaries} must be positive whole numbers, in rising "
                 "order, such as (60, 120)"
             )
 
@@ -88,7 +88,7 @@ class Step:
         return optax.piecewise_constant_schedule(rate, at)
 
     def notes(self, num_epochs: int) -> list[str]:
-        """On boundaries after the end."""
+        """Notes on boundaries after the end of the run."""
         beyond = tuple(b for b in self.boundaries if b >= num_epochs)
         text = f"schedule.boundaries: {beyond} have no effect in a run of {num_epochs} epochs"
         return [text] if beyond else []
@@ -96,7 +96,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """Half a wave, from the highest rate to the last one.
+    """Half a cosine wave, from the highest rate down to the last one.
 
     Attributes:
         final: last learning rate
@@ -118,7 +118,7 @@ class Cosine:
 
 @dataclasses.dataclass(frozen=True)
 class OneCycle:
-    """Rises to the highest rate and falls again, both along half a wave.
+    """Rises to the highest rate and falls again, each along half a cosine wave.
 
     Attributes:
         onecycle_peak: share of the steps before the highest rate

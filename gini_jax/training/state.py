@@ -147,7 +147,7 @@ def _shapes(model: nn.Module, image_size: int) -> tuple[dict[str, jax.ShapeDtype
 def perturbation_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
     """Shapes of flax's collection `perturbations` for one image: an array for every layer.
 
-    They include what a network perturbs besides: flax wants all of them, or none.
+    They include everything else that the network perturbs: flax needs all of them, or none.
     """
     features, variables = _shapes(model, image_size)
     return {**features, **variables.get("perturbations", {})}
@@ -157,8 +157,8 @@ def perturbation_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
 def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
     """The layers that a network perturbs and on which its logits depend; see `layers.perturbed`.
 
-    Elsewhere the gradient of cross-entropy is unknown or 0. Read off the program, without computing
-    it, so a layer behind `stop_gradient` counts as well.
+    At other layers the gradient of cross-entropy is unknown or 0. The layers are found in the
+    traced program, without running it, so a layer behind `stop_gradient` counts as well.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     layers, variables = perturbation_shapes(model, image_size), _shapes(model, image_size)[1]
@@ -174,7 +174,7 @@ def layers_before_logits(model: nn.Module, image_size: int) -> frozenset[str]:
 
 
 def why_not_measured(model: nn.Module, image_size: int, layers: Iterable[str]) -> str:
-    """Why the terms' gradient ratios are not measured at layers; empty if they are."""
+    """The reason why the terms' gradient ratios are not measured at some layers; "" if they are."""
     if getattr(model, "head", "") == "probe":
         return "the head is a probe, so cross-entropy has no gradient below it"
     before = layers_before_logits(model, image_size)
@@ -194,9 +194,9 @@ def why_not_measured(model: nn.Module, image_size: int, layers: Iterable[str]) -
 
 
 def measures_gradient_ratios(experiment: Experiment) -> bool:
-    """Whether the terms' gradient ratios are measured: norms over that of cross-entropy's gradient.
+    """Whether each term's gradient norm is measured relative to cross-entropy's.
 
-    They are where the network perturbs all layers of the terms, and its logits depend on them.
+    This needs a network that perturbs all the terms' layers, and logits that depend on them.
     """
     layers = experiment.config.loss.layers
     return not why_not_measured(experiment.model, experiment.image_size, layers)

@@ -55,8 +55,8 @@ class Forward(NamedTuple):
         batch_stats: the model's next running statistics.
         values: the terms' values on the global batch; None between two micro-batches.
         squares: squared norms of gradients with respect to the features at `loss.layers`: of
-            cross-entropy as `ce`, and of each term with weight 1, be it through the features or
-            through the logits. Empty if they are not measured; see `measures_gradient_ratios`.
+            cross-entropy under `ce`, and of each term at weight 1, whether it acts through the
+            features or the logits. Empty if they are not measured; see `measures_gradient_ratios`.
     """
 
     ce: Float[Array, ""]
@@ -89,8 +89,8 @@ def train_step(
         gradients, ce, metrics, squares = lax.pmean(
             (gradients, forward.ce, forward.metrics, forward.squares), AXIS
         )
-        # Each device's gradient is that of its own mean, D times that of the global batch. So the
-        # squares are divided by D, and mean the same on any number D of devices.
+        # Each device's gradient is that of its own mean, D times that of the global mean. Dividing
+        # the squares by D makes them independent of the number D of devices.
         squares = {name: square / lax.axis_size(AXIS) for name, square in squares.items()}
         updates, opt_state = experiment.optimizer.update(
             gradients, state.opt_state, state.trainable
@@ -122,7 +122,7 @@ def with_average(state: TrainState, average: Any, final_decay: float) -> TrainSt
     """A new state, with the moving average of the variables after its step."""
     if average is None:
         return state
-    # The decay rises to its value, so that the average soon forgets the initial weights.
+    # The decay rises to `final_decay`, so that the average soon forgets the initial weights.
     decay = jnp.minimum(final_decay, state.step / (9.0 + state.step))
     average = optax.incremental_update(state.variables, average, 1.0 - decay)
     return state.replace(average=average)  # type: ignore[attr-defined]
@@ -159,7 +159,7 @@ def batch_gradients(
         batch: the part, or a micro-batch of it.
         experiment: the fixed parts of the run.
         total: the sums that the terms are functions of, if they have already been gathered.
-        fraction: of the part that the micro-batch is, by which cross-entropy is scaled.
+        fraction: the micro-batch's fraction of the part; it scales cross-entropy.
 
     Returns:
         Gradients, to be averaged over devices and summed over micro-batches; and the forward pass.
@@ -209,7 +209,7 @@ def classified(
 ) -> tuple[Outputs, Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The outputs with all labels, and this device's cross-entropy and metrics.
 
-    Where images lack a label, they are this device's part of the mean over those that count.
+    If some images are unlabelled, both are this device's part of the mean over those that count.
     """
     weights = 1.0 if experiment.class_weights is None else experiment.class_weights
     values = {name: metric(outputs) for name, metric in metrics_of(experiment.config).items()}
@@ -308,7 +308,7 @@ def augmented_batch(
 ) -> Batch:
     """A batch as the network sees it in a step.
 
-    If a term needs two views of each image, it holds one view of each, then the other.
+    If a term needs two views, the batch holds one view of all images, then the other.
 
     Args:
         state: provides the key and the step.
@@ -354,7 +354,7 @@ def create_step(
     Args:
         experiment: the fixed parts of the run.
         devices: to map over; they need not be present on this machine; all by default.
-        num_steps: steps per call; more than one spares a small network waiting for the host.
+        num_steps: steps per call; with more than one, a small network waits less for the host.
         feed: `device` or `stream`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Tries the parts of a run that a user wrote, with shapes alone, before data are loaded."""
+"""Tries a run's plugins on shapes alone, before any data are loaded."""
 
 from collections.abc import Callable
 from functools import partial
@@ -48,15 +48,15 @@ SEE = "docs/extending.md shows one"
 
 
 def tried(part: str, contract: str, call: Callable[[], Any]) -> Any:
-    """What a call of a user's code returns.
+    """Returns the result of a call of a plugin's code.
 
     Args:
         part: the setting and its value, for the error.
-        contract: what such a part is.
+        contract: what such a plugin must be.
         call: the call.
 
     Raises:
-        InputError: it raises; the error shows the contract.
+        InputError: the call raises; the error states the contract.
 
     Examples:
         >>> tried("loss.terms.parts:mine", "a term is a loss", lambda: 1 / 0)
@@ -78,7 +78,7 @@ def _misfit(part: str, what: str, contract: str) -> InputError:
 
 
 def check_network(name: str, model: nn.Module, num_classes: int) -> None:
-    """Refuses a network that breaks the contract of networks, by tracing a training step's pass.
+    """Traces a forward pass in training mode, and refuses a network that breaks its contract.
 
     Args:
         name: `config.model.name`.
@@ -86,7 +86,7 @@ def check_network(name: str, model: nn.Module, num_classes: int) -> None:
         num_classes: `K`, which it was made for.
 
     Raises:
-        InputError: it fails, or returns something else.
+        InputError: the network fails, or breaks its contract.
     """
     part = f"model.name={name!r}"
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -114,7 +114,7 @@ def check_rates(config: ConfigDict) -> None:
     """Refuses a schedule or an optimiser that breaks its contract.
 
     Raises:
-        InputError: it fails, or the rate is no number from 0 on.
+        InputError: one fails, or a learning rate is not a number of at least 0.
     """
     created = lambda: create_schedule(config.schedule, 1000, config.num_epochs)  # noqa: E731
     if ":" not in config.schedule.name + config.optimizer.name:  # the package's, with settings
@@ -142,10 +142,10 @@ def check_rates(config: ConfigDict) -> None:
 
 
 def check_functions(config: ConfigDict) -> None:
-    """Refuses augmentations and step metrics of one's own that break their contract.
+    """Refuses plugin augmentations and step metrics that break their contract.
 
     Raises:
-        InputError: one fails, or returns something else.
+        InputError: one fails, or breaks its contract.
     """
     image, key = jax.ShapeDtypeStruct((8, 8, 3), jnp.float32), jax.random.key(0)
     for name, (augmentation, value) in augmentations_of(config.augment).items():
@@ -171,14 +171,14 @@ def _shown(found: Any) -> str:
 
 
 def check_terms(config: ConfigDict, model: nn.Module) -> None:
-    """Refuses terms that fail, and settings of terms that their losses refuse.
+    """Refuses terms that fail, and term settings that the loss functions reject.
 
     Args:
         config: the run's settings.
         model: its network.
 
     Raises:
-        InputError: names the term, and says what its loss says.
+        InputError: names the term, and gives its loss function's error message.
     """
     shapes = feature_shapes(model, 32)
     features = {

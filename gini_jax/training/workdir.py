@@ -68,7 +68,7 @@ def saved_config(workdir: Path) -> ConfigDict:
 def write_run(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     """Writes config.json, and dataset.json with the names of the classes and the splits' sizes.
 
-    Where a finished run is being extended, result.json goes: it is of the shorter run.
+    If a finished run is extended, this deletes result.json, which is that of the shorter run.
     """
     old = workdir / "result.json"
     if old.exists() and not is_at_end(read_json(old, _TEST_AGAIN), config):
@@ -90,10 +90,10 @@ def about_data(dataset: Dataset) -> dict[str, Any]:
 
 
 def changes_of_data(workdir: Path, dataset: Dataset) -> list[str]:
-    """How a data set differs from the one that a run has recorded, a line each; [] if not at all.
+    """The differences between a data set and the one that a run recorded, one line each.
 
     Args:
-        workdir: of the run; one that has recorded nothing differs in nothing.
+        workdir: the run's folder; if nothing is recorded, there are no differences.
         dataset: decoded, or as shapes: then only classes and sizes are compared.
     """
     path = workdir / "dataset.json"
@@ -133,13 +133,13 @@ def check_data(workdir: Path, dataset: Dataset) -> None:
         raise InputError(
             f"the data of the run in {str(workdir)!r} have changed since it began:\n"
             + "\n".join(found)
-            + "\nBring them back as they were, or start a new run from its weights: --workdir=NEW "
+            + "\nRestore the old data, or start a new run from its weights: --workdir=NEW "
             f"--init_from={workdir}"
         )
 
 
 def is_at_end(result: Mapping[str, Any], config: ConfigDict) -> bool:
-    """Whether a run with this result has reached a config's end; else training goes on.
+    """Whether a run with this result is complete under a config; otherwise training continues.
 
     Examples:
         >>> from gini_jax.config import default_config
@@ -155,7 +155,7 @@ def is_at_end(result: Mapping[str, Any], config: ConfigDict) -> bool:
 
 
 def holds_result(workdir: Path, config: ConfigDict) -> bool:
-    """Whether a folder holds the result of a run of this config, at its end, with its arrays.
+    """Whether a folder holds the final result of a run of this config, and its arrays.
 
     Raises:
         InputError: it holds the result of another config.
@@ -170,7 +170,7 @@ def holds_result(workdir: Path, config: ConfigDict) -> bool:
 def check_workdir(workdir: Path, config: ConfigDict, sweep: Path | None = None) -> None:
     """Creates the workdir, or checks that it is writable and holds no run of another config.
 
-    Of a member of a sweep, `sweep` is the sweep's folder, which the error is about.
+    For a member of a sweep, `sweep` is the sweep's folder; the error suggests another one.
 
     A run that has no checkpoint yet, for example because its loss became NaN, may start again with
     other settings.
@@ -188,8 +188,8 @@ def check_workdir(workdir: Path, config: ConfigDict, sweep: Path | None = None) 
     if not (workdir / "config.json").exists():
         if started:
             raise InputError(
-                f"workdir {str(workdir)!r} holds checkpoints but no config.json, so nothing says "
-                "which settings they belong to; choose another --workdir, bring config.json back, "
+                f"workdir {str(workdir)!r} holds checkpoints but no config.json, so their "
+                "settings are unknown; choose another --workdir, restore config.json, "
                 "or delete the folder"
             )
         return
@@ -219,9 +219,9 @@ def _another(workdir: Path, config: ConfigDict, sweep: Path | None) -> str:
 
 
 def differences(saved: ConfigDict, config: ConfigDict) -> dict[str, str]:
-    """What tells a run's config from another one, by setting, as text.
+    """The differences between two configs, as text by setting.
 
-    CHANGEABLE_ON_RESUME settings do not, nor those that neither of the two reads.
+    They leave out CHANGEABLE_ON_RESUME, and settings that neither config reads.
     """
     old, new = (flattened(json.loads(config_json(x))) for x in (saved, config))
     alike = {*CHANGEABLE_ON_RESUME, *(inactive(saved) & inactive(config))}
@@ -233,10 +233,10 @@ def differences(saved: ConfigDict, config: ConfigDict) -> dict[str, str]:
 
 
 def _check_extension(workdir: Path, epochs: int, config: ConfigDict) -> None:
-    """More epochs only continue a run if its learning rate so far does not depend on them.
+    """Refuses another number of epochs, unless it only continues the run.
 
     Raises:
-        InputError: they would not, or there are fewer than before.
+        InputError: the learning rate so far would differ, or there are fewer epochs than before.
     """
     if config.num_epochs < epochs:
         raise InputError(
@@ -259,7 +259,7 @@ def make_workdir(workdir: Path, fix: str = "choose another with --workdir") -> N
         fix: what to do if it cannot be written.
 
     Raises:
-        InputError: it cannot be written, or its path is not one for checkpoints.
+        InputError: it cannot be written, or checkpoints do not support its path.
     """
     refuse_patterns(workdir)
     try:
@@ -267,7 +267,7 @@ def make_workdir(workdir: Path, fix: str = "choose another with --workdir") -> N
         probe = workdir / f".writable-{socket.gethostname()}-{os.getpid()}"
         probe.write_text("")
         probe.unlink()
-    except Exception as error:  # the libraries of buckets have errors of their own
+    except Exception as error:  # bucket libraries raise their own error types
         if not is_remote(workdir) and not isinstance(error, OSError):
             raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -61,6 +61,7 @@ def test_no_two_sections_have_one_heading(page):
     ]
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_sweep_begin_with_a_summary(swept):
     table = write_csv(swept)
     lines = summary(table).splitlines()
@@ -72,6 +73,7 @@ def test_the_tables_of_a_sweep_begin_with_a_summary(swept):
     assert summary(table, most=2).splitlines()[2] == "- 2 more groups stand in the tables below."
 
 
+@pytest.mark.slow
 def test_other_settings_are_advised_another_folder_for_the_sweep(swept):
     config = dense.get_config("ce")
     config.update(num_epochs=2, report=False, batch_size=32)
@@ -80,6 +82,7 @@ def test_other_settings_are_advised_another_folder_for_the_sweep(swept):
         sweep.main(config, swept, objectives="ce,gini", seeds="0,1", vary=vary)
 
 
+@pytest.mark.slow
 def test_pictures_have_no_panel_without_a_line_and_whole_epochs(swept):
     groups = read_runs(swept)
     figure = figures.curves(groups)
@@ -102,6 +105,7 @@ def test_pictures_have_no_panel_without_a_line_and_whole_epochs(swept):
     assert "of the whole validation split" not in page
 
 
+@pytest.mark.slow
 def test_many_groups_are_drawn_in_rows_of_four(swept):
     run = next(iter(read_runs(swept).values()))[0]
     groups = {f"group {i}": [run] for i in range(9)}

@@ -228,6 +228,7 @@ def test_after_a_nan_before_any_checkpoint_the_workdir_takes_another_learning_ra
     train(config, tmp_path, devices=jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_what_is_given_is_applied_on_a_finished_run_or_refused(tmp_path):
     config = tiny.get_config("ce")
     config.num_epochs = 1

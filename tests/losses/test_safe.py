@@ -90,7 +90,7 @@ WRONG = {
     "target sums to 4": (lambda: losses.kl_loss(F, ONEHOT, target=jnp.ones(4)), "sum 1"),
     "target negative": (
         lambda: losses.kl_loss(F, ONEHOT, target=jnp.array([1.5, -0.5, 0, 0])),
-        "not negative",
+        "non-negative",
     ),
     "weights for other layers": (
         lambda: losses.discriminability_loss({"a": F}, ONEHOT, kl_weight={"b": 1.0}),

@@ -187,6 +187,7 @@ def test_ctrl_c_ends_in_one_line(monkeypatch, capsys):
     assert capsys.readouterr().out == "stopped; the same command goes on where it was\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_the_pipe_is_no_error():
     line = [sys.executable, "launch.py", "--mode=sweep", "--dry_run", "--seeds=0-99"]
     with subprocess.Popen(

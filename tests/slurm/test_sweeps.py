@@ -50,6 +50,7 @@ def same_members(one, other, seeds):
     assert tables[0] == tables[1] and len(tables[0]) == len(seeds)
 
 
+@pytest.mark.slow
 def test_an_array_equals_a_sweep_in_one_process(cluster, submitit, tmp_path):
     """The short form of the next test."""
     two = ["--seeds=0-1", "--config.num_epochs=2"]

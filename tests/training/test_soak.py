@@ -1,9 +1,12 @@
 """A short form of benchmarks/soak.py."""
 
+import pytest
+
 from benchmarks import soak
 from tests.conftest import QUICK
 
 
+@pytest.mark.slow
 def test_a_run_whose_processes_are_killed_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", QUICK)  # a device for each process
     found = soak.soak(tmp_path, number=2, epochs=2, seed=0, times=1)

@@ -129,6 +129,7 @@ def test_an_evaluation_is_tried_on_classes_that_all_have_examples():
     assert evaluation_of("tests.helpers.plugins:Sparsity").KEYS
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_arrays_is_tested_again(tmp_path):
     config = dense.get_config("ce")
     config.num_epochs = config.loss.start_epoch = 1

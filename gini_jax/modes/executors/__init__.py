@@ -2,15 +2,15 @@
 
 A new executor is one file and one line in `EXECUTORS`; a plugin is such a module. The file has
 
-- `FLAGS`: its own flags, each a default, a type and a meaning, as a mode's;
-- `run(members, workdir, starting, **values of its flags)`: it is given the members that are not
-  finished, and yields each of them as it ends, with the error that ended it, if any. It yields
-  `Busy` for a member that is still to end elsewhere; the text says where. It calls `starting` with
-  a phrase, such as `now ce-seed0`, whenever it starts something.
+- `FLAGS`: its own flags, each with a default, a type and a meaning, like those of a mode;
+- `run(members, workdir, starting, **values of its flags)`: it gets the unfinished members, and
+  yields each one as it ends, with the error that ended it, if any. It yields `Busy` for a member
+  that another process or job has yet to finish; the text says where. Whenever it starts something,
+  it calls `starting` with a phrase, such as `now ce-seed0`.
 
 If it has `check(workdir, **values)`, this is called first, before anything is written.
 
-In a keyword, a flag's dot is an underscore: `--slurm.time` is `slurm_time`.
+As a keyword, a flag has underscores for dots: `--slurm.time` is `slurm_time`.
 """
 
 from typing import Any

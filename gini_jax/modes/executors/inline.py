@@ -1,4 +1,4 @@
-"""The members of a sweep one after the other, in this process."""
+"""Trains the members of a sweep one after the other, in this process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Several members of a sweep at a time, each in a process with a device, or cores, of its own."""
+"""Trains several members of a sweep at a time, each in a process with its own device or cores."""
 
 import contextlib
 import glob
@@ -28,7 +28,7 @@ FLAGS: dict[str, Any] = {
 
 
 def check(workdir: Path, parallel: int) -> None:
-    """Refuses numbers that are negative, or exceed the chips that cannot be shared.
+    """Refuses a negative number, or more processes than TPU chips, which cannot be shared.
 
     Raises:
         InputError: `parallel` is negative or too large.
@@ -45,7 +45,7 @@ def run(
 ) -> Iterator[tuple[Member, Exception | None]]:
     """Trains `parallel` members at a time.
 
-    A process that dies takes no other with it. A signal is passed on: every member saves itself.
+    If a process dies, the others go on. A signal is passed on: every member saves its state.
 
     Raises:
         Stopped: after a signal, with all members saved.
@@ -89,7 +89,7 @@ def run(
 def accelerators() -> tuple[str, list[str]]:
     """The kind of this machine's devices, `gpu`, `tpu` or `cpu`, and their numbers; without jax.
 
-    `CUDA_VISIBLE_DEVICES`, `TPU_VISIBLE_CHIPS` and `JAX_PLATFORMS=cpu` count.
+    It respects `CUDA_VISIBLE_DEVICES`, `TPU_VISIBLE_CHIPS` and `JAX_PLATFORMS=cpu`.
     """
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         return "cpu", []
@@ -115,7 +115,7 @@ def environments(kind: str, devices: Sequence[str], parallel: int) -> list[dict[
     Each gets one device; several on one GPU share its memory evenly.
 
     Raises:
-        InputError: there are less chips of a TPU than processes.
+        InputError: there are fewer TPU chips than processes.
 
     Examples:
         >>> environments("gpu", ["0", "3"], 2)
@@ -175,7 +175,7 @@ def _start(
             stdin=config,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
+            start_new_session=True,  # Ctrl-C reaches only this process, which passes it on
         )
     if cores and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(ProcessLookupError):  # it may have ended

@@ -1,4 +1,4 @@
-"""One member of a sweep, in this process or in one of its own."""
+"""Trains one member of a sweep, in this process or in a separate one."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ from gini_jax.modes import train
 from gini_jax.storage import add, log_file
 from gini_jax.training.experiment import check_before_data
 
-BUSY = 75  # exit status of a process whose member another one is training
-ENDED = "member ended: "  # starts the line that says why
+BUSY = 75  # exit status if another process is training the member
+ENDED = "member ended: "  # begins the line that gives the reason
 
 
 def run_member(config: ConfigDict, folder: Path) -> None:
@@ -27,7 +27,7 @@ def run_member(config: ConfigDict, folder: Path) -> None:
     Raises:
         Busy: another process is training it.
         Stopped: after a signal.
-        Exception: what ended it, which is in log.txt too.
+        Exception: the error that ended it, which is in log.txt too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_before_data(config)
@@ -54,7 +54,7 @@ def import_path() -> str:
 
 
 def run_process(folder: str) -> int:
-    """Trains the member whose config stands in the input; the process's exit status."""
+    """Trains the member whose config is on standard input; returns the exit status."""
     logging.set_verbosity(logging.WARNING)
     devices.prepare_cpu()
     config = from_saved(json.loads(sys.stdin.read()))

@@ -48,7 +48,7 @@ FLAGS: dict[str, Any] = {
     ),
     "wait": (False, bool, "slurm: stay until all members have ended."),
 }
-# Why Slurm ended a job, by its word for the state.
+# Why a job ended, by Slurm's name for its state.
 _ENDED = {
     "CANCELLED": "was cancelled",
     "NODE_FAIL": "ended because its node failed",
@@ -64,7 +64,7 @@ _ENDED = {
 
 
 def check(workdir: Path, **values: Any) -> None:
-    """Refuses what no cluster takes.
+    """Refuses settings that no cluster accepts.
 
     Raises:
         InputError: Slurm or submitit is missing, the workdir is in a bucket, or a value is wrong.
@@ -80,7 +80,7 @@ def check(workdir: Path, **values: Any) -> None:
         raise InputError("--executor=slurm needs submitit; pip install submitit") from error
     if is_remote(workdir):
         raise InputError(
-            f"--workdir={workdir} lies in a bucket; jobs of Slurm are described by files; give a "
+            f"--workdir={workdir} lies in a bucket, but Slurm jobs need files on disk; give a "
             "folder that all nodes see"
         )
     for name, least in (("slurm_gpus", 0), ("slurm_cpus", 0), ("slurm_max_parallel", 1)):
@@ -145,7 +145,7 @@ def run(
 
 
 def states(jobs: Sequence[str]) -> dict[str, str]:
-    """Slurm's word for the state of each job that it still knows.
+    """Slurm's name for the state of each job that it still knows.
 
     Raises:
         RunError: the cluster does not answer.
@@ -180,9 +180,9 @@ def _submit_missing(
     retries: int,
     settings: dict[str, Any],
 ) -> dict[str, str]:
-    """The number of each member's job; those that have none are submitted."""
+    """The job number of each member; submits the members that have none."""
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # of two shells, one submits
+    with FileLock(folder / ".lock"):  # if two shells call this, one submits
         files = {member.name: _read(folder / f"{member.name}.json") for member in members}
         jobs = {name: str(file["job"]) for name, file in files.items() if file}
         missing = [member for member in members if member.name not in jobs]
@@ -198,7 +198,7 @@ def _submit_missing(
 def _submit(
     members: Sequence[Member], folder: Path, retries: int, settings: dict[str, Any]
 ) -> list[str]:
-    """Submits members as one array; the number of each one's job."""
+    """Submits members as one job array; returns the job number of each."""
     import submitit
 
     options = dict(text.split("=", 1) for text in settings["slurm_options"])
@@ -231,7 +231,7 @@ def _submit(
 
 
 def train_member(folder: str, config: str, retries: int) -> None:
-    """Trains a member, as a task of a job; Slurm's signals save it, and it is queued again."""
+    """Trains a member as a task of a job; on Slurm's signals it is saved and queued again."""
     logging.set_verbosity(logging.WARNING)
     devices.prepare_cpu()
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
@@ -243,7 +243,7 @@ def train_member(folder: str, config: str, retries: int) -> None:
         limit = True
         signal.raise_signal(signal.SIGTERM)
 
-    def stop(number: int, _: Any) -> NoReturn:  # outside of the steps, where nothing is to be saved
+    def stop(number: int, _: Any) -> NoReturn:  # outside the steps, where there is nothing to save
         raise Stopped("stopped by a signal", 128 + number)
 
     signal.signal(signal.SIGUSR2, near_the_limit)  # comes 90 s before the time limit
@@ -266,7 +266,7 @@ def train_member(folder: str, config: str, retries: int) -> None:
 
 
 def _end_process(status: int) -> NoReturn:
-    """Ends this process at once: submitit would note a result, and signals would come between."""
+    """Ends this process at once, before submitit records a result or another signal arrives."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -279,7 +279,7 @@ def _job() -> str:
 
 
 def _still_wanted() -> bool:
-    """Whether a signal came from no scancel: then Slurm takes the job as running, not as ending.
+    """Whether a signal did not come from scancel: Slurm then lists the job as running.
 
     A job that is preempted with time to save itself would otherwise end for good.
     """
@@ -303,7 +303,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _state(member: Member, job: str, word: str, folder: Path) -> tuple[bool, str]:
-    """Whether a job is still to end, and where it stands or why it ended; "" if it is finished."""
+    """Whether a job has yet to end, and its progress or why it ended; "" if it is finished."""
     path = folder.parent / member.name
     if holds_result(path, member.config):
         return False, ""
