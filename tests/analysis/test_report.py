@@ -40,6 +40,7 @@ def page(swept):
     return write_report(swept).read_text()
 
 
+@pytest.mark.slow
 def test_each_group_is_a_row_with_a_short_name(page):
     assert "<h1>dense: ce, gini, 2 settings, 2 seeds</h1>" in page
     rows = re.findall(r"<tr><td>(.*?)</td><td>([\d.]+)", page)

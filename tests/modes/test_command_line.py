@@ -39,6 +39,7 @@ def test_all_forms_of_an_argument_are_read():
         cli._split(["x", "--config=digits", "--config=digits"])
 
 
+@pytest.mark.slow
 def test_an_empty_config_is_refused(tmp_path):
     assert "unknown config ''" in Program("--config=", cwd=tmp_path).finish(status=1)[1]
 

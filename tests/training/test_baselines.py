@@ -274,7 +274,7 @@ WRONG = {
     "needs a cosine head, but model.head=linear": ("cosface", {"model.head": "linear"}),
     "relation is not a function of sums": ("relation", {"grad_accumulation": 2}),
     "the head is a probe": ("simclr", {"loss.hold_gradient_ratios": True}),
-    "augment.mixup=1.0 needs before": ("ce", {"dataset.labelled": 5, "augment.mixup": 1.0}),
+    "augment.mixup=1.0 needs every label": ("ce", {"dataset.labelled": 5, "augment.mixup": 1.0}),
     "dataset.sampler=class_balanced": (
         "ce",
         {"dataset.labelled": 5, "dataset.sampler": "class_balanced"},
