@@ -200,9 +200,11 @@ def _arguments(component: Callable[..., Any]) -> dict[str, Setting]:
         return {}
     rows = {}
     for name, parameter in parameters.items():
-        default = parameter.default
+        default, (choices, bounds) = parameter.default, rule_of(parameter.annotation)
+        if default is None and bounds == COUNT:  # as a setting, 0 stands for None
+            default, bounds = 0, NOT_NEGATIVE
         if name not in _NOT_SETTINGS and isinstance(default, (int, float, str, tuple)):
-            rows[name] = Setting(default, "", *rule_of(parameter.annotation))
+            rows[name] = Setting(default, "", choices, bounds)
     if not rows:
         return {}
     meanings = _meanings(component)

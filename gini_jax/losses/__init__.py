@@ -21,6 +21,7 @@ a replicated parameter is already the global one, and a `pmean` changes nothing.
 """
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
+from gini_jax.losses.caching import cached_value_and_grad
 from gini_jax.losses.center import center_loss
 from gini_jax.losses.class_sums import ClassSums, class_sums
 from gini_jax.losses.discriminability import (
@@ -41,6 +42,7 @@ from gini_jax.losses.moments import FeatureMoments, feature_moments
 from gini_jax.losses.multi_similarity import multi_similarity_loss
 from gini_jax.losses.nt_xent import nt_xent_loss
 from gini_jax.losses.proxy_anchor import proxy_anchor_loss
+from gini_jax.losses.queue import Queue
 from gini_jax.losses.relation import (
     Comparator,
     relation_loss,
@@ -51,6 +53,7 @@ from gini_jax.losses.renyi import renyi_loss
 from gini_jax.losses.rules import checked
 from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
+from gini_jax.losses.towers import clip_loss, siglip_loss
 from gini_jax.losses.triplet import triplet_loss
 
 __all__ = [
@@ -58,13 +61,16 @@ __all__ = [
     "Comparator",
     "FeatureMoments",
     "Projection",
+    "Queue",
     "RunningSums",
     "arcface_loss",
+    "cached_value_and_grad",
     "center_loss",
     "checked",
     "class_distribution",
     "class_profile",
     "class_sums",
+    "clip_loss",
     "cosface_loss",
     "discriminability_loss",
     "entropy_loss",
@@ -84,6 +90,7 @@ __all__ = [
     "relation_scores",
     "relation_triplet_loss",
     "renyi_loss",
+    "siglip_loss",
     "simclr_loss",
     "supcon_loss",
     "triplet_loss",

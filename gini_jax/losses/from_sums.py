@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from gini_jax.losses.class_sums import as_sums
-from gini_jax.losses.rules import AxisName, bounded
+from gini_jax.losses.rules import AxisName, bounded, documented
 
 _BATCH = """    Args:
         features: `[N, ..., C]` activations of any float type, with any number of spatial or token
@@ -96,22 +96,10 @@ def on_features(
         before[0] = before[0].replace(annotation=jax.Array | kind)
         signature = inspect.signature(loss).replace(parameters=before[:2] + own + before[2:])
         of_batch.__signature__ = signature  # type: ignore[attr-defined]
-        of_batch.__doc__ = _documented(loss.__doc__ or "", kind.__name__)
+        batch = _BATCH.replace("KIND", kind.__name__)
+        of_batch.__doc__ = documented(loss.__doc__ or "", batch, _OPTIONS, _RAISES)
         found: Any = bounded(of_batch)
         found.of_sums = loss
         return found  # type: ignore[no-any-return]
 
     return decorate
-
-
-def _documented(text: str, kind: str) -> str:
-    """A docstring with the arguments that all such losses have, and what they raise."""
-    said, _, rest = text.partition("    Returns:\n")
-    said, _, own = said.partition("    Args:\n")
-    returns, references, more = rest.partition("    References:\n")
-    if not references:
-        returns, references, more = rest.partition("    Examples:\n")
-    arguments = (
-        _BATCH.replace("KIND", kind) + (own.rstrip() + "\n" if own.strip() else "") + _OPTIONS
-    )
-    return f"{said}{arguments}    Returns:\n{returns}{_RAISES}\n{references}{more}"

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.config.registry import Positive
+from gini_jax.losses.over_pairs import ChunkSize
+from gini_jax.losses.pairs import Precision, Reduction
 from gini_jax.losses.rules import AxisName, bounded
 from gini_jax.losses.supcon import supcon_loss
 
@@ -20,8 +22,10 @@ def nt_xent_loss(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,
-    chunk_size: int | None = None,
-) -> jax.Array:
+    chunk_size: ChunkSize = None,
+    precision: Precision = "highest",
+    reduction: Reduction = "mean",
+) -> Any:
     """Normalised, temperature-scaled cross-entropy of two views, over the global batch.
 
     `nt_xent = mean over views i of -log(exp s[i,j(i)] / sum over a != i of exp s[i,a])`, where
@@ -36,9 +40,12 @@ def nt_xent_loss(
         axis_name: name or names of mapped axes that the batch is divided over.
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
         chunk_size: anchors at a time: memory is `O(chunk_size N)`; all at once by default.
+        precision: of the products, on TPUs and GPUs.
+        reduction: `"mean"`; or `"none"`, to get values of the views.
 
     Returns:
-        Scalar, not negative.
+        Scalar, not negative. With `reduction="none"`, `[2 N]` values of the views, first those of
+        `first`, and the mask of those that count; the mean of these is the scalar.
 
     Raises:
         ValueError: the shapes differ or do not fit, or the temperature is not positive.
@@ -70,4 +77,6 @@ def nt_xent_loss(
         axis_name=axis_name,
         axis=axis,
         chunk_size=chunk_size,
+        precision=precision,
+        reduction=reduction,
     )

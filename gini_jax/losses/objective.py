@@ -1,5 +1,6 @@
 """The weighted composition of terms that is added to cross-entropy in training."""
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -98,6 +99,13 @@ class Objective:
             name: term for name, term in created.items() if name not in self.sum_terms
         }
 
+    def without_others(self) -> "Objective":
+        """The terms that are functions of sums, with their weights."""
+        found = copy.copy(self)
+        found.weights = {name: self.weights[name] for name in self.sum_terms}
+        found.other_terms = {}
+        return found
+
     def init(self, outputs: Outputs, key: jax.Array | None = None) -> ObjectiveState:
         """The state before the first step.
 
@@ -170,6 +178,51 @@ class Objective:
         return sum(parts, start=jnp.zeros(()))
 
 
+class CachedGradients(NamedTuple):
+    """The terms that are no functions of sums, taken once for a batch that is read in parts.
+
+    Attributes:
+        values: of the global batch; `added` is theirs alone.
+        of_term: by term, its gradients at the features and logits of this device's part.
+        of_params: the gradient of what is added with respect to the terms' own parameters.
+    """
+
+    values: Values
+    of_term: dict[str, "TermGradients"]
+    of_params: Any
+
+
+def cached_gradients(
+    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any
+) -> CachedGradients:
+    """The terms over the outputs of a whole batch, and their gradients there.
+
+    Pulled back through the network part by part, these give the gradient of the batch: see
+    `cached_value_and_grad`.
+
+    Args:
+        objective: the terms.
+        outputs: of this device's part of the batch, as constants.
+        state: the terms' state.
+        scale: what all weights are multiplied by.
+    """
+    of_term = {
+        name: gradients
+        for name, gradients in term_gradients(objective, outputs, state, None).items()
+        if name not in objective.sum_terms
+    }
+
+    def added(params: Any) -> tuple[jax.Array, Values]:
+        there = state if params is None else state.with_params(params)
+        values = objective.of_outputs(outputs, there, scale)
+        return values.added, values
+
+    if state.params is None:
+        return CachedGradients(added(None)[1], of_term, None)
+    of_params, values = jax.grad(added, has_aux=True)(state.params)
+    return CachedGradients(values, of_term, of_params)
+
+
 class TermGradients(NamedTuple):
     """Gradients of a term, with weight 1, with respect to a network's outputs on this device.
 
@@ -191,7 +244,7 @@ def term_gradients(
         objective: the terms.
         outputs: as in `shared_value`.
         state: the terms' state.
-        total: the global batch's sums, as from `shared_value`.
+        total: the global batch's sums, as from `shared_value`; None leaves the sum terms out.
     """
     axis_name = outputs.axis_name
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
@@ -209,6 +262,8 @@ def term_gradients(
     found, features = {}, dict(outputs.features)
     _, pull = jax.vjp(lambda x: objective.sums(outputs._replace(features=x)), features)
     for name in objective.weights:
+        if name in objective.sum_terms and total is None:
+            continue
         if name in objective.sum_terms:
             found[name] = TermGradients(*pull(jax.grad(partial(of_sums, name))(total)))
         else:
@@ -251,7 +306,12 @@ def squared_norm(tree: Any) -> jax.Array:
 
 
 def shared_value(
-    objective: Objective, outputs: Outputs, state: ObjectiveState, scale: Any, total: Any = None
+    objective: Objective,
+    outputs: Outputs,
+    state: ObjectiveState,
+    scale: Any,
+    total: Any = None,
+    cached: CachedGradients | None = None,
 ) -> tuple[jax.Array, Values, Any]:
     """All terms of the global batch, and a scalar whose gradient this device contributes.
 
@@ -264,6 +324,8 @@ def shared_value(
         state: the terms' state.
         scale: what all weights are multiplied by.
         total: the global batch's sums; None: those of the outputs of all devices.
+        cached: for a part of the batch, the other terms of the whole, with their gradients at this
+            part; None: they are taken of these outputs.
 
     Returns:
         The scalar to differentiate, whose gradients are to be averaged over the devices and added
@@ -281,10 +343,31 @@ def shared_value(
 
     (_, of_sums), linearized = linearize_at(value_of, total, has_aux=True)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    others = objective.of_outputs(outputs, state, scale)
+    if cached is None:
+        others = objective.of_outputs(outputs, state, scale)
+        of_others = others.added
+    else:
+        others, of_others = cached.values, _linear(objective, outputs, state, scale, cached)
     values = Values(
         of_sums.added + others.added,
         of_sums.terms | others.terms,
         of_sums.state._replace(terms=others.state.terms),
     )
-    return linearized(local) * devices + others.added, values, total
+    return linearized(local) * devices + of_others, values, total
+
+
+def _linear(
+    objective: Objective,
+    outputs: Outputs,
+    state: ObjectiveState,
+    scale: Any,
+    cached: CachedGradients,
+) -> jax.Array:
+    """The products of a part's outputs with the weighted gradients of the terms there."""
+    weights, total = objective.weights_at(state), jnp.zeros(())
+    for name, (features, logits) in cached.of_term.items():
+        pairs = [(features[layer], x) for layer, x in outputs.features.items()]
+        pairs += [] if logits is None else [(logits, outputs.logits)]
+        products = [(ct.astype(x.dtype) * x).astype(jnp.float32).sum() for ct, x in pairs]
+        total = total + weights[name] * scale * sum(products, start=jnp.zeros(()))
+    return total

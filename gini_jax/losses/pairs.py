@@ -4,9 +4,11 @@ Each device holds its own examples as anchors, and all examples of the global ba
 with: one `all_gather` of the features. A loss is a function of the rows of the table.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +32,12 @@ def far(values: jax.Array) -> float:
 
 
 class Rows(NamedTuple):
-    """Some anchors against all `N` examples of the global batch.
+    """Some anchors against all examples that they are compared with.
 
     Attributes:
-        values: `[n, N]` similarities or distances.
-        positive: `[n, N]`, True for another example of the anchor's class.
-        negative: `[n, N]`, True for an example of another class.
+        values: `[n, M]` similarities or distances.
+        positive: `[n, M]`, True for another example that the anchor belongs with.
+        negative: `[n, M]`, True for an example that it does not belong with.
     """
 
     values: jax.Array
@@ -46,90 +48,175 @@ class Rows(NamedTuple):
 # From rows to `[n]` sums and `[n]` counts of what is averaged.
 RowLoss: TypeAlias = Callable[[Rows], tuple[jax.Array, jax.Array]]
 Compare: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+# From the labels of n and of M examples to which pairs are positive, `[n, M]`; or to which are
+# positive and which negative, so that some are neither.
+Positives: TypeAlias = Callable[[jax.Array, jax.Array], Any]
+References: TypeAlias = tuple[jax.Array, jax.Array] | tuple[jax.Array, jax.Array, jax.Array]
+Against: TypeAlias = Literal["batch", "references"]
+Reduction: TypeAlias = Literal["mean", "none"]
+Precision: TypeAlias = Literal["highest", "high", "default"]
+
+
+class Options(NamedTuple):
+    """What all losses over pairs take besides features and labels; see `supcon_loss`."""
+
+    where: Any = None
+    axis_name: AxisName | None = None
+    axis: int = -1
+    chunk_size: int | None = None
+    references: References | None = None
+    against: Against = "batch"
+    positives: Positives | None = None
+    reduction: Reduction = "mean"
 
 
 class Examples(NamedTuple):
-    """Features `[n, C]`, classes `[n]`, weights `[n]` and places `[n]` in the global batch."""
+    """Features `[n, C]`, labels `[n]` or `[n, W]`, weights `[n]`, and places `[n]` in the batch."""
 
     features: jax.Array
-    classes: jax.Array
+    labels: jax.Array
     weights: jax.Array
     example_index: jax.Array
 
 
 def mean_over_anchors(
-    row_loss: RowLoss,
-    compare: Compare,
-    features: Any,
-    labels: Any,
-    *,
-    where: Any = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-    chunk_size: int | None = None,
-) -> jax.Array:
+    row_loss: RowLoss, compare: Compare, features: Any, labels: Any, options: Options
+) -> Any:
     """The weighted sum of the anchors' sums over that of their counts; 0 if nothing counts.
 
     Args:
         row_loss: the loss of some anchors.
-        compare: from `[n, C]` and `[N, C]` to `[n, N]` similarities or distances.
+        compare: from `[n, C]` and `[M, C]` to `[n, M]` similarities or distances.
         features: `[N, ..., C]`; the mean over spatial or token axes is taken.
-        labels: `[N]` integers, or `[N, K]` rows, which count as their largest class. A negative
-            integer leaves the example out.
-        where: `[N]` mask, or weights of the anchors. A row of weight 0 is left out as an anchor and
-            from the pairs of others.
-        axis_name: the mapped axes over which the batch is divided.
-        axis: the feature axis.
-        chunk_size: anchors at a time, to bound memory; all at once by default.
+        labels: as in `supcon_loss`.
+        options: as in `supcon_loss`.
 
     Raises:
         ValueError: the shapes do not fit, the labels are invalid, or the chunk size is not a
             positive integer.
         TypeError: the features are not floating-point.
     """
-    features, labels = jnp.asarray(features), known_array(labels)
-    axis = check_features(features, axis)
-    weights = check_where(where, labels)
-    check_pair_labels(labels, features, weights)
-    if chunk_size is not None and not (
-        isinstance(chunk_size, (int, np.integer)) and chunk_size >= 1
-    ):
+    where, axis_name, axis, chunk_size, references, against, positives, reduction = options
+    features, labels, weights, axis = _checked(features, labels, where, axis, positives)
+    whole = isinstance(chunk_size, (int, np.integer)) and chunk_size >= 1
+    if chunk_size is not None and not whole:
         raise ValueError(f"chunk_size={chunk_size!r}; it must be a positive integer, or None")
+    if against == "references" and references is None:
+        raise ValueError("against='references' needs references=(features, labels)")
+    others = None if references is None else _checked_references(references, features, axis, labels)
+    dtype = sum_type(features.dtype)
     if not len(features):  # nothing counts
-        return jnp.zeros((), sum_type(features.dtype))
+        none = jnp.zeros(0, dtype), jnp.zeros(0, bool)
+        return jnp.zeros((), dtype) if reduction == "mean" else none
 
-    def loss(features: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
-        x = spatial_mean(features, weights, axis, signed=True)
-        w = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
-        classes = _classes(labels, w)
-        w = jnp.where(classes < 0, jnp.zeros_like(w), w)
-        own = Examples(x, classes, w, jnp.arange(x.shape[0]))
-        everyone = own
+    def loss(features: Any, labels: Any, weights: Any, others: Any) -> Any:
+        own = _examples(features, labels, weights, axis, positives)
+        compared = [] if against == "references" else [own]
         if axis_name is not None:
-            own = own._replace(
-                example_index=own.example_index + lax.axis_index(axis_name) * x.shape[0]
-            )
-            everyone = _gathered(own, axis_name)
+            first = lax.axis_index(axis_name) * own.features.shape[0]
+            own = own._replace(example_index=own.example_index + first)
+            compared = [_gathered(own, axis_name) for _ in compared]
+        if others is not None:
+            table, of_table, there = others
+            found = _examples(table, of_table, there, -1, positives)
+            nowhere = jnp.full_like(found.example_index, -1)  # no anchor is among them
+            compared.append(found._replace(example_index=nowhere))
+        everyone = _stacked(compared)
 
         def of_anchors(anchors: Examples) -> jax.Array:
-            rows = _rows(compare, anchors, everyone)
-            total, count = row_loss(rows)
+            total, count = row_loss(_rows(compare, anchors, everyone, positives))
             w = anchors.weights
             # A row without a pair may hold anything, but neither value nor gradient of it counts.
             total = jnp.where((w > 0) & (count > 0), total, jnp.zeros_like(total))
-            return jnp.stack([(w * total).sum(), (w * count).sum()])
+            return jnp.stack([w * total, w * count])
 
-        sums = _in_chunks(of_anchors, own, chunk_size)
+        each = _in_chunks(of_anchors, own, chunk_size)
+        counted = each[1] > 0
+        sums = jnp.stack([*each.sum(axis=1), counted.sum().astype(each.dtype)])
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        return ratio(sums[0], sums[1])
+        if reduction == "mean":
+            return ratio(sums[0], sums[1])
+        # The mean of those that count is the scalar.
+        return each[0] * ratio(sums[2], sums[1]), counted
 
-    return on_any_mesh(loss, features, labels, weights)
+    return on_any_mesh(loss, features, labels, weights, others)
 
 
-def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
+def _checked(
+    features: Any, labels: Any, where: Any, axis: int, positives: Positives | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None, int]:
+    features, labels = jnp.asarray(features), known_array(labels)
+    axis = check_features(features, axis)
+    weights = check_where(where, labels)
+    if positives is None:
+        check_pair_labels(labels, features, weights)
+    elif labels.shape[:1] != features.shape[:1]:
+        raise ValueError(
+            f"features of shape {features.shape} hold {features.shape[0]} examples, labels of "
+            f"shape {labels.shape} hold {labels.shape[:1]}; both must be of the same batch"
+        )
+    return features, labels, weights, axis
+
+
+def _checked_references(
+    references: References, features: jax.Array, axis: int, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """References `[M, C]`, their labels, and their weights.
+
+    Raises:
+        ValueError: they do not fit the features and labels.
+    """
+    table, of_table, *where = references
+    table, of_table = jnp.asarray(table), known_array(of_table)
+    channels, shape = features.shape[axis], labels.shape[1:]
+    if table.ndim != 2 or table.shape[1] != channels or of_table.shape != (len(table), *shape):
+        raise ValueError(
+            f"references have features of shape {table.shape} and labels of shape "
+            f"{of_table.shape}; for features of shape {features.shape} and labels of shape "
+            f"{labels.shape} they must be [M, {channels}] and {['M', *shape]}"
+        )
+    return (
+        table.astype(features.dtype),
+        of_table,
+        check_where(where[0] if where else None, of_table),
+    )
+
+
+def _examples(
+    features: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None,
+    axis: int,
+    positives: Positives | None,
+) -> Examples:
+    x = spatial_mean(features, weights, axis % features.ndim, signed=True)
+    w = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
+    if positives is None:
+        labels, there = _classes(labels, w)
+        w = jnp.where(there, w, jnp.zeros_like(w))
+    elif labels.dtype.itemsize < 4:  # they travel in words of 32 bits
+        wider = jnp.float32 if jnp.issubdtype(labels.dtype, jnp.floating) else jnp.int32
+        labels = labels.astype(wider)
+    return Examples(x, labels, w, jnp.arange(x.shape[0]))
+
+
+def _stacked(several: list[Examples]) -> Examples:
+    def stacked(*parts: jax.Array) -> jax.Array:
+        wider = functools.reduce(jnp.promote_types, [x.dtype for x in parts])
+        return jnp.concatenate([x.astype(wider) for x in parts])
+
+    return several[0] if len(several) == 1 else jax.tree.map(stacked, *several)
+
+
+def cosine(x: jax.Array, y: jax.Array, precision: Precision = "highest") -> jax.Array:
     """`[n, N]` cosines of `[n, C]` and `[N, C]`; 0 for rows of zeros."""
-    return _product(unit_vectors(x), unit_vectors(y))
+    return _product(unit_vectors(x), unit_vectors(y), precision)
+
+
+def cosine_at(precision: Precision) -> Compare:
+    """`cosine` with products of a precision, which matters on TPUs and GPUs."""
+    return partial(cosine, precision=precision)
 
 
 def unit_vectors(x: jax.Array) -> jax.Array:
@@ -180,27 +267,49 @@ def masked_logsumexp(values: jax.Array, mask: jax.Array) -> jax.Array:
     return largest + jnp.log(jnp.exp(kept - largest[:, None]).sum(axis=1))
 
 
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum("nc,mc->nm", x, y, precision=lax.Precision.HIGHEST)
+def _product(x: jax.Array, y: jax.Array, precision: Precision = "highest") -> jax.Array:
+    return jnp.einsum("nc,mc->nm", x, y, precision=lax.Precision(precision))
 
 
-def _rows(compare: Compare, anchors: Examples, everyone: Examples) -> Rows:
-    same = anchors.classes[:, None] == everyone.classes[None, :]
+def _rows(
+    compare: Compare, anchors: Examples, everyone: Examples, positives: Positives | None
+) -> Rows:
+    negative: Any = None
+    if positives is not None:
+        found = positives(anchors.labels, everyone.labels)
+        same, negative = found if isinstance(found, tuple) else (found, None)
+    elif anchors.labels.ndim == 1:
+        same = anchors.labels[:, None] == everyone.labels[None, :]
+    else:  # bits of the classes
+        same = ((anchors.labels[:, None] & everyone.labels[None, :]) != 0).any(axis=-1)
+    shape = anchors.labels.shape[0], everyone.labels.shape[0]
+    for table in (same, same if negative is None else negative):
+        if table.shape != shape or table.dtype != bool:
+            raise ValueError(
+                f"positives returned {table.dtype} of shape {table.shape}; it must return a "
+                f"boolean table, here {shape}, or a pair of them: positives and negatives"
+            )
     other = anchors.example_index[:, None] != everyone.example_index[None, :]
     there = everyone.weights[None, :] > 0
+    apart = ~same if negative is None else negative & ~same & other
     values = compare(anchors.features, everyone.features)
-    return Rows(values, same & other & there, ~same & there)
+    return Rows(values, same & other & there, apart & there)
 
 
-def _classes(labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """`[n]` integers; those of rows of weight 0, which may hold NaN, mean nothing.
+def _classes(labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What says which examples share a class, and `[n]` whether an example has one at all.
 
-    A row of zeros is of no class, -1.
+    It is `[n]` integers; or, of rows, `[n, W]` words whose bits are the classes with the row's
+    largest share. Those of rows of weight 0, which may hold NaN, mean nothing.
     """
     if labels.ndim == 1:
-        return of_32_bits(labels)
+        classes = of_32_bits(labels)
+        return classes, classes >= 0
     rows = jnp.where((weights != 0)[:, None], labels, jnp.zeros_like(labels))
-    return jnp.where((rows > 0).any(axis=1), rows.argmax(axis=1), -1)
+    own = (rows > 0) & (rows == rows.max(axis=1, keepdims=True))
+    padded = jnp.pad(own, [(0, 0), (0, -own.shape[1] % 32)]).reshape(len(own), -1, 32)
+    places = jnp.left_shift(jnp.uint32(1), jnp.arange(32, dtype=jnp.uint32))
+    return jnp.where(padded, places, jnp.uint32(0)).sum(axis=2, dtype=jnp.uint32), own.any(axis=1)
 
 
 def _gathered(own: Examples, axis_name: AxisName) -> Examples:
@@ -245,7 +354,7 @@ def _from_bits(bits: jax.Array, like: jax.Array) -> jax.Array:
 def _in_chunks(
     of_anchors: Callable[[Examples], jax.Array], own: Examples, chunk_size: int | None
 ) -> jax.Array:
-    """`of_anchors` summed over chunks, each of which is computed again in the backward pass."""
+    """`[2, n]` of `of_anchors`, in chunks that are computed again in the backward pass."""
     count = own.features.shape[0]
     if chunk_size is None or chunk_size >= count:
         return of_anchors(own)
@@ -256,4 +365,5 @@ def _in_chunks(
         return padded.reshape(-1, chunk_size, *x.shape[1:])
 
     chunks = jax.tree.map(chunked, own)
-    return lax.map(jax.checkpoint(of_anchors), chunks).sum(axis=0)
+    found = lax.map(jax.checkpoint(of_anchors), chunks)
+    return found.swapaxes(0, 1).reshape(2, -1)[:, :count]

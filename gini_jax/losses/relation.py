@@ -9,6 +9,7 @@ from jax import lax
 from gini_jax.config.registry import NotNegative
 from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, spatial_mean
 from gini_jax.losses.moments import FeatureMoments, feature_moments
+from gini_jax.losses.over_pairs import ChunkSize
 from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 from gini_jax.losses.triplet import triplet_loss
 
@@ -156,6 +157,7 @@ def relation_triplet_loss(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,
+    chunk_size: ChunkSize = None,
 ) -> jax.Array:
     """Triplet loss over relation scores: an example relates more to its class than to others.
 
@@ -170,6 +172,7 @@ def relation_triplet_loss(
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes that the batch is divided over.
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+        chunk_size: anchors at a time: memory is `O(chunk_size N H)`; all at once by default.
 
     Returns:
         Scalar, not negative.
@@ -193,7 +196,7 @@ def relation_triplet_loss(
     def distance(x: jax.Array, y: jax.Array) -> jax.Array:
         return 1.0 - relation_scores(comparator, x, y)
 
-    return triplet_loss(
+    found: jax.Array = triplet_loss(
         features,
         labels,
         margin=margin,
@@ -201,4 +204,6 @@ def relation_triplet_loss(
         where=where,
         axis_name=axis_name,
         axis=axis,
+        chunk_size=chunk_size,
     )
+    return found

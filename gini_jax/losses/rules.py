@@ -119,6 +119,25 @@ def bounded(loss: Callable[P, T]) -> Callable[P, T]:
     return with_bounds
 
 
+def documented(text: str, before: str, after: str, raises: str) -> str:
+    """A docstring with the arguments and errors that all losses of a kind share.
+
+    Args:
+        text: the docstring of one loss, with `Args` for its own settings alone.
+        before: the arguments that come first, from `Args:` on.
+        after: those that come last.
+        raises: the errors.
+    """
+    said, _, rest = text.partition("    Returns:\n")
+    said, _, own = said.partition("    Args:\n")
+    for section in ("    References:\n", "    Examples:\n"):
+        returns, found, more = rest.partition(section)
+        if found:
+            break
+    settings = own.rstrip() + "\n" if own.strip() else ""
+    return f"{said}{before}{settings}{after}    Returns:\n{returns}{raises}\n{found}{more}"
+
+
 def require(text: str, holds: Callable[..., jax.Array], *arrays: jax.Array | None) -> None:
     """Refuses arrays whose values break a rule; traced values are tested only under `checked`.
 

@@ -1,6 +1,7 @@
 """SimCLR's objective: two views of an image agree behind a small learned projection."""
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jax import lax
 from gini_jax.config.registry import Positive
 from gini_jax.losses.class_sums import on_any_mesh, spatial_mean
 from gini_jax.losses.nt_xent import nt_xent_loss
+from gini_jax.losses.over_pairs import ChunkSize
+from gini_jax.losses.pairs import Precision
 from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 
 
@@ -44,6 +47,8 @@ def simclr_loss(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,
+    chunk_size: ChunkSize = None,
+    precision: Precision = "highest",
 ) -> jax.Array:
     """NT-Xent loss of projected features, for a batch that holds two views of each image.
 
@@ -59,6 +64,8 @@ def simclr_loss(
         axis_name: name or names of mapped axes that the images are divided over; both views of an
             image lie on one device.
         axis: the feature axis: -1 for channels last, 1 for channels first `[2 n, C, ...]`.
+        chunk_size: views at a time: memory is `O(chunk_size n)`; all at once by default.
+        precision: of the products of the views, on TPUs and GPUs.
 
     Returns:
         Scalar, not negative.
@@ -97,13 +104,15 @@ def simclr_loss(
 
     def loss(features: jax.Array, projection: Projection, weights: jax.Array | None) -> jax.Array:
         x = spatial_mean(features, weights, axis, signed=True)
-        precision = lax.Precision.HIGHEST
-        hidden = jnp.dot(x, projection.hidden, precision=precision) + projection.bias[None]
-        z = jnp.dot(jax.nn.relu(hidden), projection.out, precision=precision)
+        dot = partial(jnp.dot, precision=lax.Precision.HIGHEST)
+        hidden = dot(x, projection.hidden) + projection.bias[None]
+        z = dot(jax.nn.relu(hidden), projection.out)
         n = len(z) // 2
         of_images = None if weights is None else weights[:n]
-        return nt_xent_loss(
-            z[:n], z[n:], temperature=temperature, where=of_images, axis_name=axis_name
+        options: Any = {"chunk_size": chunk_size, "precision": precision, "where": of_images}
+        found: jax.Array = nt_xent_loss(
+            z[:n], z[n:], temperature=temperature, axis_name=axis_name, **options
         )
+        return found
 
     return on_any_mesh(loss, features, projection, weights)

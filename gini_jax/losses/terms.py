@@ -51,7 +51,7 @@ class TermSpec(NamedTuple):
 
         Examples:
             >>> list(TERMS["supcon"].settings), TERMS["gini"].settings["weight"].bounds
-            (['weight', 'temperature', 'average'], '(-inf, inf)')
+            (['weight', 'temperature', 'average', 'precision', 'chunk_size'], '(-inf, inf)')
         """
         weight = Setting(0.0, "weight of the term", bounds=ANY if self.signed else NOT_NEGATIVE)
         own = settings_of(self.declares) if self.declares else {}
@@ -83,9 +83,11 @@ def of_features(
     """A term in the table that is a loss of features and labels; see `FeatureTerm`."""
 
     def term(context: TermContext, **settings: Any) -> FeatureTerm:
+        if not settings.get("chunk_size", 1):  # 0: all at once
+            settings = settings | {"chunk_size": None}
         return FeatureTerm(partial(loss, **settings), create)
 
-    return TermSpec(term, loss, needs=needs)
+    return TermSpec(term, loss, given=("against", "reduction"), needs=needs)
 
 
 def of_margin(loss: Callable[..., jax.Array]) -> TermSpec:

@@ -6,34 +6,27 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.config.registry import NotNegative
+from gini_jax.losses.over_pairs import over_pairs
 from gini_jax.losses.pairs import (
     Compare,
     RowLoss,
     Rows,
     distance,
     far,
-    mean_over_anchors,
     squared_distance,
 )
-from gini_jax.losses.rules import AxisName, bounded
 
 Sums: TypeAlias = tuple[jax.Array, jax.Array]
 DISTANCES: dict[str, Compare] = {"euclidean": distance, "squared": squared_distance}
 
 
-@bounded
+@over_pairs
 def triplet_loss(
-    features: jax.Array,
-    labels: jax.Array,
     *,
     margin: NotNegative = 0.2,
     triplets: Literal["hard", "all", "semi-hard"] = "hard",
     distance: Literal["euclidean", "squared"] | Compare = "euclidean",
-    where: jax.Array | None = None,
-    axis_name: AxisName | None = None,
-    axis: int = -1,
-    chunk_size: int | None = None,
-) -> jax.Array:
+) -> tuple[RowLoss, Compare]:
     """Triplet loss, over the triplets of the global batch.
 
     The mean of `max(d[a,p] - d[a,n] + margin, 0)` for an anchor `a`, another example `p` of its
@@ -45,27 +38,13 @@ def triplet_loss(
       positive; if there is none, the farthest negative.
 
     Args:
-        features: `[N, ..., C]` activations of any float type; their mean over spatial or token axes
-            is taken.
-        labels: `[N]` integers, or `[N, K]` rows, which count as their largest class. A negative
-            integer leaves the example out.
         margin: by how much negatives shall be farther.
         triplets: which triplets count.
         distance: `"euclidean"`, its square, or a function from `[n, C]` and `[N, C]` to `[n, N]`.
-        where: `[N]` mask, or weights of the anchors; 1 by default. Rows of weight 0 are left out
-            altogether, and may hold NaN.
-        axis_name: name or names of mapped axes that the batch is divided over; the pairs are those
-            of the global batch.
-        axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
-        chunk_size: anchors at a time: memory is `O(chunk_size N)`; all at once by default.
 
     Returns:
         Scalar, not negative; 0 if no anchor has both a positive and a negative. Squared distances
         leave the range of float32 where features are above about 1e18.
-
-    Raises:
-        ValueError: the shapes do not fit, labels are invalid, or a setting is out of bounds.
-        TypeError: the features are not floating-point.
 
     References:
         Hermans, Beyer, Leibe, "In defense of the triplet loss for person re-identification", 2017
@@ -78,16 +57,7 @@ def triplet_loss(
         >>> float(triplet_loss(x, labels, margin=2.0))  # (1 - 3 + 2 + 1 - 2 + 2) / 2
         0.5
     """
-    return mean_over_anchors(
-        TRIPLETS[triplets](margin),
-        distance if callable(distance) else DISTANCES[distance],
-        features,
-        labels,
-        where=where,
-        axis_name=axis_name,
-        axis=axis,
-        chunk_size=chunk_size,
-    )
+    return TRIPLETS[triplets](margin), distance if callable(distance) else DISTANCES[distance]
 
 
 def _hard(margin: float) -> RowLoss:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from gini_jax.config.change import check_keys
 from gini_jax.config.registry import SETTINGS, Setting, flattened, in_bounds
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.losses.term import SumTerm, TermContext
+from gini_jax.losses.term import TermContext
 from gini_jax.losses.terms import PRESETS, needs_of, objective_name, spec_of, weight_of
 from gini_jax.training.schedules import SCHEDULES
 from gini_jax.training.trial import check_rates
@@ -168,17 +168,6 @@ def _check_objective(config: ConfigDict) -> None:
             f"objective={config.objective!r}, but loss.terms={_weights(config)} are "
             f"those of {name!r}; call set_objective, or set config.objective to that name"
         )
-    if config.grad_accumulation > 1:
-        for term, section in config.loss.terms.items():
-            context = TermContext(superclasses=(0, 0))
-            created = spec_of(term, section).create(context)
-            if weight_of(section) and not isinstance(created, SumTerm):
-                raise InputError(
-                    f"loss.terms.{term} is not a function of sums over the examples, so micro-"
-                    f"batches would change it; set --config.grad_accumulation=1 "
-                    f"(grad_accumulation={config.grad_accumulation})",
-                    fix=("grad_accumulation", 1),
-                )
     for term, section in config.loss.terms.items():
         if hasattr(section.weight, "items"):
             _check_layer_weights(config, term, dict(section.weight))

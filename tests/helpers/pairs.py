@@ -25,8 +25,7 @@ import gini_jax
 from gini_jax.config.change import default_config, set_component
 from gini_jax.data.source import Example
 from gini_jax.errors import InputError
-from gini_jax.losses.term import SumTerm, TermContext
-from gini_jax.losses.terms import PRESETS, needs_of, spec_of
+from gini_jax.losses.terms import PRESETS, needs_of
 from gini_jax.models import MODELS, from_torch, read_torch_file
 from gini_jax.modes import bench, predict, report
 from gini_jax.modes import eval as eval_mode
@@ -95,12 +94,11 @@ def go_together(row: dict[str, Any]) -> bool:
     terms = PRESETS[objective] if objective else {}
     needs, head = needs_of(terms), row.get("head", "auto")
     heads = needs & {"cosine", "probe"}
-    of_sums = all(isinstance(spec_of(t).create(TermContext()), SumTerm) for t in terms)
     return not (
         (network == OWN and (heads or head != "auto" or row.get("precision") == "bfloat16"))
         or (heads and head not in ("auto", *heads))
         or ("superclasses" in needs and data not in (None, "tfds", "families"))
-        or (row.get("accumulation") == 2 and (not of_sums or data == "labelled"))
+        or (row.get("accumulation") == 2 and data == "labelled")
     )
 
 

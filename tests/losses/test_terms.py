@@ -22,7 +22,8 @@ DECLARED = [
 @pytest.mark.parametrize(("term", "name"), DECLARED)
 def test_a_row_is_what_the_loss_declares(term, name):
     loss, row = getattr(losses, f"{term}_loss"), TERMS.settings(term)[name]
-    assert row.default == inspect.signature(loss).parameters[name].default
+    default = inspect.signature(loss).parameters[name].default
+    assert row.default == (0 if default is None else default)
     assert row.meaning in " ".join(loss.__doc__.split())
     assert row.choices or in_bounds(row.default, row.bounds or "(-inf, inf)")
 

@@ -272,7 +272,6 @@ def test_a_run_with_few_labels_ends_with_all_its_numbers(tmp_path):
 WRONG = {
     "need different heads": ("ce", {"loss.terms": {"cosface": 1.0, "simclr": 1.0}}),
     "needs a cosine head, but model.head=linear": ("cosface", {"model.head": "linear"}),
-    "relation is not a function of sums": ("relation", {"grad_accumulation": 2}),
     "the head is a probe": ("simclr", {"loss.hold_gradient_ratios": True}),
     "augment.mixup=1.0 needs every label": ("ce", {"dataset.labelled": 5, "augment.mixup": 1.0}),
     "dataset.sampler=class_balanced": (

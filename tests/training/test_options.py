@@ -18,10 +18,11 @@ from gini_jax.training import initial
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.checks import check_config, notes_on
 from gini_jax.training.experiment import build_experiment
+from gini_jax.training.gradients import apply_model
 from gini_jax.training.initial import check_weights, start_state
 from gini_jax.training.optim import create_optimizer
 from gini_jax.training.state import init_state
-from gini_jax.training.step import apply_model, augmented_batch
+from gini_jax.training.step import augmented_batch
 from tests.helpers import dense, tiny
 from tests.helpers.runs import lines_of, set_up
 

@@ -286,7 +286,7 @@ class Spread(NamedTuple):
         return distance.mean(), {"steps": state["steps"] + 1}
 
 
-def test_a_term_over_pairs_is_that_of_the_whole_batch_and_refuses_micro_batches(monkeypatch):
+def test_a_term_over_pairs_is_that_of_the_whole_batch_on_devices_and_in_micro_batches(monkeypatch):
     monkeypatch.setitem(TABLE, "spread", TermSpec(lambda context: Spread()))
     config = small_config("ce", **{"loss.start_epoch": 1})
     with config.unlocked():

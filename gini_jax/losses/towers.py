@@ -1,0 +1,179 @@
+"""Losses of two towers: the rows of one table belong with the same rows of another."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gini_jax.losses.class_sums import on_any_mesh, ratio, sum_type
+from gini_jax.losses.pairs import Precision, cosine, far
+from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
+
+
+@bounded
+def clip_loss(
+    first: jax.Array,
+    second: jax.Array,
+    scale: jax.Array | float,
+    *,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    precision: Precision = "highest",
+) -> jax.Array:
+    """Contrastive loss of two towers: each row finds its partner among all rows of the other tower.
+
+    `clip = mean_i (-log softmax_j(scale s[i,j])[i] - log softmax_j(scale s[j,i])[i]) / 2`, with the
+    cosines `s` of the rows of `first` and `second`.
+
+    Args:
+        first: `[N, C]` embeddings, such as of images.
+        second: `[N, C]` embeddings of their partners, such as of texts.
+        scale: what cosines are multiplied by, usually the exponential of a parameter.
+        where: `[N]` mask, or weights of the pairs; 1 by default. Rows of weight 0 may hold NaN.
+        axis_name: name or names of mapped axes that the pairs are divided over.
+        precision: of the products, on TPUs and GPUs.
+
+    Returns:
+        Scalar, not negative.
+
+    Raises:
+        ValueError: the shapes differ or do not fit.
+        TypeError: the embeddings are not floating-point.
+
+    References:
+        Radford et al., "Learning transferable visual models from natural language supervision",
+        2021 (arXiv 2103.00020), figure 3.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> print(f"{clip_loss(jnp.eye(2), jnp.eye(2), scale=1.0):.4f}")  # log(1 + 1 / e)
+        0.3133
+    """
+    first, second, weights = _checked(first, second, where)
+
+    def loss(first: jax.Array, second: jax.Array, scale: Any, weights: Any) -> jax.Array:
+        x, y, w = _clean(first, second, weights)
+        n = len(x)
+        all_x, all_y, all_w, start = x, y, w, jnp.zeros((), int)
+        if axis_name is not None:
+            all_x, all_y, all_w = lax.all_gather((x, y, w), axis_name, tiled=True)
+            start = lax.axis_index(axis_name) * n
+        own = start + jnp.arange(n)
+
+        def each(rows: jax.Array, others: jax.Array) -> jax.Array:
+            logits = scale * cosine(rows, others, precision)
+            kept = jnp.where(all_w[None, :] > 0, logits, -far(logits))
+            right = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
+            return jax.nn.logsumexp(kept, axis=1) - right
+
+        total = (each(x, all_y) + each(y, all_x)) / 2
+        total = jnp.where(w > 0, total, jnp.zeros_like(total))
+        return _mean(total, w, axis_name)
+
+    return on_any_mesh(loss, first, second, jnp.asarray(scale), weights)
+
+
+@bounded
+def siglip_loss(
+    first: jax.Array,
+    second: jax.Array,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+    *,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+    precision: Precision = "highest",
+) -> jax.Array:
+    """Sigmoid loss of two towers: each pair of rows is classified as partners or not.
+
+    `siglip = sum_ij -log sigmoid(z[i,j] (scale s[i,j] + bias)) / N`, with `z` 1 for partners and -1
+    for all others, and the cosines `s` of the rows of `first` and `second`.
+
+    Over several devices the rows of `second` go around the ring of devices: no device holds more of
+    others than `[n, C]` at a time.
+
+    Args:
+        first: `[N, C]` embeddings, such as of images.
+        second: `[N, C]` embeddings of their partners, such as of texts.
+        scale: what cosines are multiplied by, usually the exponential of a parameter.
+        bias: what is added, usually a parameter that starts at -10.
+        where: `[N]` mask, or weights of the rows of `first`; 1 by default. Rows of weight 0 are
+            left out altogether, and may hold NaN.
+        axis_name: name of the mapped axis that the pairs are divided over.
+        precision: of the products, on TPUs and GPUs.
+
+    Returns:
+        Scalar, not negative.
+
+    Raises:
+        ValueError: the shapes differ or do not fit.
+        TypeError: the embeddings are not floating-point.
+
+    References:
+        Zhai, Mustafa, Kolesnikov, Beyer, "Sigmoid loss for language image pre-training", 2023
+        (arXiv 2303.15343), equation 1 and algorithm 1; section 3.3 for the ring.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> loss = siglip_loss(jnp.eye(2), jnp.eye(2), scale=1.0, bias=0.0)
+        >>> print(f"{loss:.4f}")  # log(1 + 1 / e) + log 2
+        1.0064
+    """
+    first, second, weights = _checked(first, second, where)
+
+    def loss(first: Any, second: Any, scale: Any, bias: Any, weights: Any) -> jax.Array:
+        x, y, w = _clean(first, second, weights)
+        same = jnp.eye(len(x), dtype=bool)
+
+        def of_block(others: jax.Array, there: jax.Array, partners: jax.Array) -> jax.Array:
+            logits = scale * cosine(x, others, precision) + bias
+            each = -jax.nn.log_sigmoid(jnp.where(partners, logits, -logits))
+            return jnp.where(there[None, :] > 0, each, jnp.zeros_like(each)).sum(axis=1)
+
+        total = of_block(y, w, same)
+        if axis_name is not None:
+            devices = lax.axis_size(axis_name)
+            ring = [(i, (i + 1) % devices) for i in range(devices)]
+            none = jnp.zeros_like(same)
+
+            @jax.checkpoint
+            def next_block(visitors: Any, _: None) -> tuple[Any, jax.Array]:
+                visitors = lax.ppermute(visitors, axis_name, ring)
+                return visitors, of_block(visitors[0], visitors[1], none)
+
+            _, more = lax.scan(next_block, (y, w), None, length=devices - 1)
+            total = total + more.sum(axis=0)
+        total = jnp.where(w > 0, total, jnp.zeros_like(total))
+        return _mean(total, w, axis_name)
+
+    return on_any_mesh(loss, first, second, jnp.asarray(scale), jnp.asarray(bias), weights)
+
+
+def _checked(first: Any, second: Any, where: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    first, second = jnp.asarray(first), jnp.asarray(second)
+    check_features(first, -1)
+    check_features(second, -1)
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(
+            f"the towers have shapes {first.shape} and {second.shape}; both must be the same [N, C]"
+        )
+    return first, second, check_where(where, first)
+
+
+def _clean(
+    first: jax.Array, second: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rows in the type of the sums, with zeros where the weight is 0, and the weights."""
+    dtype = sum_type(first.dtype)
+    w = jnp.ones(len(first), dtype) if weights is None else weights.astype(dtype)
+    there = (w != 0)[:, None]
+    x, y = (jnp.where(there, x.astype(dtype), 0.0) for x in (first, second))
+    return x, y, w
+
+
+def _mean(total: jax.Array, weights: jax.Array, axis_name: AxisName | None) -> jax.Array:
+    sums = jnp.stack([(weights * total).sum(), weights.sum()])
+    if axis_name is not None:
+        sums = lax.psum(sums, axis_name)
+    return ratio(sums[0], sums[1])
