@@ -11,7 +11,7 @@ from jax import lax
 
 from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.balance import GradientNorms
-from gini_jax.losses.term import FeatureTerm, Outputs, SumTerm, TermContext
+from gini_jax.losses.term import FeatureTerm, Outputs, QueueTerm, SumTerm, TermContext
 from gini_jax.losses.terms import spec_of, weight_of
 
 
@@ -268,7 +268,7 @@ def term_gradients(
             found[name] = TermGradients(*pull(jax.grad(partial(of_sums, name))(total)))
         else:
             both = jax.grad(partial(of_other, name), (0, 1))(features, outputs.logits)
-            reads_logits = not isinstance(objective.other_terms[name], FeatureTerm)
+            reads_logits = not isinstance(objective.other_terms[name], FeatureTerm | QueueTerm)
             found[name] = TermGradients(both[0], both[1] if reads_logits else None)
     return found
 

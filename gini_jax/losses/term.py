@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from gini_jax.losses.class_sums import local_sums
+from gini_jax.losses.class_sums import local_sums, spatial_mean, sum_type
 from gini_jax.losses.moments import local_moments
+from gini_jax.losses.queue import Queue
 from gini_jax.losses.rules import AxisName
 
 
@@ -39,11 +40,13 @@ class TermContext(NamedTuple):
         class_shares: `[K]`, of the training set; None: not known.
         scale: what a cosine head multiplies the cosines by.
         superclasses: the superclass of each of the `K` classes; empty if there are none.
+        steps_per_epoch: of training.
     """
 
     class_shares: jax.Array | None = None
     scale: float = 1.0
     superclasses: tuple[int, ...] = ()
+    steps_per_epoch: int = 1
 
 
 class Term(Protocol):
@@ -184,6 +187,46 @@ class FeatureTerm(NamedTuple):
             learned = () if self.create is None else (outputs.params[layer],)
             by_layer[layer] = _scalar(self.loss(features, outputs.labels, *learned, **options))
         return mean_over(by_layer, self.layers), state
+
+
+class QueueTerm(NamedTuple):
+    """A loss over pairs whose anchors are also compared with a queue of earlier examples.
+
+    Attributes:
+        loss: over pairs; see `over_pairs`.
+        size: of the queue of each layer.
+        first_step: from which step on the queue counts; it fills from the first one on.
+        layers: a weight for each layer; empty: 1.
+    """
+
+    loss: Callable[..., jax.Array]
+    size: int
+    first_step: int = 0
+    layers: Mapping[str, float] = {}
+
+    def init(self, outputs: Outputs) -> dict[str, Any]:
+        """Empty queues, by layer, and the number of steps done."""
+        queues = {
+            layer: Queue.create(self.size, x.shape[-1], dtype=sum_type(x.dtype))
+            for layer, x in outputs.features.items()
+        }
+        return {"queues": queues, "steps": jnp.zeros((), jnp.int32)}
+
+    def __call__(self, outputs: Outputs, state: Any) -> tuple[jax.Array, Any]:
+        """The mean over the layers, and the queues with the batch in them."""
+        labels = outputs.labels
+        classes = jnp.where((labels > 0).any(axis=1), labels.argmax(axis=1), -1)
+        batch = {"where": outputs.where, "axis_name": outputs.axis_name}
+        by_layer, queues = {}, {}
+        for layer, features in outputs.features.items():
+            older, of_older, there = state["queues"][layer].examples()
+            references = older, of_older, there & (state["steps"] >= self.first_step)
+            value = self.loss(features, classes, references=references, **batch)
+            by_layer[layer] = _scalar(value)
+            x = spatial_mean(features, outputs.where, features.ndim - 1, signed=True)
+            queues[layer] = state["queues"][layer].push(x, classes, **batch)
+        following = {"queues": queues, "steps": state["steps"] + 1}
+        return mean_over(by_layer, self.layers), following
 
 
 class LogitTerm(NamedTuple):

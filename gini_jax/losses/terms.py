@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from gini_jax.config.registry import ANY, NOT_NEGATIVE, Registry, Setting, settings_of
+from gini_jax.config.registry import ANY, COUNT, NOT_NEGATIVE, Registry, Setting, settings_of
 from gini_jax.losses.center import center_loss
 from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
 from gini_jax.losses.fisher import fisher_loss
@@ -23,7 +23,15 @@ from gini_jax.losses.relation import Comparator, relation_loss, relation_triplet
 from gini_jax.losses.renyi import renyi_loss
 from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
-from gini_jax.losses.term import ClassSumTerm, FeatureTerm, LogitTerm, SumTerm, Term, TermContext
+from gini_jax.losses.term import (
+    ClassSumTerm,
+    FeatureTerm,
+    LogitTerm,
+    QueueTerm,
+    SumTerm,
+    Term,
+    TermContext,
+)
 from gini_jax.losses.triplet import triplet_loss
 
 
@@ -37,6 +45,7 @@ class TermSpec(NamedTuple):
         needs: what training must provide: a `cosine` or a `probe` head, `superclasses`, or two
             `views` of each image.
         signed: whether a negative weight makes sense, as for an impurity, which it raises.
+        more: settings that `declares` does not declare.
     """
 
     create: Callable[..., Term | SumTerm]
@@ -44,6 +53,7 @@ class TermSpec(NamedTuple):
     given: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     signed: bool = False
+    more: Mapping[str, Setting] = {}
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -51,11 +61,12 @@ class TermSpec(NamedTuple):
 
         Examples:
             >>> list(TERMS["supcon"].settings), TERMS["gini"].settings["weight"].bounds
-            (['weight', 'temperature', 'average', 'precision', 'chunk_size'], '(-inf, inf)')
+            (['weight', 'temperature', 'average', ...], '(-inf, inf)')
         """
         weight = Setting(0.0, "weight of the term", bounds=ANY if self.signed else NOT_NEGATIVE)
         own = settings_of(self.declares) if self.declares else {}
-        return {"weight": weight} | {k: row for k, row in own.items() if k not in self.given}
+        own = {k: row for k, row in own.items() if k not in self.given}
+        return {"weight": weight} | own | dict(self.more)
 
 
 def of_class_sums(
@@ -88,6 +99,29 @@ def of_features(
         return FeatureTerm(partial(loss, **settings), create)
 
     return TermSpec(term, loss, given=("against", "reduction"), needs=needs)
+
+
+_QUEUE = {
+    "queue": Setting(
+        0, "earlier examples that anchors are also compared with; 0: none", bounds=NOT_NEGATIVE
+    ),
+    "queue_epoch": Setting(1, "first epoch in which the queue counts, from 1", bounds=COUNT),
+}
+
+
+def of_pairs(loss: Callable[..., jax.Array]) -> TermSpec:
+    """A term in the table that is a loss over pairs, with a queue if the config sets its size."""
+    plain = of_features(loss)
+
+    def term(
+        context: TermContext, *, queue: int = 0, queue_epoch: int = 1, **settings: Any
+    ) -> FeatureTerm | QueueTerm:
+        without: Any = plain.create(context, **settings)
+        if not queue:
+            return without  # type: ignore[no-any-return]
+        return QueueTerm(without.loss, queue, (queue_epoch - 1) * context.steps_per_epoch)
+
+    return plain._replace(create=term, more=_QUEUE)
 
 
 def of_margin(loss: Callable[..., jax.Array]) -> TermSpec:
@@ -149,9 +183,9 @@ TABLE: dict[str, TermSpec] = {
     "center": of_class_sums(center_loss, "feature_moments"),
     "fisher": of_class_sums(fisher_loss, "feature_moments"),
     "island": of_class_sums(island_loss, "feature_moments"),
-    "supcon": of_features(supcon_loss),
-    "triplet": of_features(triplet_loss),
-    "multi_similarity": of_features(multi_similarity_loss),
+    "supcon": of_pairs(supcon_loss),
+    "triplet": of_pairs(triplet_loss),
+    "multi_similarity": of_pairs(multi_similarity_loss),
     "proxy_anchor": of_features(proxy_anchor_loss, _proxies),
     "relation": of_features(relation_loss, _comparator),
     "relation_triplet": of_features(relation_triplet_loss, _comparator),

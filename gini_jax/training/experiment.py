@@ -70,7 +70,7 @@ def build_experiment(
             config.loss.terms.to_dict(),
             config.loss.running_decay,
             config.loss.hold_gradient_ratios,
-            context=term_context(config, dataset),
+            context=term_context(config, dataset, steps_per_epoch),
         ),
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
@@ -115,7 +115,7 @@ def with_batch(config: ConfigDict, train_size: int, num_classes: int) -> ConfigD
     return config
 
 
-def term_context(config: ConfigDict, dataset: Dataset) -> TermContext:
+def term_context(config: ConfigDict, dataset: Dataset, steps_per_epoch: int) -> TermContext:
     """The facts about a run that its terms may need.
 
     Raises:
@@ -134,6 +134,7 @@ def term_context(config: ConfigDict, dataset: Dataset) -> TermContext:
         (counts / counts.sum()).astype(np.float32),
         model_settings(config).get("scale", 1.0),
         dataset.superclass_of or of_shapes,
+        steps_per_epoch,
     )
 
 

@@ -177,15 +177,7 @@ def accumulated_gradients(
     Batch normalisation sees one part at a time, over all devices.
     """
     num_parts = experiment.config.grad_accumulation
-    parts = batch._replace(
-        key=jnp.broadcast_to(batch.key, (num_parts,)),
-        **{
-            name: value.reshape(num_parts, -1, *value.shape[1:])
-            for name, value in batch._asdict().items()
-            if name != "key"
-        },
-    )
-
+    parts = _in_parts(batch, num_parts)
     objective = experiment.objective
 
     def first_pass(part: Batch) -> tuple[Any, Any]:
@@ -229,6 +221,16 @@ def accumulated_gradients(
         gradients = gradients | {"terms": of_terms}
     # The values are functions of the total, so they are the same in each part.
     return gradients, forward._replace(values=jax.tree.map(lambda x: x[-1], values))
+
+
+def _in_parts(batch: Batch, num_parts: int) -> Batch:
+    """`[num_parts, n / num_parts, ...]` of each array; all parts have the batch's key."""
+    divided = {
+        name: value.reshape(num_parts, -1, *value.shape[1:])
+        for name, value in batch._asdict().items()
+        if name != "key"
+    }
+    return batch._replace(key=jnp.broadcast_to(batch.key, (num_parts,)), **divided)
 
 
 def apply_model(
