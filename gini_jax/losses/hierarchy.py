@@ -1,6 +1,7 @@
 """Cross-entropy on superclasses, and on classes given their superclass."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jax import lax
 
 from gini_jax.config.registry import NotNegative
 from gini_jax.losses.logits import mean_over_examples
+from gini_jax.losses.pairs import Reduction
 from gini_jax.losses.rules import AxisName, bounded, known_array, of_32_bits, require
 
 
@@ -21,7 +23,8 @@ def hierarchy_loss(
     fine_weight: NotNegative = 1.0,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """Cross-entropy of the superclass, and of the class given its superclass.
 
     `coarse_weight mean -log P(S) + fine_weight mean -log P(k | S)`, with `P(k)` the softmax of the
@@ -36,9 +39,11 @@ def hierarchy_loss(
         fine_weight: weight of the classes within their superclass.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to average over.
+        reduction: `"mean"`; or `"none"`, to get values of the examples.
 
     Returns:
-        Scalar, not negative; 0 if all weights are 0.
+        Scalar, not negative; 0 if all weights are 0. With `reduction="none"`, `[N]` values and the
+        mask of those that count; their mean, over all devices, is the scalar.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -74,7 +79,7 @@ def hierarchy_loss(
         fine = -(rows * jnp.where(own, log_p - log_s, 0.0)).sum(axis=1)
         return coarse_weight * coarse + fine_weight * fine
 
-    return mean_over_examples(each, logits, labels, where, axis_name)
+    return mean_over_examples(each, logits, labels, where, axis_name, reduction)
 
 
 def _of_superclass(log_p: jax.Array, superclasses: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, sum_type
+from gini_jax.losses.pairs import Reduction
 from gini_jax.losses.rules import AxisName, check_label_values, check_where, known_array
 
 
@@ -17,7 +18,8 @@ def mean_over_examples(
     labels: Any,
     where: Any = None,
     axis_name: AxisName | None = None,
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """The weighted mean of a loss of single examples; 0 if all weights are 0.
 
     Args:
@@ -27,6 +29,8 @@ def mean_over_examples(
             example out.
         where: `[N]` mask or example weights. Rows of weight 0 may hold NaN.
         axis_name: the mapped axes to average over.
+        reduction: `"mean"`; or `"none"`: `[N]` values, in which the weights are factors, and the
+            `[N]` mask of those that count, whose mean is the scalar.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -45,14 +49,17 @@ def mean_over_examples(
     weights = check_where(where, labels)
     check_label_values(labels, logits.shape[1], weights)
 
-    def mean(logits: jax.Array, labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+    def mean(logits: jax.Array, labels: jax.Array, weights: jax.Array | None) -> Any:
         logits = logits.astype(sum_type(logits.dtype))
         rows, w = label_rows(labels, weights, logits.shape[1], logits.dtype)
         if weights is not None or labels.ndim == 1:
             logits = jnp.where((w != 0)[:, None], logits, jnp.zeros_like(logits))
-        sums = jnp.stack([(w * each(logits, rows)).sum(), w.sum()])
+        values, counted = w * each(logits, rows), w != 0
+        sums = jnp.stack([values.sum(), w.sum(), counted.sum().astype(w.dtype)])
         if axis_name is not None:
             sums = lax.psum(sums, axis_name)
-        return ratio(sums[0], sums[1])
+        if reduction == "mean":
+            return ratio(sums[0], sums[1])
+        return values * ratio(sums[2], sums[1]), counted
 
     return on_any_mesh(mean, logits, labels, weights)

@@ -1,12 +1,14 @@
 """Cross-entropy with a margin, on the cosines of a normalised head."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gini_jax.config.registry import NotNegative, Positive
 from gini_jax.losses.logits import mean_over_examples
+from gini_jax.losses.pairs import Reduction
 from gini_jax.losses.rules import Angle, AxisName, bounded, check_cosines, check_where, known_array
 
 
@@ -19,7 +21,8 @@ def cosface_loss(
     margin: NotNegative = 0.35,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """Cross-entropy of `scale cos` after a margin was taken from the cosine of the right class.
 
     `cosface = mean_n -log softmax_k(scale (cos[n,k] - margin Y[n,k]))[y_n]`.
@@ -31,9 +34,11 @@ def cosface_loss(
         margin: what is taken from the right class's cosine; 0 gives plain cross-entropy.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to average over.
+        reduction: `"mean"`; or `"none"`, to get values of the examples.
 
     Returns:
-        Scalar, not negative; 0 if all weights are 0.
+        Scalar, not negative; 0 if all weights are 0. With `reduction="none"`, `[N]` values and the
+        mask of those that count; their mean, over all devices, is the scalar.
 
     Raises:
         ValueError: the shapes do not fit, a setting is out of bounds, or a known cosine or label
@@ -54,7 +59,7 @@ def cosface_loss(
     def target(cosines: jax.Array) -> jax.Array:
         return cosines - margin
 
-    return _margin_loss(target, cosines, labels, scale, where, axis_name)
+    return _margin_loss(target, cosines, labels, scale, where, axis_name, reduction)
 
 
 @bounded
@@ -66,7 +71,8 @@ def arcface_loss(
     margin: Angle = 0.5,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """Cross-entropy of `scale cos` after a margin was added to the angle to the right class.
 
     `arcface = mean_n -log softmax_k(scale cos(angle[n,k] + margin Y[n,k]))[y_n]`. Beyond the angle
@@ -80,9 +86,11 @@ def arcface_loss(
             cross-entropy, to pi / 2.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to average over.
+        reduction: `"mean"`; or `"none"`, to get values of the examples.
 
     Returns:
-        Scalar, not negative; 0 if all weights are 0.
+        Scalar, not negative; 0 if all weights are 0. With `reduction="none"`, `[N]` values and the
+        mask of those that count; their mean, over all devices, is the scalar.
 
     Raises:
         ValueError: the shapes do not fit, a setting is out of bounds, or a known cosine or label
@@ -108,7 +116,7 @@ def arcface_loss(
         turned = cosines * cos_m - sines * sin_m  # cos(angle + margin)
         return jnp.where(cosines > -cos_m, turned, cosines - margin * sin_m)
 
-    return _margin_loss(target, cosines, labels, scale, where, axis_name)
+    return _margin_loss(target, cosines, labels, scale, where, axis_name, reduction)
 
 
 def _margin_loss(
@@ -118,7 +126,8 @@ def _margin_loss(
     scale: float,
     where: jax.Array | None,
     axis_name: AxisName | None,
-) -> jax.Array:
+    reduction: Reduction,
+) -> Any:
     """Cross-entropy in which `target` transforms the cosine of the example's class."""
     cosines, labels = known_array(cosines), known_array(labels)
     if cosines.ndim == 2 and labels.shape[:1] == cosines.shape[:1]:
@@ -129,4 +138,4 @@ def _margin_loss(
         logits = scale * (cosines + rows * (target(cosines) - cosines))
         return -(rows * jax.nn.log_softmax(logits, axis=1)).sum(axis=1)
 
-    return mean_over_examples(each, cosines, labels, where, axis_name)
+    return mean_over_examples(each, cosines, labels, where, axis_name, reduction)

@@ -139,7 +139,7 @@ def of_margin(loss: Callable[..., jax.Array]) -> TermSpec:
 
         return LogitTerm(added)
 
-    return TermSpec(term, loss, given=("scale",), needs=("cosine",))
+    return TermSpec(term, loss, given=("scale", "reduction"), needs=("cosine",))
 
 
 def _kl(

@@ -112,6 +112,33 @@ def test_the_mean_of_the_values_that_count_is_the_loss(name, where):
     )
 
 
+LOGITS = {
+    "cosface": partial(losses.cosface_loss, scale=4.0),
+    "arcface": partial(losses.arcface_loss, scale=4.0),
+    "hierarchy": partial(losses.hierarchy_loss, superclasses=[0, 0, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", LOGITS)
+@pytest.mark.parametrize("where", [None, jnp.arange(16) % 3])
+def test_the_mean_of_the_examples_values_is_the_loss(name, where):
+    loss, logits = LOGITS[name], jnp.tanh(X[:, :4])
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: loss(x, Y, where=where)))(logits)
+
+    def mean(x):
+        values, counted = loss(x, Y, where=where, reduction="none")
+        return values.sum() / counted.sum()
+
+    close(jax.jit(jax.value_and_grad(mean))(logits), (value, gradient))
+    w = jnp.ones(16) if where is None else where
+    parts = jax.pmap(
+        lambda x, y, w: loss(x, y, where=w, reduction="none", axis_name="b"),
+        axis_name="b",
+        devices=jax.devices()[:4],
+    )(logits.reshape(4, 4, 4), Y.reshape(4, 4), w.reshape(4, 4))
+    close(parts[0].sum() / parts[1].sum(), value)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_values_on_four_devices_are_those_of_the_own_examples(name):
     loss = PAIRS[name]
