@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from gini_jax.losses.rules import (
 )
 
 EPS = 1e-10
+Reduction: TypeAlias = Literal["mean", "none"]
 
 Sums = TypeVar("Sums")
 
@@ -200,6 +201,27 @@ def label_rows(
 def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
     """`total / count`, or `total` where the count is 0, with a finite gradient."""
     return total / jnp.where(count > 0, count, jnp.ones_like(count))
+
+
+def reduced(
+    weighted: jax.Array, weights: jax.Array, axis_name: AxisName | None, reduction: Reduction
+) -> Any:
+    """The sum of the weighted values over that of the weights, over all devices; or the values.
+
+    Args:
+        weighted: `[n]` values times weights.
+        weights: `[n]`, or counts of what a value is a sum over.
+        axis_name: the mapped axes to sum over.
+        reduction: `"none"` gives `[n]` values and the mask of those that count, whose mean over all
+            devices is the scalar.
+    """
+    counted = weights != 0
+    sums = jnp.stack([weighted.sum(), weights.sum(), counted.sum().astype(weights.dtype)])
+    if axis_name is not None:
+        sums = lax.psum(sums, axis_name)
+    if reduction == "mean":
+        return ratio(sums[0], sums[1])
+    return weighted * ratio(sums[2], sums[1]), counted
 
 
 def sum_type(dtype: Any) -> Any:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.config.registry import NotNegative
+from gini_jax.losses.class_sums import Reduction
 from gini_jax.losses.logits import mean_over_examples
-from gini_jax.losses.pairs import Reduction
 from gini_jax.losses.rules import AxisName, bounded, known_array, of_32_bits, require
 
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, sum_type
-from gini_jax.losses.pairs import Reduction
+from gini_jax.losses.class_sums import Reduction, label_rows, on_any_mesh, reduced, sum_type
 from gini_jax.losses.rules import AxisName, check_label_values, check_where, known_array
 
 
@@ -54,12 +52,6 @@ def mean_over_examples(
         rows, w = label_rows(labels, weights, logits.shape[1], logits.dtype)
         if weights is not None or labels.ndim == 1:
             logits = jnp.where((w != 0)[:, None], logits, jnp.zeros_like(logits))
-        values, counted = w * each(logits, rows), w != 0
-        sums = jnp.stack([values.sum(), w.sum(), counted.sum().astype(w.dtype)])
-        if axis_name is not None:
-            sums = lax.psum(sums, axis_name)
-        if reduction == "mean":
-            return ratio(sums[0], sums[1])
-        return values * ratio(sums[2], sums[1]), counted
+        return reduced(w * each(logits, rows), w, axis_name, reduction)
 
     return on_any_mesh(mean, logits, labels, weights)

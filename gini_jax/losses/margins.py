@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.config.registry import NotNegative, Positive
+from gini_jax.losses.class_sums import Reduction
 from gini_jax.losses.logits import mean_over_examples
-from gini_jax.losses.pairs import Reduction
 from gini_jax.losses.rules import Angle, AxisName, bounded, check_cosines, check_where, known_array
 
 

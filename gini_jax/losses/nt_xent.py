@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.config.registry import Positive
+from gini_jax.losses.class_sums import Reduction
 from gini_jax.losses.over_pairs import ChunkSize
-from gini_jax.losses.pairs import Precision, Reduction
+from gini_jax.losses.pairs import Precision
 from gini_jax.losses.rules import AxisName, bounded
 from gini_jax.losses.supcon import supcon_loss
 
@@ -17,7 +18,7 @@ from gini_jax.losses.supcon import supcon_loss
 def nt_xent_loss(
     first: jax.Array,
     second: jax.Array,
-    *,
+    *more: jax.Array,
     temperature: Positive = 0.1,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
@@ -30,11 +31,13 @@ def nt_xent_loss(
 
     `nt_xent = mean over views i of -log(exp s[i,j(i)] / sum over a != i of exp s[i,a])`, where
     `j(i)` is the other view of the same image and `s` are cosines over the temperature. It is
-    `supcon_loss` of `2 N` examples whose classes are the images.
+    `supcon_loss` of `2 N` examples whose classes are the images; with more than two views, each is
+    the mean over the others of its image.
 
     Args:
         first: `[N, ..., C]` features of one view of each image.
         second: `[N, ..., C]` features of another view, in the same order.
+        *more: further views, likewise.
         temperature: what cosines are divided by.
         where: `[N]` mask, or weights of the images; 1 by default.
         axis_name: name or names of mapped axes that the batch is divided over.
@@ -60,20 +63,20 @@ def nt_xent_loss(
         >>> print(f"{nt_xent_loss(jnp.eye(2), jnp.eye(2), temperature=1.0):.4f}")  # log(1 + 2 / e)
         0.5514
     """
-    first, second = jnp.asarray(first), jnp.asarray(second)
-    if first.shape != second.shape:
-        raise ValueError(
-            f"the views have shapes {first.shape} and {second.shape}; they must be the same"
-        )
+    views = [jnp.asarray(view) for view in (first, second, *more)]
+    if len({view.shape for view in views}) > 1:
+        shapes = " and ".join(str(view.shape) for view in views)
+        raise ValueError(f"the views have shapes {shapes}; they must be the same")
+    first = views[0]
     images: Any = jnp.arange(first.shape[0])
     if axis_name is not None:
         images = images + lax.axis_index(axis_name) * first.shape[0]
-    both = None if where is None else jnp.concatenate([jnp.asarray(where)] * 2)
+    all_where = None if where is None else jnp.concatenate([jnp.asarray(where)] * len(views))
     return supcon_loss(
-        jnp.concatenate([first, second]),
-        jnp.concatenate([images, images]),
+        jnp.concatenate(views),
+        jnp.concatenate([images] * len(views)),
         temperature=temperature,
-        where=both,
+        where=all_where,
         axis_name=axis_name,
         axis=axis,
         chunk_size=chunk_size,

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Protocol, TypeAlias
 import jax
 
 from gini_jax.config.registry import COUNT
+from gini_jax.losses.class_sums import Reduction
 from gini_jax.losses.pairs import (
     Against,
     Compare,
     Options,
     Positives,
-    Reduction,
     References,
     RowLoss,
     mean_over_anchors,

@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gini_jax.losses.class_sums import on_any_mesh, ratio, spatial_mean, sum_type
+from gini_jax.losses.class_sums import (
+    Reduction,
+    on_any_mesh,
+    reduced,
+    spatial_mean,
+    sum_type,
+)
 from gini_jax.losses.rules import (
     AxisName,
     check_features,
@@ -53,7 +59,6 @@ Compare: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 Positives: TypeAlias = Callable[[jax.Array, jax.Array], Any]
 References: TypeAlias = tuple[jax.Array, jax.Array] | tuple[jax.Array, jax.Array, jax.Array]
 Against: TypeAlias = Literal["batch", "references"]
-Reduction: TypeAlias = Literal["mean", "none"]
 Precision: TypeAlias = Literal["highest", "high", "default"]
 
 
@@ -130,15 +135,8 @@ def mean_over_anchors(
             total = jnp.where((w > 0) & (count > 0), total, jnp.zeros_like(total))
             return jnp.stack([w * total, w * count])
 
-        each = _in_chunks(of_anchors, own, chunk_size)
-        counted = each[1] > 0
-        sums = jnp.stack([*each.sum(axis=1), counted.sum().astype(each.dtype)])
-        if axis_name is not None:
-            sums = lax.psum(sums, axis_name)
-        if reduction == "mean":
-            return ratio(sums[0], sums[1])
-        # The mean of those that count is the scalar.
-        return each[0] * ratio(sums[2], sums[1]), counted
+        totals, counts = _in_chunks(of_anchors, own, chunk_size)
+        return reduced(totals, counts, axis_name, reduction)
 
     return on_any_mesh(loss, features, labels, weights, others)
 

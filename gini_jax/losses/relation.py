@@ -1,13 +1,20 @@
 """Relation network: a small learned comparator of features with class prototypes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.config.registry import NotNegative
-from gini_jax.losses.class_sums import label_rows, on_any_mesh, ratio, spatial_mean
+from gini_jax.losses.class_sums import (
+    Reduction,
+    label_rows,
+    on_any_mesh,
+    ratio,
+    reduced,
+    spatial_mean,
+)
 from gini_jax.losses.moments import FeatureMoments, feature_moments
 from gini_jax.losses.over_pairs import ChunkSize
 from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
@@ -83,7 +90,8 @@ def relation_loss(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     axis: int = -1,
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """Mean squared error of the scores of features and class prototypes.
 
     `relation = mean over n and the classes k of the batch of (score[n,k] - Y[n,k])^2`, where a
@@ -98,9 +106,11 @@ def relation_loss(
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to sum over.
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
+        reduction: `"mean"`; or `"none"`, to get values of the examples.
 
     Returns:
-        Scalar in `[0, 1]`.
+        Scalar in `[0, 1]`. With `reduction="none"`, `[N]` values and the mask of those that count;
+        their mean, over all devices, is the scalar.
 
     Raises:
         ValueError: the shapes do not fit, or integer labels come without `num_classes`.
@@ -133,16 +143,13 @@ def relation_loss(
         weights: jax.Array | None,
         comparator: Comparator,
         moments: FeatureMoments,
-    ) -> jax.Array:
+    ) -> Any:
         x = spatial_mean(features, weights, axis, signed=True)
         rows, w = label_rows(labels, weights, moments.mass.shape[0], x.dtype)
         errors = jnp.square(relation_scores(comparator, x, moments.means.T) - rows)
         present = moments.present.astype(x.dtype)
-        each = (errors * present[None, :]).sum(axis=1)
-        sums = jnp.stack([(w * each).sum(), w.sum()])
-        if axis_name is not None:
-            sums = lax.psum(sums, axis_name)
-        return ratio(sums[0], sums[1] * present.sum())
+        each = ratio((errors * present[None, :]).sum(axis=1), present.sum())
+        return reduced(w * each, w, axis_name, reduction)
 
     return on_any_mesh(loss, features, labels, weights, comparator, moments)
 
@@ -158,7 +165,8 @@ def relation_triplet_loss(
     axis_name: AxisName | None = None,
     axis: int = -1,
     chunk_size: ChunkSize = None,
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """Triplet loss over relation scores: an example relates more to its class than to others.
 
     `triplet_loss` with hardest triplets and the distance `1 - score`; see `relation_scores`.
@@ -173,6 +181,7 @@ def relation_triplet_loss(
         axis_name: name or names of mapped axes that the batch is divided over.
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
         chunk_size: anchors at a time: memory is `O(chunk_size N H)`; all at once by default.
+        reduction: as in `triplet_loss`.
 
     Returns:
         Scalar, not negative.
@@ -196,7 +205,7 @@ def relation_triplet_loss(
     def distance(x: jax.Array, y: jax.Array) -> jax.Array:
         return 1.0 - relation_scores(comparator, x, y)
 
-    found: jax.Array = triplet_loss(
+    return triplet_loss(
         features,
         labels,
         margin=margin,
@@ -205,5 +214,5 @@ def relation_triplet_loss(
         axis_name=axis_name,
         axis=axis,
         chunk_size=chunk_size,
+        reduction=reduction,
     )
-    return found

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.config.registry import Positive
-from gini_jax.losses.class_sums import on_any_mesh, spatial_mean
+from gini_jax.losses.class_sums import Reduction, on_any_mesh, spatial_mean
 from gini_jax.losses.nt_xent import nt_xent_loss
 from gini_jax.losses.over_pairs import ChunkSize
 from gini_jax.losses.pairs import Precision
@@ -49,7 +49,8 @@ def simclr_loss(
     axis: int = -1,
     chunk_size: ChunkSize = None,
     precision: Precision = "highest",
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """NT-Xent loss of projected features, for a batch that holds two views of each image.
 
     `simclr = nt_xent(z[:n], z[n:])` with `z = relu(x hidden + bias) out` and `x` the features'
@@ -66,6 +67,7 @@ def simclr_loss(
         axis: the feature axis: -1 for channels last, 1 for channels first `[2 n, C, ...]`.
         chunk_size: views at a time: memory is `O(chunk_size n)`; all at once by default.
         precision: of the products of the views, on TPUs and GPUs.
+        reduction: as in `nt_xent_loss`.
 
     Returns:
         Scalar, not negative.
@@ -102,17 +104,15 @@ def simclr_loss(
     if weights is not None:  # both views of an image count as the first does
         weights = jnp.concatenate([weights[: len(features) // 2]] * 2)
 
-    def loss(features: jax.Array, projection: Projection, weights: jax.Array | None) -> jax.Array:
+    def loss(features: jax.Array, projection: Projection, weights: jax.Array | None) -> Any:
         x = spatial_mean(features, weights, axis, signed=True)
         dot = partial(jnp.dot, precision=lax.Precision.HIGHEST)
         hidden = dot(x, projection.hidden) + projection.bias[None]
         z = dot(jax.nn.relu(hidden), projection.out)
         n = len(z) // 2
         of_images = None if weights is None else weights[:n]
-        options: Any = {"chunk_size": chunk_size, "precision": precision, "where": of_images}
-        found: jax.Array = nt_xent_loss(
-            z[:n], z[n:], temperature=temperature, axis_name=axis_name, **options
-        )
-        return found
+        options: Any = {"chunk_size": chunk_size, "precision": precision, "reduction": reduction}
+        options |= {"where": of_images, "axis_name": axis_name}
+        return nt_xent_loss(z[:n], z[n:], temperature=temperature, **options)
 
     return on_any_mesh(loss, features, projection, weights)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import on_any_mesh, ratio, sum_type
+from gini_jax.losses.class_sums import Reduction, on_any_mesh, reduced, sum_type
 from gini_jax.losses.pairs import Precision, cosine, far
 from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 
@@ -20,7 +20,8 @@ def clip_loss(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
     precision: Precision = "highest",
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """Contrastive loss of two towers: each row finds its partner among all rows of the other tower.
 
     `clip = mean_i (-log softmax_j(scale s[i,j])[i] - log softmax_j(scale s[j,i])[i]) / 2`, with the
@@ -33,9 +34,11 @@ def clip_loss(
         where: `[N]` mask, or weights of the pairs; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes that the pairs are divided over.
         precision: of the products, on TPUs and GPUs.
+        reduction: `"mean"`; or `"none"`, to get values of the rows of `first`.
 
     Returns:
-        Scalar, not negative.
+        Scalar, not negative. With `reduction="none"`, `[N]` values and the mask of those that
+        count; their mean, over all devices, is the scalar.
 
     Raises:
         ValueError: the shapes differ or do not fit.
@@ -52,7 +55,7 @@ def clip_loss(
     """
     first, second, weights = _checked(first, second, where)
 
-    def loss(first: jax.Array, second: jax.Array, scale: Any, weights: Any) -> jax.Array:
+    def loss(first: jax.Array, second: jax.Array, scale: Any, weights: Any) -> Any:
         x, y, w = _clean(first, second, weights)
         n = len(x)
         all_x, all_y, all_w, start = x, y, w, jnp.zeros((), int)
@@ -69,7 +72,7 @@ def clip_loss(
 
         total = (each(x, all_y) + each(y, all_x)) / 2
         total = jnp.where(w > 0, total, jnp.zeros_like(total))
-        return _mean(total, w, axis_name)
+        return reduced(w * total, w, axis_name, reduction)
 
     return on_any_mesh(loss, first, second, jnp.asarray(scale), weights)
 
@@ -84,7 +87,8 @@ def siglip_loss(
     where: jax.Array | None = None,
     axis_name: str | None = None,
     precision: Precision = "highest",
-) -> jax.Array:
+    reduction: Reduction = "mean",
+) -> Any:
     """Sigmoid loss of two towers: each pair of rows is classified as partners or not.
 
     `siglip = sum_ij -log sigmoid(z[i,j] (scale s[i,j] + bias)) / N`, with `z` 1 for partners and -1
@@ -102,9 +106,11 @@ def siglip_loss(
             left out altogether, and may hold NaN.
         axis_name: name of the mapped axis that the pairs are divided over.
         precision: of the products, on TPUs and GPUs.
+        reduction: `"mean"`; or `"none"`, to get values of the rows of `first`.
 
     Returns:
-        Scalar, not negative.
+        Scalar, not negative. With `reduction="none"`, `[N]` values and the mask of those that
+        count; their mean, over all devices, is the scalar.
 
     Raises:
         ValueError: the shapes differ or do not fit.
@@ -122,7 +128,7 @@ def siglip_loss(
     """
     first, second, weights = _checked(first, second, where)
 
-    def loss(first: Any, second: Any, scale: Any, bias: Any, weights: Any) -> jax.Array:
+    def loss(first: Any, second: Any, scale: Any, bias: Any, weights: Any) -> Any:
         x, y, w = _clean(first, second, weights)
         same = jnp.eye(len(x), dtype=bool)
 
@@ -145,7 +151,7 @@ def siglip_loss(
             _, more = lax.scan(next_block, (y, w), None, length=devices - 1)
             total = total + more.sum(axis=0)
         total = jnp.where(w > 0, total, jnp.zeros_like(total))
-        return _mean(total, w, axis_name)
+        return reduced(w * total, w, axis_name, reduction)
 
     return on_any_mesh(loss, first, second, jnp.asarray(scale), jnp.asarray(bias), weights)
 
@@ -170,10 +176,3 @@ def _clean(
     there = (w != 0)[:, None]
     x, y = (jnp.where(there, x.astype(dtype), 0.0) for x in (first, second))
     return x, y, w
-
-
-def _mean(total: jax.Array, weights: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    sums = jnp.stack([(weights * total).sum(), weights.sum()])
-    if axis_name is not None:
-        sums = lax.psum(sums, axis_name)
-    return ratio(sums[0], sums[1])

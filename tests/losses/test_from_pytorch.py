@@ -78,6 +78,25 @@ def test_reducers_and_miners():
     )
 
 
+def test_mined_pairs():
+    from pytorch_metric_learning.losses import MultiSimilarityLoss
+    from pytorch_metric_learning.miners import MultiSimilarityMiner
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    shown("MultiSimilarityLoss()(x, y, MultiSimilarityMiner(epsilon=0.1)(x, y))")
+    shown("multi_similarity_loss(x, y, mined=True)")
+    x, y = tensors(X, Y)
+    x.requires_grad_()
+    mined = MultiSimilarityMiner(epsilon=0.1)(x, y)
+    theirs = MultiSimilarityLoss(reducer=MeanReducer())(x, y, mined)
+    theirs.backward()
+    own = jax.value_and_grad(lambda x: losses.multi_similarity_loss(x, Y, mined=True))
+    value, gradient = jax.jit(own)(X)
+    np.testing.assert_allclose(value, theirs.item(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-6)
+    assert abs(value - losses.multi_similarity_loss(jnp.asarray(X), Y)) > 1e-4
+
+
 def test_ones_own_pairs_and_all_devices():
     shown("indices_tuple", "positives=")
     shown("DistributedLossWrapper(loss)", 'loss(x, y, axis_name="batch")')

@@ -139,6 +139,37 @@ def test_the_mean_of_the_examples_values_is_the_loss(name, where):
     close(parts[0].sum() / parts[1].sum(), value)
 
 
+def test_three_views_are_classes_of_three_examples():
+    views = X[:12].reshape(3, 4, 5)
+    found = jax.jit(losses.nt_xent_loss)(*views)
+    close(found, jax.jit(losses.supcon_loss)(X[:12], jnp.tile(jnp.arange(4), 3)))
+    with pytest.raises(ValueError, match="they must be the same"):
+        losses.nt_xent_loss(X, X, X[:3])
+
+
+PROJECTION = losses.Projection.create(jax.random.key(0), 5, 4)
+COMPARATOR = losses.Comparator.create(jax.random.key(0), 5, 6)
+SEVERAL = {
+    "nt_xent": lambda x, **more: losses.nt_xent_loss(x[:8], x[8:], **more),
+    "simclr": lambda x, **more: losses.simclr_loss(x, None, PROJECTION, **more),
+    "clip": lambda x, **more: losses.clip_loss(x[:8], x[8:], 3.0, **more),
+    "siglip": lambda x, **more: losses.siglip_loss(x[:8], x[8:], 3.0, -1.0, **more),
+    "relation": lambda x, **more: losses.relation_loss(x, Y, COMPARATOR, num_classes=4, **more),
+    "relation_triplet": lambda x, **more: losses.relation_triplet_loss(x, Y, COMPARATOR, **more),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_every_mean_has_values(name):
+    loss = SEVERAL[name]
+
+    def mean(x):
+        values, counted = loss(x, reduction="none")
+        return jnp.where(counted, values, 0.0).sum() / counted.sum()
+
+    close(jax.jit(jax.value_and_grad(mean))(X), jax.jit(jax.value_and_grad(loss))(X))
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_values_on_four_devices_are_those_of_the_own_examples(name):
     loss = PAIRS[name]
