@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gini_jax.losses.mapped import mapped_axes, varying_like
+
 
 def cached_value_and_grad(
     loss: Callable[..., jax.Array],
@@ -104,7 +106,7 @@ def cached_value_and_grad(
 
             return lax.map(product, (states, parts, keys, pulled)).sum()
 
-        gradients = jax.grad(second_pass)(_varying_like(params, inputs))
+        gradients = jax.grad(second_pass)(varying_like(params, inputs))
         gradients = _summed_like(gradients, params)
         found = (gradients, *of_rest) if of_rest else gradients
         return (value, found) if state is None else (value, found, last)
@@ -129,34 +131,11 @@ def _joined(parts: jax.Array) -> jax.Array:
     return whole.reshape(-1, *whole.shape[2:])
 
 
-def _axes(tree: Any) -> frozenset[Any]:
-    """The mapped axes along which some array of a tree differs, where shard_map keeps track."""
-    found: list[frozenset[Any]] = [
-        getattr(jax.typeof(x), "vma", frozenset()) for x in jax.tree.leaves(tree)
-    ]
-    return frozenset[Any]().union(*found)
-
-
-def _varying_like(params: Any, inputs: Any) -> Any:
-    """Parameters that each device differentiates on its own: one sum, not one per micro-batch."""
-    axes = _axes(inputs)
-
-    def varying(x: jax.Array) -> jax.Array:
-        missing = tuple(axes - _axes(x))
-        if not missing:
-            return x
-        if hasattr(lax, "pcast"):
-            return lax.pcast(x, missing, to="varying")
-        return lax.pvary(x, missing)  # type: ignore[attr-defined, no-any-return]  # before pcast
-
-    return jax.tree.map(varying, params) if axes else params
-
-
 def _summed_like(gradients: Any, params: Any) -> Any:
     """Gradients of replicated parameters, summed over the devices, as shard_map does it."""
 
     def summed(gradient: jax.Array, x: jax.Array) -> jax.Array:
-        extra = tuple(_axes(gradient) - _axes(x))
+        extra = tuple(mapped_axes(gradient) - mapped_axes(x))
         return lax.psum(gradient, extra) if extra else gradient
 
     return jax.tree.map(summed, gradients, params)

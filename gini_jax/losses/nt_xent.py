@@ -9,7 +9,7 @@ from jax import lax
 from gini_jax.config.registry import Positive
 from gini_jax.losses.class_sums import Reduction
 from gini_jax.losses.over_pairs import ChunkSize
-from gini_jax.losses.pairs import Precision
+from gini_jax.losses.pairs import Precision, References
 from gini_jax.losses.rules import AxisName, bounded
 from gini_jax.losses.supcon import supcon_loss
 
@@ -24,6 +24,7 @@ def nt_xent_loss(
     axis_name: AxisName | None = None,
     axis: int = -1,
     chunk_size: ChunkSize = None,
+    references: References | None = None,
     precision: Precision = "highest",
     reduction: Reduction = "mean",
 ) -> Any:
@@ -43,6 +44,9 @@ def nt_xent_loss(
         axis_name: name or names of mapped axes that the batch is divided over.
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
         chunk_size: anchors at a time: memory is `O(chunk_size N)`; all at once by default.
+        references: `(features [M, C], labels [M])`, and a mask `[M]` if some do not count: views of
+            other images, the same on all devices, such as those of a `Queue`. A label says nothing
+            but, where it is negative, that the row does not count.
         precision: of the products, on TPUs and GPUs.
         reduction: `"mean"`; or `"none"`, to get values of the views.
 
@@ -71,6 +75,10 @@ def nt_xent_loss(
     images: Any = jnp.arange(first.shape[0])
     if axis_name is not None:
         images = images + lax.axis_index(axis_name) * first.shape[0]
+    if references is not None:
+        table, of_table, *rest = references
+        others = jnp.where(jnp.asarray(of_table) < 0, -1, jnp.iinfo(jnp.int32).max)
+        references = (table, others, *rest)  # type: ignore[assignment]
     all_where = None if where is None else jnp.concatenate([jnp.asarray(where)] * len(views))
     return supcon_loss(
         jnp.concatenate(views),
@@ -80,6 +88,7 @@ def nt_xent_loss(
         axis_name=axis_name,
         axis=axis,
         chunk_size=chunk_size,
+        references=references,
         precision=precision,
         reduction=reduction,
     )

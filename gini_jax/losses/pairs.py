@@ -103,12 +103,12 @@ def mean_over_anchors(
     """
     where, axis_name, axis, chunk_size, references, against, positives, reduction = options
     features, labels, weights, axis = _checked(features, labels, where, axis, positives)
-    whole = isinstance(chunk_size, (int, np.integer)) and chunk_size >= 1
-    if chunk_size is not None and not whole:
-        raise ValueError(f"chunk_size={chunk_size!r}; it must be a positive integer, or None")
+    check_chunk_size(chunk_size)
     if against == "references" and references is None:
         raise ValueError("against='references' needs references=(features, labels)")
-    others = None if references is None else _checked_references(references, features, axis, labels)
+    others = None
+    if references is not None:
+        others = checked_references(references, features, axis, labels.shape[1:])
     dtype = sum_type(features.dtype)
     if not len(features):  # nothing counts
         none = jnp.zeros(0, dtype), jnp.zeros(0, bool)
@@ -133,9 +133,9 @@ def mean_over_anchors(
             w = anchors.weights
             # A row without a pair may hold anything, but neither value nor gradient of it counts.
             total = jnp.where((w > 0) & (count > 0), total, jnp.zeros_like(total))
-            return jnp.stack([w * total, w * count])
+            return jnp.stack([w * total, w * count], axis=1)
 
-        totals, counts = _in_chunks(of_anchors, own, chunk_size)
+        totals, counts = in_chunks(of_anchors, own, chunk_size).T
         return reduced(totals, counts, axis_name, reduction)
 
     return on_any_mesh(loss, features, labels, weights, others)
@@ -157,22 +157,28 @@ def _checked(
     return features, labels, weights, axis
 
 
-def _checked_references(
-    references: References, features: jax.Array, axis: int, labels: jax.Array
+def checked_references(
+    references: References, features: jax.Array, axis: int, label_shape: tuple[int, ...] = ()
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """References `[M, C]`, their labels, and their weights.
+
+    Args:
+        references: as in `supcon_loss`.
+        features: of the anchors.
+        axis: the features' axis.
+        label_shape: of the label of one anchor: `()`, or `(K,)`.
 
     Raises:
         ValueError: they do not fit the features and labels.
     """
     table, of_table, *where = references
     table, of_table = jnp.asarray(table), known_array(of_table)
-    channels, shape = features.shape[axis], labels.shape[1:]
-    if table.ndim != 2 or table.shape[1] != channels or of_table.shape != (len(table), *shape):
+    channels, expected = features.shape[axis], (len(table), *label_shape)
+    if table.ndim != 2 or table.shape[1] != channels or of_table.shape != expected:
         raise ValueError(
             f"references have features of shape {table.shape} and labels of shape "
-            f"{of_table.shape}; for features of shape {features.shape} and labels of shape "
-            f"{labels.shape} they must be [M, {channels}] and {['M', *shape]}"
+            f"{of_table.shape}; for features of shape {features.shape} and these labels they must "
+            f"be [M, {channels}] and {['M', *label_shape]}"
         )
     return (
         table.astype(features.dtype),
@@ -229,8 +235,8 @@ def unit_vectors(x: jax.Array) -> jax.Array:
     return scaled * lax.rsqrt(jnp.where(largest > 0, square, jnp.ones_like(square)))
 
 
-@jax.custom_jvp
-def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def squared_distance(x: jax.Array, y: jax.Array, precision: Precision = "highest") -> jax.Array:
     """`[n, N]` squared Euclidean distances of `[n, C]` and `[N, C]`, sums of squared differences.
 
     The expansion `|x|^2 - 2 xy + |y|^2` would lose precision for narrow clusters far from 0. The
@@ -241,19 +247,22 @@ def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @squared_distance.defjvp
 def _squared_distance_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    precision: Precision,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """`2 (x - y) (dx - dy)`, with both shifted by the mean of `y`: rounding errors shrink."""
     (x, y), (dx, dy) = primals, tangents
     centre = lax.stop_gradient(y.mean(axis=0, keepdims=True))
     near_x, near_y = x - centre, y - centre
     of_own = (near_x * dx).sum(axis=1)[:, None] + (near_y * dy).sum(axis=1)[None, :]
-    return squared_distance(x, y), 2 * (of_own - _product(dx, near_y) - _product(near_x, dy))
+    crossed = _product(dx, near_y, precision) + _product(near_x, dy, precision)
+    return squared_distance(x, y, precision), 2 * (of_own - crossed)
 
 
-def distance(x: jax.Array, y: jax.Array) -> jax.Array:
+def distance(x: jax.Array, y: jax.Array, precision: Precision = "highest") -> jax.Array:
     """`[n, N]` Euclidean distances of `[n, C]` and `[N, C]`, with zero gradient at 0."""
-    square = squared_distance(x, y)
+    square = squared_distance(x, y, precision)
     apart = ~(square <= 0)  # NaN stays NaN
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, jnp.ones_like(square))), 0.0)
 
@@ -349,19 +358,31 @@ def _from_bits(bits: jax.Array, like: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(bits.reshape(-1, *like.shape[1:], *pair), like.dtype)
 
 
-def _in_chunks(
-    of_anchors: Callable[[Examples], jax.Array], own: Examples, chunk_size: int | None
-) -> jax.Array:
-    """`[2, n]` of `of_anchors`, in chunks that are computed again in the backward pass."""
-    count = own.features.shape[0]
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Refuses what is no number of rows at a time.
+
+    Raises:
+        ValueError: it is neither None nor a positive integer.
+    """
+    whole = isinstance(chunk_size, (int, np.integer)) and chunk_size >= 1
+    if chunk_size is not None and not whole:
+        raise ValueError(f"chunk_size={chunk_size!r}; it must be a positive integer, or None")
+
+
+def in_chunks(of_rows: Callable[[Any], jax.Array], rows: Any, chunk_size: int | None) -> jax.Array:
+    """`of_rows(rows)`, `[n, ...]`, of a pytree of `[n, ...]`, a few rows at a time.
+
+    The chunks are computed again in the backward pass, so that it keeps no table of pairs. The last
+    one may hold further rows of zeros, whose result is dropped.
+    """
+    count = len(jax.tree.leaves(rows)[0])
     if chunk_size is None or chunk_size >= count:
-        return of_anchors(own)
-    padding = -count % chunk_size  # anchors of weight 0
+        return of_rows(rows)
+    padding = -count % chunk_size
 
     def chunked(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(-1, chunk_size, *x.shape[1:])
 
-    chunks = jax.tree.map(chunked, own)
-    found = lax.map(jax.checkpoint(of_anchors), chunks)
-    return found.swapaxes(0, 1).reshape(2, -1)[:, :count]
+    found = lax.map(jax.checkpoint(of_rows), jax.tree.map(chunked, rows))
+    return found.reshape(-1, *found.shape[2:])[:count]

@@ -1,5 +1,6 @@
 """Relation network: a small learned comparator of features with class prototypes."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from gini_jax.losses.class_sums import (
 )
 from gini_jax.losses.moments import FeatureMoments, feature_moments
 from gini_jax.losses.over_pairs import ChunkSize
+from gini_jax.losses.pairs import Against, Positives, Precision, References
 from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 from gini_jax.losses.triplet import triplet_loss
 
@@ -49,7 +51,9 @@ class Comparator(NamedTuple):
         return cls(first, second, jnp.zeros(hidden), out, jnp.zeros(()))
 
 
-def relation_scores(comparator: Comparator, x: jax.Array, y: jax.Array) -> jax.Array:
+def relation_scores(
+    comparator: Comparator, x: jax.Array, y: jax.Array, precision: Precision = "highest"
+) -> jax.Array:
     """How related each `x` is to each `y`, between 0 and 1.
 
     `sigmoid(out . relu(x first + y second + bias) + out_bias)`; memory is `O(n m H)`.
@@ -58,6 +62,7 @@ def relation_scores(comparator: Comparator, x: jax.Array, y: jax.Array) -> jax.A
         comparator: the learned parameters.
         x: `[n, C]`.
         y: `[m, C]`, such as class prototypes.
+        precision: of the products, on TPUs and GPUs.
 
     Returns:
         `[n, m]`.
@@ -72,13 +77,10 @@ def relation_scores(comparator: Comparator, x: jax.Array, y: jax.Array) -> jax.A
         >>> relation_scores(comparator, jnp.ones((5, 3)), jnp.zeros((2, 3))).shape
         (5, 2)
     """
-    precision = lax.Precision.HIGHEST
-    of_x = jnp.dot(x, comparator.first, precision=precision)
-    of_y = jnp.dot(y, comparator.second, precision=precision)
+    dot = partial(jnp.dot, precision=lax.Precision(precision))
+    of_x, of_y = dot(x, comparator.first), dot(y, comparator.second)
     hidden = jax.nn.relu(of_x[:, None, :] + of_y[None, :, :] + comparator.bias[None, None, :])
-    return jax.nn.sigmoid(
-        jnp.dot(hidden, comparator.out, precision=precision) + comparator.out_bias
-    )
+    return jax.nn.sigmoid(dot(hidden, comparator.out) + comparator.out_bias)
 
 
 def relation_loss(
@@ -165,6 +167,10 @@ def relation_triplet_loss(
     axis_name: AxisName | None = None,
     axis: int = -1,
     chunk_size: ChunkSize = None,
+    references: References | None = None,
+    against: Against = "batch",
+    positives: Positives | None = None,
+    precision: Precision = "highest",
     reduction: Reduction = "mean",
 ) -> Any:
     """Triplet loss over relation scores: an example relates more to its class than to others.
@@ -181,6 +187,10 @@ def relation_triplet_loss(
         axis_name: name or names of mapped axes that the batch is divided over.
         axis: the feature axis: -1 for channels last, 1 for channels first `[N, C, ...]`.
         chunk_size: anchors at a time: memory is `O(chunk_size N H)`; all at once by default.
+        references: as in `triplet_loss`.
+        against: as in `triplet_loss`.
+        positives: as in `triplet_loss`.
+        precision: of the products, on TPUs and GPUs.
         reduction: as in `triplet_loss`.
 
     Returns:
@@ -203,7 +213,7 @@ def relation_triplet_loss(
     """
 
     def distance(x: jax.Array, y: jax.Array) -> jax.Array:
-        return 1.0 - relation_scores(comparator, x, y)
+        return 1.0 - relation_scores(comparator, x, y, precision)
 
     return triplet_loss(
         features,
@@ -214,5 +224,9 @@ def relation_triplet_loss(
         axis_name=axis_name,
         axis=axis,
         chunk_size=chunk_size,
+        references=references,
+        against=against,
+        positives=positives,
+        precision=precision,
         reduction=reduction,
     )

@@ -11,7 +11,7 @@ from gini_jax.config.registry import Positive
 from gini_jax.losses.class_sums import Reduction, on_any_mesh, spatial_mean
 from gini_jax.losses.nt_xent import nt_xent_loss
 from gini_jax.losses.over_pairs import ChunkSize
-from gini_jax.losses.pairs import Precision
+from gini_jax.losses.pairs import Precision, References, checked_references
 from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 
 
@@ -48,6 +48,7 @@ def simclr_loss(
     axis_name: AxisName | None = None,
     axis: int = -1,
     chunk_size: ChunkSize = None,
+    references: References | None = None,
     precision: Precision = "highest",
     reduction: Reduction = "mean",
 ) -> Any:
@@ -66,6 +67,7 @@ def simclr_loss(
             image lie on one device.
         axis: the feature axis: -1 for channels last, 1 for channels first `[2 n, C, ...]`.
         chunk_size: views at a time: memory is `O(chunk_size n)`; all at once by default.
+        references: as in `nt_xent_loss`, before the projection.
         precision: of the products of the views, on TPUs and GPUs.
         reduction: as in `nt_xent_loss`.
 
@@ -104,15 +106,22 @@ def simclr_loss(
     if weights is not None:  # both views of an image count as the first does
         weights = jnp.concatenate([weights[: len(features) // 2]] * 2)
 
-    def loss(features: jax.Array, projection: Projection, weights: jax.Array | None) -> Any:
-        x = spatial_mean(features, weights, axis, signed=True)
+    def projected(x: jax.Array, projection: Projection) -> jax.Array:
         dot = partial(jnp.dot, precision=lax.Precision.HIGHEST)
         hidden = dot(x, projection.hidden) + projection.bias[None]
-        z = dot(jax.nn.relu(hidden), projection.out)
+        return dot(jax.nn.relu(hidden), projection.out)
+
+    def loss(features: Any, projection: Projection, weights: Any, references: Any) -> Any:
+        z = projected(spatial_mean(features, weights, axis, signed=True), projection)
         n = len(z) // 2
         of_images = None if weights is None else weights[:n]
+        if references is not None:
+            references = (projected(references[0].astype(z.dtype), projection), *references[1:])
         options: Any = {"chunk_size": chunk_size, "precision": precision, "reduction": reduction}
-        options |= {"where": of_images, "axis_name": axis_name}
+        options |= {"where": of_images, "axis_name": axis_name, "references": references}
         return nt_xent_loss(z[:n], z[n:], temperature=temperature, **options)
 
-    return on_any_mesh(loss, features, projection, weights)
+    if references is not None:
+        table, of_table, there = checked_references(references, features, axis)
+        references = (table, of_table) if there is None else (table, of_table, there)
+    return on_any_mesh(loss, features, projection, weights, references)

@@ -196,13 +196,22 @@ class QueueTerm(NamedTuple):
         loss: over pairs; see `over_pairs`.
         size: of the queue of each layer.
         first_step: from which step on the queue counts; it fills from the first one on.
+        views: whether the rows are two views of each image, first all of one, then all of the
+            other. Their labels mean nothing.
+        create: as in `FeatureTerm`.
         layers: a weight for each layer; empty: 1.
     """
 
     loss: Callable[..., jax.Array]
     size: int
     first_step: int = 0
+    views: bool = False
+    create: Callable[[jax.Array, int, int], Any] | None = None
     layers: Mapping[str, float] = {}
+
+    def params(self, key: jax.Array, outputs: Outputs) -> dict[str, Any]:
+        """The initial parameters, by layer."""
+        return FeatureTerm(self.loss, self.create).params(key, outputs)
 
     def init(self, outputs: Outputs) -> dict[str, Any]:
         """Empty queues, by layer, and the number of steps done."""
@@ -216,17 +225,29 @@ class QueueTerm(NamedTuple):
         """The mean over the layers, and the queues with the batch in them."""
         labels = outputs.labels
         classes = jnp.where((labels > 0).any(axis=1), labels.argmax(axis=1), -1)
+        classes = jnp.zeros_like(classes) if self.views else classes
         batch = {"where": outputs.where, "axis_name": outputs.axis_name}
         by_layer, queues = {}, {}
         for layer, features in outputs.features.items():
             older, of_older, there = state["queues"][layer].examples()
             references = older, of_older, there & (state["steps"] >= self.first_step)
-            value = self.loss(features, classes, references=references, **batch)
+            learned = () if self.create is None else (outputs.params[layer],)
+            value = self.loss(features, classes, *learned, references=references, **batch)
             by_layer[layer] = _scalar(value)
             x = spatial_mean(features, outputs.where, features.ndim - 1, signed=True)
-            queues[layer] = state["queues"][layer].push(x, classes, **batch)
+            given = (x, outputs.where)
+            if self.views:  # those of an image side by side: in the same order on any devices
+                given = jax.tree.map(_side_by_side, given)
+            queues[layer] = state["queues"][layer].push(
+                given[0], classes, where=given[1], axis_name=outputs.axis_name
+            )
         following = {"queues": queues, "steps": state["steps"] + 1}
         return mean_over(by_layer, self.layers), following
+
+
+def _side_by_side(x: jax.Array) -> jax.Array:
+    """The rows `0, n, 1, n + 1, ...` of `[2 n, ...]`."""
+    return x.reshape(2, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
 
 
 class LogitTerm(NamedTuple):

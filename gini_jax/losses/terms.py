@@ -98,7 +98,9 @@ def of_features(
             settings = settings | {"chunk_size": None}
         return FeatureTerm(partial(loss, **settings), create)
 
-    return TermSpec(term, loss, given=("against", "reduction"), needs=needs)
+    return TermSpec(
+        term, loss, given=("against", "positives", "references", "reduction"), needs=needs
+    )
 
 
 _QUEUE = {
@@ -109,9 +111,13 @@ _QUEUE = {
 }
 
 
-def of_pairs(loss: Callable[..., jax.Array]) -> TermSpec:
+def of_pairs(
+    loss: Callable[..., jax.Array],
+    create: Callable[[jax.Array, int, int], Any] | None = None,
+    needs: tuple[str, ...] = (),
+) -> TermSpec:
     """A term in the table that is a loss over pairs, with a queue if the config sets its size."""
-    plain = of_features(loss)
+    plain = of_features(loss, create, needs)
 
     def term(
         context: TermContext, *, queue: int = 0, queue_epoch: int = 1, **settings: Any
@@ -119,7 +125,8 @@ def of_pairs(loss: Callable[..., jax.Array]) -> TermSpec:
         without: Any = plain.create(context, **settings)
         if not queue:
             return without  # type: ignore[no-any-return]
-        return QueueTerm(without.loss, queue, (queue_epoch - 1) * context.steps_per_epoch)
+        first_step = (queue_epoch - 1) * context.steps_per_epoch
+        return QueueTerm(without.loss, queue, first_step, "views" in needs, create)
 
     return plain._replace(create=term, more=_QUEUE)
 
@@ -188,8 +195,8 @@ TABLE: dict[str, TermSpec] = {
     "multi_similarity": of_pairs(multi_similarity_loss),
     "proxy_anchor": of_features(proxy_anchor_loss, _proxies),
     "relation": of_features(relation_loss, _comparator),
-    "relation_triplet": of_features(relation_triplet_loss, _comparator),
-    "simclr": of_features(simclr_loss, _projection, needs=("probe", "views")),
+    "relation_triplet": of_pairs(relation_triplet_loss, _comparator),
+    "simclr": of_pairs(simclr_loss, _projection, needs=("probe", "views")),
     "cosface": of_margin(cosface_loss),
     "arcface": of_margin(arcface_loss),
     "hierarchy": TermSpec(_hierarchy, needs=("superclasses",)),

@@ -1,5 +1,6 @@
 """Losses of two towers: the rows of one table belong with the same rows of another."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gini_jax.losses.class_sums import Reduction, on_any_mesh, reduced, sum_type
-from gini_jax.losses.pairs import Precision, cosine, far
+from gini_jax.losses.mapped import varying_like
+from gini_jax.losses.over_pairs import ChunkSize
+from gini_jax.losses.pairs import Precision, check_chunk_size, cosine, far, in_chunks
 from gini_jax.losses.rules import AxisName, bounded, check_features, check_where
 
 
@@ -19,6 +22,7 @@ def clip_loss(
     *,
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
+    chunk_size: ChunkSize = None,
     precision: Precision = "highest",
     reduction: Reduction = "mean",
 ) -> Any:
@@ -33,6 +37,7 @@ def clip_loss(
         scale: what cosines are multiplied by, usually the exponential of a parameter.
         where: `[N]` mask, or weights of the pairs; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes that the pairs are divided over.
+        chunk_size: rows at a time: memory is `O(chunk_size N)`; all at once by default.
         precision: of the products, on TPUs and GPUs.
         reduction: `"mean"`; or `"none"`, to get values of the rows of `first`.
 
@@ -54,6 +59,7 @@ def clip_loss(
         0.3133
     """
     first, second, weights = _checked(first, second, where)
+    check_chunk_size(chunk_size)
 
     def loss(first: jax.Array, second: jax.Array, scale: Any, weights: Any) -> Any:
         x, y, w = _clean(first, second, weights)
@@ -64,13 +70,15 @@ def clip_loss(
             start = lax.axis_index(axis_name) * n
         own = start + jnp.arange(n)
 
-        def each(rows: jax.Array, others: jax.Array) -> jax.Array:
+        def among(others: jax.Array, given: tuple[jax.Array, jax.Array]) -> jax.Array:
+            rows, partners = given
             logits = scale * cosine(rows, others, precision)
             kept = jnp.where(all_w[None, :] > 0, logits, -far(logits))
-            right = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
+            right = jnp.take_along_axis(logits, partners[:, None], axis=1)[:, 0]
             return jax.nn.logsumexp(kept, axis=1) - right
 
-        total = (each(x, all_y) + each(y, all_x)) / 2
+        found_by_x = in_chunks(partial(among, all_y), (x, own), chunk_size)
+        total = (found_by_x + in_chunks(partial(among, all_x), (y, own), chunk_size)) / 2
         total = jnp.where(w > 0, total, jnp.zeros_like(total))
         return reduced(w * total, w, axis_name, reduction)
 
@@ -86,6 +94,7 @@ def siglip_loss(
     *,
     where: jax.Array | None = None,
     axis_name: str | None = None,
+    chunk_size: ChunkSize = None,
     precision: Precision = "highest",
     reduction: Reduction = "mean",
 ) -> Any:
@@ -105,6 +114,7 @@ def siglip_loss(
         where: `[N]` mask, or weights of the rows of `first`; 1 by default. Rows of weight 0 are
             left out altogether, and may hold NaN.
         axis_name: name of the mapped axis that the pairs are divided over.
+        chunk_size: rows at a time: memory is `O(chunk_size N)`; all at once by default.
         precision: of the products, on TPUs and GPUs.
         reduction: `"mean"`; or `"none"`, to get values of the rows of `first`.
 
@@ -127,28 +137,35 @@ def siglip_loss(
         1.0064
     """
     first, second, weights = _checked(first, second, where)
+    check_chunk_size(chunk_size)
 
     def loss(first: Any, second: Any, scale: Any, bias: Any, weights: Any) -> Any:
         x, y, w = _clean(first, second, weights)
-        same = jnp.eye(len(x), dtype=bool)
+        own = jnp.arange(len(x))
 
         def of_block(others: jax.Array, there: jax.Array, partners: jax.Array) -> jax.Array:
-            logits = scale * cosine(x, others, precision) + bias
-            each = -jax.nn.log_sigmoid(jnp.where(partners, logits, -logits))
-            return jnp.where(there[None, :] > 0, each, jnp.zeros_like(each)).sum(axis=1)
+            def of_rows(given: tuple[jax.Array, jax.Array]) -> jax.Array:
+                rows, partner = given
+                logits = scale * cosine(rows, others, precision) + bias
+                signed = jnp.where(partner[:, None] == own[None, :], logits, -logits)
+                each = -jax.nn.log_sigmoid(signed)
+                return jnp.where(there[None, :] > 0, each, jnp.zeros_like(each)).sum(axis=1)
 
-        total = of_block(y, w, same)
+            return in_chunks(of_rows, (x, partners), chunk_size)
+
+        total = of_block(y, w, own)
         if axis_name is not None:
             devices = lax.axis_size(axis_name)
             ring = [(i, (i + 1) % devices) for i in range(devices)]
-            none = jnp.zeros_like(same)
+            none = jnp.full_like(own, -1)
 
             @jax.checkpoint
             def next_block(visitors: Any, _: None) -> tuple[Any, jax.Array]:
                 visitors = lax.ppermute(visitors, axis_name, ring)
                 return visitors, of_block(visitors[0], visitors[1], none)
 
-            _, more = lax.scan(next_block, (y, w), None, length=devices - 1)
+            visitors = varying_like((y, w), (x, y))
+            _, more = lax.scan(next_block, visitors, None, length=devices - 1)
             total = total + more.sum(axis=0)
         total = jnp.where(w > 0, total, jnp.zeros_like(total))
         return reduced(w * total, w, axis_name, reduction)

@@ -1,5 +1,7 @@
 """Triplet loss: an anchor nearer to its class than to the others, by a margin."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias
 
 import jax
@@ -9,6 +11,7 @@ from gini_jax.config.registry import NotNegative
 from gini_jax.losses.over_pairs import over_pairs
 from gini_jax.losses.pairs import (
     Compare,
+    Precision,
     RowLoss,
     Rows,
     distance,
@@ -17,7 +20,10 @@ from gini_jax.losses.pairs import (
 )
 
 Sums: TypeAlias = tuple[jax.Array, jax.Array]
-DISTANCES: dict[str, Compare] = {"euclidean": distance, "squared": squared_distance}
+DISTANCES: dict[str, Callable[..., jax.Array]] = {
+    "euclidean": distance,
+    "squared": squared_distance,
+}
 
 
 @over_pairs
@@ -26,6 +32,7 @@ def triplet_loss(
     margin: NotNegative = 0.2,
     triplets: Literal["hard", "all", "semi-hard"] = "hard",
     distance: Literal["euclidean", "squared"] | Compare = "euclidean",
+    precision: Precision = "highest",
 ) -> tuple[RowLoss, Compare]:
     """Triplet loss, over the triplets of the global batch.
 
@@ -41,6 +48,8 @@ def triplet_loss(
         margin: by how much negatives shall be farther.
         triplets: which triplets count.
         distance: `"euclidean"`, its square, or a function from `[n, C]` and `[N, C]` to `[n, N]`.
+        precision: of the products in the gradient, on TPUs and GPUs; distances themselves are sums
+            of squared differences.
 
     Returns:
         Scalar, not negative; 0 if no anchor has both a positive and a negative. Squared distances
@@ -57,7 +66,9 @@ def triplet_loss(
         >>> float(triplet_loss(x, labels, margin=2.0))  # (1 - 3 + 2 + 1 - 2 + 2) / 2
         0.5
     """
-    return TRIPLETS[triplets](margin), distance if callable(distance) else DISTANCES[distance]
+    if not callable(distance):
+        distance = partial(DISTANCES[distance], precision=precision)
+    return TRIPLETS[triplets](margin), distance
 
 
 def _hard(margin: float) -> RowLoss:

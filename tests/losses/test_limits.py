@@ -1,4 +1,4 @@
-"""Beyond one batch in memory: references, queues, values per example, own pairs, two towers."""
+"""Beyond one batch in memory: references, queues, values per example, own pairs."""
 
 from functools import partial
 
@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from gini_jax import losses
 
@@ -83,6 +81,42 @@ def test_no_reference_that_counts_is_like_no_references(name):
         jax.value_and_grad(lambda x: loss(x, Y, references=masked, against="references"))
     )(X)
     assert value == 0 and not np.any(gradient)
+
+
+def test_views_of_other_images_are_only_compared_with():
+    """Against the loss of three views, the others' images left out of the mean."""
+    a, b = X[:8], X[8:]
+    whole = jnp.concatenate([a, b, R]), jnp.concatenate([jnp.arange(8), jnp.arange(8), 8 + Z * 0])
+    each, _ = losses.supcon_loss(*whole, temperature=0.5, reduction="none")
+    found = losses.nt_xent_loss(a, b, temperature=0.5, references=(R, Z))
+    close(found, each[:16].mean())
+    there = jnp.arange(9) < 4
+    expected = losses.nt_xent_loss(a, b, temperature=0.5, references=(R[:4], Z[:4]))
+    bad = jnp.where(there[:, None], R, jnp.nan)
+    for given in ((bad, Z, there), (bad, jnp.where(there, Z, -1))):
+        close(losses.nt_xent_loss(a, b, temperature=0.5, references=given), expected)
+
+
+def test_views_of_other_images_are_projected_too():
+    head = losses.Projection.create(jax.random.key(0), 5, 3)
+    z, r = (jax.nn.relu(x @ head.hidden + head.bias) @ head.out for x in (X, R))
+    expected = losses.nt_xent_loss(z[:8], z[8:], temperature=0.5, references=(r, Z))
+    close(losses.simclr_loss(X, None, head, references=(R, Z)), expected)
+    bad = jnp.where(Z[:, None] > 0, R, jnp.nan)
+    found = jax.jit(jax.value_and_grad(losses.simclr_loss), static_argnums=1)(
+        X, None, head, references=(bad, Z, Z > 0)
+    )
+    close(found[0], losses.nt_xent_loss(z[:8], z[8:], temperature=0.5, references=(r, Z, Z > 0)))
+    assert np.isfinite(found[1]).all()
+    with pytest.raises(ValueError, match="references have features of shape"):
+        losses.simclr_loss(X, None, head, references=(R[:, :3], Z))
+
+
+def test_a_learned_comparator_takes_references():
+    learned = losses.Comparator.create(jax.random.key(0), 5)
+    compare = lambda x, y: 1 - losses.relation_scores(learned, x, y)  # noqa: E731
+    expected = losses.triplet_loss(X, Y, margin=0.5, distance=compare, references=(R, Z))
+    close(losses.relation_triplet_loss(X, Y, learned, references=(R, Z)), expected)
 
 
 def test_wrong_references_are_refused():
@@ -288,166 +322,3 @@ def test_masked_rows_take_a_place_and_belong_to_nothing():
     close(found, losses.supcon_loss(X, Y))
     with pytest.raises(ValueError, match="do not fit a queue"):
         queue.push(X[:, :3], Y)
-
-
-# ------------------------------------------------------------- two towers
-
-
-def towers(devices=1):
-    a, b = jnp.asarray(RNG.normal(size=(2, 8, 6)), jnp.float32)
-    return a, b
-
-
-def numpy_towers(a, b, scale, bias=None, w=None):
-    a, b = (np.asarray(x, np.float64) for x in (a, b))
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
-    w = np.ones(len(a)) if w is None else np.asarray(w, np.float64)
-    a, b, w = a[w > 0], b[w > 0], w[w > 0]
-    s = scale * a @ b.T
-    if bias is None:
-        of_rows = np.log(np.exp(s).sum(axis=1)) - np.diag(s)
-        of_columns = np.log(np.exp(s).sum(axis=0)) - np.diag(s)
-        return (w * (of_rows + of_columns) / 2).sum() / w.sum()
-    z = 2 * np.eye(len(a)) - 1
-    each = np.log1p(np.exp(-z * (s + bias))).sum(axis=1)
-    return (w * each).sum() / w.sum()
-
-
-TOWERS = {
-    "clip": (losses.clip_loss, (7.0,)),
-    "siglip": (losses.siglip_loss, (7.0, -2.0)),
-}
-
-
-@pytest.mark.parametrize("name", TOWERS)
-@pytest.mark.parametrize("where", [None, jnp.array([1, 1, 0, 2, 1, 0, 1, 1.0])])
-def test_towers_equal_numpy_and_do_not_depend_on_the_devices(name, where):
-    loss, rest = TOWERS[name]
-    a, b = towers()
-    if where is not None:
-        a = jnp.where(where[:, None] > 0, a, jnp.nan)
-    value, gradient = jax.jit(
-        jax.value_and_grad(lambda a, b, *rest: loss(a, b, *rest, where=where), (0, 1, 2))
-    )(a, b, *rest)
-    close(value, numpy_towers(a, b, *rest, w=where))
-    assert all(np.isfinite(x).all() for x in gradient)
-    w = jnp.ones(8) if where is None else where
-
-    def own(a, b, w):
-        return jax.value_and_grad(lambda a, b: loss(a, b, *rest, where=w, axis_name="b"), (0, 1))(
-            a, b
-        )
-
-    for n in (2, 8):
-        split = [x.reshape(n, 8 // n, *x.shape[1:]) for x in (a, b, w)]
-        found, of = jax.pmap(own, axis_name="b", devices=jax.devices()[:n])(*split)
-        close(found, np.full(n, value), rtol=1e-5)
-        for ours, expected in zip(of, gradient[:2], strict=True):
-            close(ours.reshape(8, 6) / n, expected, atol=1e-6)
-
-
-def test_siglip_passes_rows_around_and_gathers_nothing():
-    a, b = towers()
-    split = [x.reshape(4, 2, 6) for x in (a, b)]
-    step = jax.pmap(
-        jax.grad(lambda a, b: losses.siglip_loss(a, b, 5.0, -1.0, axis_name="b")),
-        axis_name="b",
-        devices=jax.devices()[:4],
-    )
-    text = step.lower(*split).as_text()
-    assert "collective_permute" in text and "all_gather" not in text
-
-
-# ------------------------------------------------------------- gradient caching
-
-
-def network(params, x, key=None):
-    hidden = jnp.tanh(x @ params["a"])
-    if key is not None:
-        hidden = hidden * jax.random.bernoulli(key, 0.5, hidden.shape)
-    return hidden @ params["b"]
-
-
-def params_of(dtype=jnp.float32):
-    a, b = jax.random.split(jax.random.key(1))
-    return {
-        "a": jax.random.normal(a, (5, 7), dtype),
-        "b": jax.random.normal(b, (7, 3), dtype),
-    }
-
-
-@pytest.mark.parametrize("parts", [1, 2, 8, 16])
-def test_caching_is_an_identity_in_float64(parts):
-    with jax.enable_x64(True):
-        params, x = params_of(jnp.float64), jnp.asarray(X, jnp.float64)
-        loss = partial(losses.supcon_loss, temperature=0.5)
-        whole = jax.jit(jax.value_and_grad(lambda p: loss(network(p, x), Y)))(params)
-        found = jax.jit(losses.cached_value_and_grad(loss, network, parts))(params, x, Y)
-        close(found, whole, rtol=1e-12, atol=1e-12)
-
-
-def test_caching_two_towers_with_a_parameter_of_the_loss():
-    params, rest = params_of(), jnp.array(3.0)
-    both = lambda params, inputs: tuple(network(params, x) for x in inputs)  # noqa: E731
-    loss = lambda embeddings, scale: losses.clip_loss(*embeddings, scale)  # noqa: E731
-    inputs = (X, jnp.flip(X, axis=1))
-    expected = jax.jit(jax.value_and_grad(lambda p, s: loss(both(p, inputs), s), (0, 1)))(
-        params, rest
-    )
-    cached = losses.cached_value_and_grad(loss, both, 4, rest_argnums=(0,))
-    close(jax.jit(cached)(params, inputs, rest), expected)
-
-
-def test_caching_repeats_dropout_and_carries_a_state():
-    params, key = params_of(), jax.random.key(5)
-    cached = losses.cached_value_and_grad(losses.supcon_loss, network, 4)
-    value, gradient = jax.jit(cached)(params, X, Y, key=key)
-
-    def whole(params):
-        keys = jax.random.split(key, 4)
-        parts = [network(params, X[m::4], keys[m]) for m in range(4)]
-        return losses.supcon_loss(jnp.stack(parts, axis=1).reshape(16, 3), Y)
-
-    close((value, gradient), jax.jit(jax.value_and_grad(whole))(params))
-
-    def counting(params, x, state):
-        return network(params, x) * (1 + state), state + x.mean()
-
-    cached = losses.cached_value_and_grad(losses.supcon_loss, counting, 4)
-    value, gradient, state = jax.jit(cached)(params, X, Y, state=jnp.zeros(()))
-    states = np.cumsum([0, *(float(X[m::4].mean()) for m in range(4))])
-    close(state, states[-1])
-
-    def with_states(params):
-        parts = [network(params, X[m::4]) * (1 + states[m]) for m in range(4)]
-        return losses.supcon_loss(jnp.stack(parts, axis=1).reshape(16, 3), Y)
-
-    close((value, gradient), jax.jit(jax.value_and_grad(with_states))(params), rtol=1e-4)
-
-
-@pytest.mark.parametrize("devices", [2, 4])
-def test_caching_is_exact_in_every_way_of_sharding(devices):
-    params, there = params_of(), jax.devices()[:devices]
-    expected = jax.jit(jax.value_and_grad(lambda p: losses.supcon_loss(network(p, X), Y)))(params)
-    cached = losses.cached_value_and_grad
-    own = cached(partial(losses.supcon_loss, axis_name="b"), network, 2)
-
-    def step(params, x, y):
-        value, gradient = own(params, x, y)
-        return jax.lax.pmean((value, gradient), "b")
-
-    split = [a.reshape(devices, -1, *a.shape[1:]) for a in (X, Y)]
-    mapped = jax.pmap(step, axis_name="b", in_axes=(None, 0, 0), devices=there)(params, *split)
-    close(jax.tree.map(lambda x: x[0], mapped), expected)
-    mesh = Mesh(np.array(there), ("b",))
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("b"), P("b")), out_specs=P())
-    close(jax.jit(sharded)(params, X, Y), expected)
-    x, y = (jax.device_put(a, NamedSharding(mesh, P("b"))) for a in (X, Y))
-    close(jax.jit(cached(losses.supcon_loss, network, 2))(params, x, y), expected)
-
-
-def test_caching_refuses_parts_that_do_not_divide_the_examples():
-    with pytest.raises(ValueError, match="micro_batches=5 does not divide the 16 examples; 4 does"):
-        losses.cached_value_and_grad(losses.supcon_loss, network, 5)(params_of(), X, Y)
-    with pytest.raises(ValueError, match="positive integer"):
-        losses.cached_value_and_grad(losses.supcon_loss, network, 0)

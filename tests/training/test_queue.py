@@ -39,16 +39,31 @@ def test_a_queue_counts_from_its_epoch_on():
     np.testing.assert_allclose(*ends, rtol=1e-6)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("devices", "parts"), [(4, 1), pytest.param(1, 4, marks=pytest.mark.slow), (4, 4)]
+    ("name", "devices", "parts"),
+    [
+        ("supcon", 4, 1),
+        pytest.param("supcon", 1, 4, marks=SLOW),
+        ("supcon", 4, 4),
+        pytest.param("triplet", 4, 4, marks=SLOW),
+        pytest.param("multi_similarity", 4, 4, marks=SLOW),
+        pytest.param("relation_triplet", 4, 4, marks=SLOW),
+        ("simclr", 4, 4),
+    ],
 )
-def test_steps_with_a_queue_do_not_depend_on_devices_and_micro_batches(devices, parts):
+def test_steps_with_a_queue_do_not_depend_on_devices_and_micro_batches(name, devices, parts):
     ends = []
     for n, accumulation in ((1, 1), (devices, parts)):
-        config = started_config("supcon", grad_accumulation=accumulation, **QUEUE)
+        queue = {f"loss.terms.{name}.queue": 96}
+        config = started_config(name, grad_accumulation=accumulation, **queue)
         run = headed(config, n, num_steps=3)
         state, metrics = run.step(run.state, run.data, run.order)
-        ends.append(jax.device_get((state.params, metrics["supcon"])))
+        queues = state.terms.terms[name]["queues"]
+        assert next(iter(queues.values())).filled == 96
+        ends.append(jax.device_get((state.params, metrics[name])))
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
