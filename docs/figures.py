@@ -269,6 +269,30 @@ def draw_term_signal() -> None:
     figure.savefig(DOCS / "term_signal.png", dpi=110)
 
 
+def draw_loss_scale() -> None:
+    """Memory and time for a pair of SupCon, by the number of embeddings."""
+    found = json.loads((DOCS.parent / "results" / "loss_scale.json").read_text())["scale"]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for colour, (way, by_size) in zip(COLOURS, found.items(), strict=False):
+        known = {int(n): [v for v in values if v] for n, values in by_size.items()}
+        sizes = [n for n, values in known.items() if values]
+        memory = [np.median([v["bytes"] for v in known[n]]) / 2**20 for n in sizes]
+        times = [np.median([v["seconds"] for v in known[n]]) / n**2 * 1e9 for n in sizes]
+        for axis, values in zip(axes, (memory, times), strict=True):
+            axis.plot(sizes, values, "o-", ms=4, color=colour, label=way)
+    axes[0].axhline(8 * 1024, color="black", lw=0.8, ls=":")
+    axes[0].set_ylabel("largest memory, MiB")
+    axes[1].set_ylabel("time for a pair, ns")
+    for axis in axes:
+        axis.set_xscale("log", base=4)
+        axis.set_yscale("log")
+        axis.set_xticks([1024, 4096, 16384, 65536], ["1,024", "4,096", "16,384", "65,536"])
+        axis.set_xlabel("embeddings")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    figure.savefig(DOCS / "loss_scale.png", dpi=110)
+
+
 def draw_settings() -> None:
     """Accuracy by each setting that was varied alone."""
     table = pd.read_csv(SWEEPS / "caltech101_64_sensitivity.csv")
@@ -278,6 +302,7 @@ def draw_settings() -> None:
 
 if __name__ == "__main__":
     draw_settings()
+    draw_loss_scale()
     draw_frozen()
     draw_pruned()
     draw_held()

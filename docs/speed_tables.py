@@ -1,6 +1,7 @@
 """The tables of speed, from the files that benchmarks/ writes to results/; see `tables.py`."""
 
 import json
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -262,6 +263,49 @@ def executors() -> str:
     )
 
 
+def loss_scale() -> str:
+    """Memory and time of losses over pairs in large batches."""
+    report = json.loads((RESULTS / "loss_scale.json").read_text())
+    found = report["scale"]
+    base = [value["seconds"] / 4096**2 for value in found["direct"]["4096"]]
+    sizes = list(found["chunks"])
+    rows = []
+    for way, by_size in found.items():
+        cells = []
+        for size in sizes:
+            values = [value for value in by_size.get(size, [None]) if value]
+            if not values:
+                cells.append("-")
+                continue
+            mebibytes = statistics.median(value["bytes"] for value in values) / 2**20
+            pairs = int(size) ** 2
+            ratios = sorted(v["seconds"] / pairs / b for v, b in zip(values, base, strict=True))
+            low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
+            cells.append(f"{mebibytes:,.0f} MiB, {middle:.2f} ({low:.2f} to {high:.2f})")
+        rows.append([way, *cells])
+    note = (
+        "Largest memory, and time for a pair relative to `direct` at N = 4,096: medians and ranges "
+        f"of {len(base)} alternating rounds; {report['cores']} CPU cores, jax {report['jax']}, "
+        "pytorch-metric-learning 2.9.0, optax 0.2.8."
+    )
+    return "\n".join([as_table(["", *(f"N={int(n):,}" for n in sizes)], rows), "", note])
+
+
+def simclr_step() -> str:
+    """Memory and time of a step of SimCLR in micro-batches."""
+    step = json.loads((RESULTS / "loss_scale.json").read_text())["step"]
+    whole, part = (step["bytes"][k] / 2**20 for k in ("simclr", "simclr, one micro-batch"))
+    ratios = sorted(step["ratios"])
+    middle = statistics.median(ratios)
+    return (
+        f"{step['images']:,} images, two views of each, in 16 micro-batches need {whole:,.0f} MiB "
+        f"of temporaries; a batch of one micro-batch needs {part:,.0f} MiB. The step takes "
+        f"{middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {len(ratios)} alternating rounds) "
+        f"times as long as one of the paper's terms of {2 * step['images']:,} images in 16 "
+        "micro-batches, which makes the same passes through the network."
+    )
+
+
 SPEED_TABLES: dict[str, Callable[[], str]] = {
     "finetune": finetune,
     "losses": losses,
@@ -277,5 +321,7 @@ SPEED_TABLES: dict[str, Callable[[], str]] = {
     "startup": startup,
     "storage": storage,
     "input": feeds,
+    "loss_scale": loss_scale,
+    "simclr_step": simclr_step,
     "gpu_speed": gpu_speed,
 }
