@@ -6,31 +6,29 @@
 The network computes the features of Caltech-101 once. Heads are trained on them: a hidden layer
 with a ReLU, on which the terms act, and a linear layer. All runs of an arm are one program, by
 `vmap`. The tests that are compared, and what is tuned, are decided in docs/results.md. What `--out`
-holds already is not computed again. An example, too, of `Objective` in a loop of one's own.
+holds already is not computed again. `gini_jax.HeadClassifier` trains the same heads.
 """
 
 import importlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import app, flags
 from jax import lax
 
 from gini_jax.data import load_dataset
 from gini_jax.devices import prepare_cpu
 from gini_jax.evals.extract import Extractor
+from gini_jax.heads.programs import terms_of
+from gini_jax.heads.training import Head, Run, Settings, hidden_of, logits_of
 from gini_jax.losses import class_profile, gini_impurity
-from gini_jax.losses.objective import Objective, shared_value
-from gini_jax.losses.term import Outputs
-from gini_jax.losses.terms import PRESETS
 from gini_jax.training.experiment import build_experiment
 from gini_jax.training.initial import start_state
 
@@ -44,37 +42,20 @@ _SEEDS = flags.DEFINE_integer("seeds", 20, "Seeds that compare the tuned arms.")
 _TRIALS = flags.DEFINE_integer("trials", 12, "Settings that each arm tries.")
 _STEPS = flags.DEFINE_integer("steps", 500, "Steps of a run.")
 
-HIDDEN, BATCH, K = 256, 128, 102
+HIDDEN, K = 256, 102
 TUNING_SEEDS = (1000, 1001)  # used for nothing else
 KEPT = (4, 8, 16, 32, 64, 128, HIDDEN)
 
 
-class Arm(NamedTuple):
-    """An objective.
-
-    Attributes:
-        terms: their weights, which the tuned strength multiplies.
-        running_decay: of the running sums.
-        per_class: examples of each class that a batch holds, if it holds a class; 0: as they come.
-        target: what KL compares with.
-        smooths: whether the tuned strength is that of label smoothing.
-    """
-
-    terms: Mapping[str, float] = {}
-    running_decay: float = 0.0
-    per_class: int = 0
-    target: str = "batch"
-    smooths: bool = False
-
-
+RENYI = {"running_decay": 0.9, "per_class": 4}
 ARMS = {
-    "ce": Arm(),
-    "smoothing": Arm(smooths=True),
-    "gini_kl": Arm(PRESETS["gini_kl"]),
-    "renyi_kl": Arm(PRESETS["renyi_kl"], running_decay=0.9, per_class=4, target="present"),
-    "mutual_information": Arm(PRESETS["mutual_information"]),
-    "supcon": Arm(PRESETS["supcon"]),
-    "center": Arm(PRESETS["center"]),
+    "ce": Settings(),
+    "smoothing": Settings(smooths=True),
+    "gini_kl": Settings(terms_of("gini_kl", {})),
+    "renyi_kl": Settings(terms_of("renyi_kl", {"kl.target": "present"}), **RENYI),
+    "mutual_information": Settings(terms_of("mutual_information", {})),
+    "supcon": Settings(terms_of("supcon", {})),
+    "center": Settings(terms_of("center", {})),
 }
 
 
@@ -84,24 +65,6 @@ class Data(NamedTuple):
     train: tuple[np.ndarray, np.ndarray]
     val: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
-
-
-class Run(NamedTuple):
-    """What a run is given; `vmap` adds an axis of runs.
-
-    Attributes:
-        key: of the initial values and the batches.
-        rows: `[n]`, which training examples it sees.
-        labels: `[n]`, as it sees them.
-        rate, decay, strength: the tuned settings.
-    """
-
-    key: Any
-    rows: Any
-    labels: Any
-    rate: Any
-    decay: Any
-    strength: Any
 
 
 # ---------------------------------------------------------------------------- data
@@ -148,80 +111,6 @@ def drawn(cell: str, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndar
     return rows, labels
 
 
-# ---------------------------------------------------------------------------- training
-
-
-def hidden_of(params: Any, x: jax.Array) -> jax.Array:
-    """The features on which the terms act, `[n, HIDDEN]`."""
-    return jax.nn.relu(x @ params["w1"] + params["b1"])
-
-
-def initial(key: jax.Array, channels: int, num_classes: int) -> dict[str, jax.Array]:
-    """He's initial values."""
-    first, second = jax.random.split(key)
-    draw = jax.nn.initializers.he_normal()
-    zeros = {"b1": jnp.zeros(HIDDEN), "b2": jnp.zeros(num_classes)}
-    return zeros | {
-        "w1": draw(first, (channels, HIDDEN)),
-        "w2": draw(second, (HIDDEN, num_classes)),
-    }
-
-
-def batch_of(arm: Arm, key: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Places of a batch's examples among a run's, `[BATCH]`."""
-    if not arm.per_class:
-        return jax.random.choice(key, len(labels), (BATCH,), replace=False)
-    first, second = jax.random.split(key)
-    classes = jax.random.permutation(first, num_classes)[: BATCH // arm.per_class]
-    classes = jnp.repeat(classes, arm.per_class)
-    counts, by_class = jnp.bincount(labels, length=num_classes), jnp.argsort(labels)
-    drawn = (jax.random.uniform(second, (BATCH,)) * counts[classes]).astype(int)
-    return by_class[(jnp.cumsum(counts) - counts)[classes] + drawn]
-
-
-def trainer(arm: Arm, x: jax.Array, num_classes: int, steps: int) -> Callable[[Run], Any]:
-    """From a run to its trained parameters."""
-    terms = {name: {"weight": weight} for name, weight in arm.terms.items()}
-    if "kl" in terms and arm.target is not None:
-        terms["kl"]["target"] = arm.target
-    objective = Objective(terms, arm.running_decay)
-    shape = jax.ShapeDtypeStruct((BATCH, num_classes), jnp.float32)
-    features = {"hidden": jax.ShapeDtypeStruct((BATCH, HIDDEN), jnp.float32)}
-
-    def train(run: Run) -> Any:
-        params = initial(run.key, x.shape[1], num_classes)
-        schedule = optax.cosine_decay_schedule(1.0, steps)
-        optimizer = optax.chain(
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(run.decay, {name: name[0] == "w" for name in params}),
-            optax.scale_by_schedule(lambda count: -run.rate * schedule(count)),
-        )
-
-        def step(carry: Any, i: jax.Array) -> tuple[Any, None]:
-            params, moments, state = carry
-            chosen = batch_of(arm, jax.random.fold_in(run.key, i), run.labels, num_classes)
-            rows = jax.nn.one_hot(run.labels[chosen], num_classes)
-            if arm.smooths:
-                rows = optax.smooth_labels(rows, run.strength)
-
-            def loss(params: Any) -> tuple[jax.Array, Any]:
-                hidden = hidden_of(params, x[run.rows[chosen]])
-                logits = hidden @ params["w2"] + params["b2"]
-                outputs = Outputs({"hidden": hidden}, logits, rows)
-                added, values, _ = shared_value(objective, outputs, state, run.strength)
-                return optax.softmax_cross_entropy(logits, rows).mean() + added, values.state
-
-            gradient, state = jax.grad(loss, has_aux=True)(params)
-            updates, moments = optimizer.update(gradient, moments, params)
-            return (optax.apply_updates(params, updates), moments, state), None
-
-        state = objective.init(Outputs(features, shape, shape))
-        carry = params, optimizer.init(params), state
-        return lax.scan(step, carry, jnp.arange(steps))[0][0]
-
-    return train
-
-
 # ---------------------------------------------------------------------------- tests
 
 
@@ -265,7 +154,7 @@ def tester(x: jax.Array, test: Any, num_classes: int, unseen: bool) -> Callable[
         found = {"dead": (hidden.max(axis=0) == 0).mean()}
         if unseen:
             return found | {"recall_at_1": recall_at_1(hidden, labels)}
-        scores = hidden @ params["w2"] + params["b2"]
+        scores = logits_of(params, hidden)
         profile = class_profile(hidden, labels, num_classes=num_classes)
         found["feature_gini"] = gini_impurity(profile).mean()
         found["accuracy"] = (scores.argmax(axis=1) == labels).mean()
@@ -283,7 +172,7 @@ def tester(x: jax.Array, test: Any, num_classes: int, unseen: bool) -> Callable[
 # ---------------------------------------------------------------------------- comparison
 
 
-def tried_settings(arm: Arm) -> list[dict[str, float]]:
+def tried_settings(arm: Settings) -> list[dict[str, float]]:
     """The settings of the trials: the same draws for every arm."""
     rng = np.random.default_rng(0)
     low, high = (0.02, 0.4) if arm.smooths else (0.1, 10.0)
@@ -299,8 +188,8 @@ def runs_of(cell: str, labels: np.ndarray, seeds: Any, settings: list[dict[str, 
     pairs = [(seed, own) for own in settings for seed in seeds]
     data = [drawn(cell, labels, seed) for seed, _ in pairs]
     keys = jnp.stack([jax.random.key(seed) for seed, _ in pairs])
-    columns = [np.array([own[name] for _, own in pairs], np.float32) for name in Run._fields[3:]]
-    return Run(keys, *map(np.stack, zip(*data, strict=True)), *columns)
+    tuned = {k: np.array([own[k] for _, own in pairs], np.float32) for k in settings[0]}
+    return Run(keys, *map(np.stack, zip(*data, strict=True)), **tuned, smoothing=tuned["strength"])
 
 
 def compared(name: str, cell: str, data: Data) -> dict[str, Any]:
@@ -309,7 +198,8 @@ def compared(name: str, cell: str, data: Data) -> dict[str, Any]:
     metric = "recall_at_1" if unseen else "class_accuracy"
     num_classes = int(data.train[1].max()) + 1
     x = jnp.asarray(data.train[0])
-    train = jax.jit(jax.vmap(trainer(arm, x, num_classes, _STEPS.value)))
+    of_run = Head(arm._replace(steps=_STEPS.value), num_classes).train
+    train = jax.jit(jax.vmap(lambda run: of_run(run, x)))
 
     def figures(seeds: Any, settings: list[dict[str, float]], split: Any) -> dict[str, np.ndarray]:
         runs = runs_of(cell, data.train[1], seeds, settings)

@@ -3,7 +3,8 @@
 `gini_jax.losses` stands alone and needs only jax. The other modules are the training code base
 (`pip install "gini_jax[train]"`). From Python, `gini_jax.get_config(name)` gives the settings of a
 run, `gini_jax.train(config)` trains it, `gini_jax.compare(runs)` compares several, and
-`gini_jax.load(workdir)` opens a network that was trained.
+`gini_jax.load(workdir)` opens a network that was trained. `gini_jax.HeadClassifier` is a classifier
+on feature vectors, in scikit-learn's terms.
 """
 
 from typing import Any
@@ -11,7 +12,16 @@ from typing import Any
 from gini_jax.errors import lacking
 from gini_jax.version import __version__
 
-__all__ = ["__version__", "compare", "get_config", "load", "losses", "train"]
+__all__ = [
+    "Callback",
+    "HeadClassifier",
+    "__version__",
+    "compare",
+    "get_config",
+    "load",
+    "losses",
+    "train",
+]
 
 _PLACES = {
     "get_config": ("gini_jax.api", "get_config"),
@@ -19,6 +29,8 @@ _PLACES = {
     "losses": ("gini_jax.losses", None),
     "train": ("gini_jax.api", "train"),
     "compare": ("gini_jax.api", "compare"),
+    "HeadClassifier": ("gini_jax.heads", "HeadClassifier"),
+    "Callback": ("gini_jax.training.loop", "Callback"),
 }
 
 

@@ -1,5 +1,6 @@
 """Training from Python: a config by name, a run with its curves and its network, comparisons."""
 
+import contextlib
 import dataclasses
 import hashlib
 import html
@@ -19,13 +20,15 @@ from gini_jax.analysis.runs import Run, grouped, named_apart, read_run, table_of
 from gini_jax.analysis.statistics import compare_by_seed
 from gini_jax.config.change import changed, check_keys
 from gini_jax.config.files import read_config
-from gini_jax.devices import prepare_cpu
+from gini_jax.data.arrays import in_memory
+from gini_jax.devices import settings_kept
 from gini_jax.drawing import drawn
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.evals import TITLES
 from gini_jax.modes import train as train_mode
 from gini_jax.storage import run_path, write
 from gini_jax.trained import Trained, load
+from gini_jax.training.loop import Callback
 from gini_jax.training.workdir import config_json, holds_result
 
 
@@ -100,14 +103,25 @@ class Result:
 def train(
     config: ConfigDict,
     workdir: str | Path | None = None,
+    data: Any = None,
+    callbacks: Sequence[Callback] = (),
+    *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Result:
     """Trains a run to its end and shows its progress; a finished run is not trained again.
+
+    It can be called from any thread, and in several at once, which then take turns. Signal handlers
+    and jax's settings are afterwards what they were.
 
     Args:
         config: the settings, as from `gini_jax.get_config`.
         workdir: the run's folder; by default a folder in `runs` that is named after the settings.
             An interrupted run in it is resumed.
+        data: images and labels in memory, in the place of `config.dataset.name`: `(images,
+            labels)`, divided by `dataset.test_size` and `val_size` as a folder is; or `{"train":
+            (images, labels), "test": ...}`, with `"val"` and `"class_names"` if wanted. Images are
+            uint8, `[N, H, W]` or `[N, H, W, 1 or 3]`; labels are `[N]` integers or strings.
+        callbacks: see `gini_jax.Callback`; what one raises ends the run, which can be resumed.
         devices: to train on; all by default.
 
     Returns:
@@ -124,15 +138,23 @@ def train(
             'such as gini_jax.get_config("digits:gini")'
         )
     devices = _checked_devices(devices)
-    prepare_cpu()
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise InputError(
+                f"callbacks holds {callback!r}; each must be an object of a class that is derived "
+                "from gini_jax.Callback"
+            )
     config = config.copy_and_resolve_references()
-    check_keys(config)
-    folder = Path("runs") / _name_of(config)
-    if workdir is not None:
-        folder = run_path("workdir", str(workdir))
-    if not holds_result(folder, config):
-        train_mode.main(config, folder, devices=devices)
-        jax.clear_caches()  # the run's programs, which no other run calls, hold memory
+    with contextlib.ExitStack() as stack:
+        if data is not None:
+            config.dataset.name = stack.enter_context(in_memory(data))
+        check_keys(config)
+        folder = Path("runs") / _name_of(config)
+        if workdir is not None:
+            folder = run_path("workdir", str(workdir))
+        if not holds_result(folder, config):
+            stack.enter_context(settings_kept())
+            train_mode.main(config, folder, devices=devices, callbacks=callbacks)
     return Result(read_run(folder))
 
 

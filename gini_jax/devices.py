@@ -5,8 +5,10 @@ Arrays that are the same on all devices (state, data set) are replicated and pas
 devices.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
@@ -59,6 +61,43 @@ def prepare_cpu() -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{option}={value}".strip()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("NPROC", "64")
+
+
+_users, _kept, _lock = 0, dict[str, Any](), threading.RLock()
+_SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_cpu_enable_async_dispatch",
+)
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """A context with `prepare_cpu`, after which jax's settings and the environment are as before.
+
+    Several threads may be in it at once. When the last one leaves, programs that jax keeps are
+    dropped: no later run calls them, and they hold memory.
+    """
+    global _users
+    with _lock:
+        if not _users:
+            _kept.update({name: jax.config.values[name] for name in _SETTINGS})
+            _kept.update({name: os.environ.get(name) for name in ("XLA_FLAGS", "NPROC")})
+        _users += 1
+        prepare_cpu()
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                for name in _SETTINGS:
+                    jax.config.update(name, _kept[name])
+                for name in ("XLA_FLAGS", "NPROC"):
+                    os.environ.pop(name, None)
+                    if _kept[name] is not None:
+                        os.environ[name] = _kept[name]
+                jax.clear_caches()
 
 
 def connect(
@@ -128,7 +167,7 @@ def map_over_devices(
         with tracing_for(devices[0].platform if devices else None):
             return step(*arguments)
 
-    return jax.pmap(
+    mapped = jax.pmap(
         traced,
         axis_name=AXIS,
         devices=devices,
@@ -136,6 +175,14 @@ def map_over_devices(
         out_axes=None,
         donate_argnums=0 if donate else (),
     )
+
+    @wraps(mapped)
+    def in_turn(*arguments: Any) -> Any:
+        with _lock:  # devices that got the programs of two threads in different orders would block
+            return mapped(*arguments)
+
+    in_turn.lower = mapped.lower  # type: ignore[attr-defined]
+    return in_turn
 
 
 def wait_for_all(what: str) -> None:

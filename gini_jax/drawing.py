@@ -1,9 +1,11 @@
 """How all pictures are drawn: styles, files, and lines with a band."""
 
 import base64
+import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,16 @@ from gini_jax.storage import write
 
 # A "$" in the name of a class, a run or a setting is a plain character: it starts no formula.
 PLAIN: Any = {"text.parse_math": False}
+
+
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def _styled(style: Any) -> Iterator[None]:
+    """A context with settings of matplotlib, which are the same for all threads: one at a time."""
+    with _lock, mpl.rc_context(style):
+        yield
 
 
 def plain_numbers(axis: Any) -> None:
@@ -42,7 +54,7 @@ def try_to_draw(name: str, draw: Callable[..., object], *arguments: Any) -> bool
         True
     """
     try:
-        with mpl.rc_context(PLAIN):
+        with _styled(PLAIN):
             draw(*arguments)
         return True
     except RunError:  # nothing can be written there
@@ -92,7 +104,7 @@ def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) ->
     if pixels:
         encoded = base64.b64encode(as_png(draw, *arguments, style=STYLE)).decode()
         return f'<img alt="" style="max-width:100%" src="data:image/png;base64,{encoded}">'
-    with mpl.rc_context(STYLE):
+    with _styled(STYLE):
         text = io.StringIO()
         draw(*arguments).savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
@@ -102,7 +114,7 @@ def drawn(draw: Callable[..., Figure], *arguments: Any, pixels: bool = False) ->
 def as_png(draw: Callable[..., Figure], *arguments: Any, style: Any = PLAIN) -> bytes:
     """A figure as a PNG, by default on white."""
     data = io.BytesIO()
-    with mpl.rc_context(style):
+    with _styled(style):
         draw(*arguments).savefig(data, format="png", dpi=110)
     return data.getvalue()
 

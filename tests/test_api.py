@@ -37,7 +37,7 @@ def runs(tmp_path_factory):
         f"{name}{seed}": dense_config(name, seed=seed) for name in ("ce", "gini") for seed in (0, 1)
     }
     configs["small"] = dense_config("ce", batch_size=32)
-    return {k: gini_jax.train(config, folder / k, devices) for k, config in configs.items()}
+    return {k: gini_jax.train(config, folder / k, devices=devices) for k, config in configs.items()}
 
 
 def test_a_config_by_name_is_the_files_with_the_changes():
@@ -171,7 +171,7 @@ def test_runs_on_other_data_are_other_groups(tmp_path, monkeypatch):
         monkeypatch.setattr("tests.test_api.Shifted.number", number)
         for seed in (0, 1):
             config.seed = seed
-            gini_jax.train(config, tmp_path / f"{number}{seed}", jax.devices()[:1])
+            gini_jax.train(config, tmp_path / f"{number}{seed}", devices=jax.devices()[:1])
     comparison = gini_jax.compare([tmp_path / name for name in ("00", "11", "10", "01")])
     assert [len(runs) for runs in comparison.groups.values()] == [2, 2]
     assert all(name.startswith("ce-data=") for name in comparison.groups)
@@ -200,7 +200,7 @@ def test_one_run_alone_can_be_compared_and_seeds_may_be_an_array(runs, tmp_path,
 @pytest.mark.parametrize("devices", [[], "cpu", ["cpu"], jax.devices()[0], jax.devices()[:1] * 2])
 def test_devices_that_are_none_are_refused(devices, tmp_path):
     with pytest.raises(InputError, match="must be a list of different jax devices, such as"):
-        gini_jax.train(dense_config("ce"), tmp_path / "run", devices)
+        gini_jax.train(dense_config("ce"), tmp_path / "run", devices=devices)
 
 
 def test_runs_train_in_a_thread_and_a_network_is_pickled_after_use(tmp_path):

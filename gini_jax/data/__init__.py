@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.config.registry import Registry
 from gini_jax.data import cache
+from gini_jax.data.arrays import Arrays
 from gini_jax.data.digits import Digits
 from gini_jax.data.fashion_mnist import open_fashion_mnist
 from gini_jax.data.folder import Folder
@@ -28,6 +29,7 @@ SOURCES = Registry(
     {
         "digits": Digits,
         "fashion_mnist": open_fashion_mnist,
+        "arrays": Arrays,
         "folder": Folder,
         "hf": HuggingFace,
     },

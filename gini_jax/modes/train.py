@@ -24,6 +24,7 @@ from gini_jax.training.fit import fit
 from gini_jax.training.initial import check_init, check_weights, untrained_variables
 from gini_jax.training.lock import lock
 from gini_jax.training.loggers import check_loggers, log_result
+from gini_jax.training.loop import Callback
 from gini_jax.training.result import measure, training_record
 from gini_jax.training.workdir import check_data, check_workdir, write_run
 
@@ -38,6 +39,7 @@ def main(
     *,
     init_from: str | None = None,
     devices: Sequence[jax.Device] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Trains a run to its end.
 
@@ -47,6 +49,7 @@ def main(
         init_from: the folder of a run whose best weights a new run starts from; the config
             records it as `model.init`.
         devices: to train on; all by default.
+        callbacks: called during training, after the program's own.
 
     Returns:
         What `result.json` holds.
@@ -82,7 +85,8 @@ def main(
         if first:
             write_run(workdir, config, dataset)
 
-        progress = fit(experiment, dataset, workdir, devices, after_epoch=CurvesNow(workdir))
+        curves = CurvesNow(workdir)
+        progress = fit(experiment, dataset, workdir, devices, curves, callbacks)
         with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
             best = checkpoints.variables(progress.best_step)
         initial = untrained_variables(experiment)

@@ -2,7 +2,10 @@
 
 import contextlib
 import copy
+import threading
+import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,10 @@ class _Manager(ocp.CheckpointManager):
         """Always returns False."""
         del step
         return False
+
+
+# orbax numbers what it writes per process: only one checkpoint is written at a time.
+_lock, _managers = threading.Lock(), weakref.WeakSet[_Manager]()
 
 
 class Checkpoints:
@@ -51,6 +58,7 @@ class Checkpoints:
     def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(preservation_policy=self)
         self._manager = _Manager(self._folder, options=options)
+        _managers.add(self._manager)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Tells orbax which checkpoints to keep."""
@@ -75,7 +83,9 @@ class Checkpoints:
             RunError: this checkpoint or the previous one could not be written.
         """
         self._best_of[step] = progress["best_step"]
-        with self._written():
+        with self._written(), _lock:
+            while any(x.is_saving_in_progress() for x in _managers if x is not self._manager):
+                time.sleep(0.01)  # of runs in other threads
             self._manager.save(
                 step,
                 args=ocp.args.Composite(

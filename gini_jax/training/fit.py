@@ -37,6 +37,7 @@ def fit(
     workdir: Path,
     devices: Sequence[jax.Device] | None = None,
     after_epoch: Callable[[], object] = lambda: None,
+    callbacks: Sequence[Callback] = (),
 ) -> Progress:
     """Trains up to the last epoch, starting from the workdir's newest checkpoint if there is one.
 
@@ -46,6 +47,7 @@ def fit(
         workdir: where metrics and checkpoints go.
         devices: to train on; all by default.
         after_epoch: called in the process that writes, after each epoch is logged.
+        callbacks: the user's, called last: what they see of an epoch is logged and saved.
 
     Returns:
         The run's progress at its end.
@@ -69,7 +71,7 @@ def fit(
         if writes:
             print(start_text(experiment, state, stepper.feed_name, devices))
         interrupts = stack.enter_context(Interrupts())
-        callbacks: list[Callback] = [
+        every: list[Callback] = [
             StopAtNaN(checkpoints),
             StopAtLimit(),
             Validate(experiment, dataset, devices),
@@ -79,10 +81,11 @@ def fit(
             SaveOrStop(checkpoints, interrupts),
         ]
         if config.profile:
-            callbacks.append(Profiler(workdir / "profile"))
-        for callback in callbacks:
+            every.append(Profiler(workdir / "profile"))
+        every += callbacks
+        for callback in every:
             stack.callback(callback.close)
-        run = TrainLoop(stepper, replicate(state, devices), progress, step, callbacks)
+        run = TrainLoop(stepper, replicate(state, devices), progress, step, every)
         del state  # frees its memory while the replicas train
         run.train()
     if writes and progress.stopped_early(config):
