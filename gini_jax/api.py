@@ -103,10 +103,10 @@ class Result:
 def train(
     config: ConfigDict,
     workdir: str | Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    *,
     data: Any = None,
     callbacks: Sequence[Callback] = (),
-    *,
-    devices: Sequence[jax.Device] | None = None,
 ) -> Result:
     """Trains a run to its end and shows its progress; a finished run is not trained again.
 
@@ -117,12 +117,12 @@ def train(
         config: the settings, as from `gini_jax.get_config`.
         workdir: the run's folder; by default a folder in `runs` that is named after the settings.
             An interrupted run in it is resumed.
+        devices: to train on; all by default.
         data: images and labels in memory, in the place of `config.dataset.name`: `(images,
             labels)`, divided by `dataset.test_size` and `val_size` as a folder is; or `{"train":
             (images, labels), "test": ...}`, with `"val"` and `"class_names"` if wanted. Images are
             uint8, `[N, H, W]` or `[N, H, W, 1 or 3]`; labels are `[N]` integers or strings.
         callbacks: see `gini_jax.Callback`; what one raises ends the run, which can be resumed.
-        devices: to train on; all by default.
 
     Returns:
         The run: `numbers`, `curves`, and the network as `trained`.

@@ -3,6 +3,7 @@
 import itertools
 import os
 
+import jax
 import pytest
 
 from gini_jax.errors import InputError
@@ -20,6 +21,13 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     pairs.write_places(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def without_the_programs_of_other_rows():
+    """Each row compiles its own; those of all rows would need many gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 def is_here(row, places):

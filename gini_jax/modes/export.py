@@ -1,43 +1,21 @@
-"""Exports a trained network: safetensors or a torch file under PyTorch's names, or StableHLO."""
+"""Exports a trained network: weights under PyTorch's names, StableHLO, or ONNX."""
 
 import importlib.util
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.export
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gini_jax.config.registry import Registry
 from gini_jax.data.augment import statistics
 from gini_jax.data.images import stored_size
-from gini_jax.errors import InputError, first_line
-from gini_jax.evals.extract import forward_pass
-from gini_jax.models import to_torch
+from gini_jax.errors import InputError
 from gini_jax.models.registry import MODELS
-from gini_jax.platform import tracing_for
+from gini_jax.modes.formats import Format, Kind, to_safetensors, to_stablehlo, to_torch_file
 from gini_jax.storage import read_json, write
 from gini_jax.trained import Trained, load
 from gini_jax.training.workdir import make_workdir
-
-
-class Format(NamedTuple):
-    """A format of exported networks.
-
-    Attributes:
-        file: its name.
-        data: a function from a trained network to the file's contents.
-        of_weights: whether the file holds only weights, under PyTorch's names.
-        needs: the library that it needs; "" for none.
-    """
-
-    file: str
-    data: Callable[[Trained], bytes]
-    of_weights: bool = False
-    needs: str = ""
 
 
 def main(
@@ -64,7 +42,8 @@ def main(
     if found.needs and importlib.util.find_spec(found.needs) is None:
         raise InputError(f"--format={format} needs {found.needs}: pip install {found.needs}")
     trained = load(workdir, step)
-    if found.of_weights and getattr(trained.model, "head", "") == "cosine":
+    of_weights = found.kind == "weights"
+    if of_weights and getattr(trained.model, "head", "") == "cosine":
         raise InputError(
             f"--format={format}: the network has a cosine head, which PyTorch's networks lack, so "
             "its logits would differ there; export it with --format=stablehlo"
@@ -73,9 +52,9 @@ def main(
     make_workdir(folder, "the export is written there; copy the run to a folder of your own")
     path = folder / found.file
     write(path, found.data(trained))
-    notes = _unlike_the_original(trained) if found.of_weights else []
+    notes = _unlike_the_original(trained) if of_weights else []
     tested = _tested(workdir, trained.step)
-    card = model_card(trained, path.name, tested, notes, normalises=not found.of_weights)
+    card = model_card(trained, path.name, tested, notes, found.kind)
     write(path.with_name(path.name + ".md"), card)
     cards = [
         x.with_name(x.name + ".md") for x in sorted(folder.glob("model.*")) if x.suffix != ".md"
@@ -109,61 +88,12 @@ def _unlike_the_original(trained: Trained) -> list[str]:
     ]
 
 
-def to_stablehlo(trained: Trained) -> bytes:
-    """The network as a portable program, from images `[N, H, W, 3]` in `[0, 1]` to logits.
-
-    The batch size is symbolic; `jax.export.deserialize(data).call(images)` runs it.
-
-    Raises:
-        InputError: the network needs the number of images as a constant.
-    """
-
-    @jax.jit
-    def predict(images: jax.Array) -> jax.Array:
-        config = trained.config.dataset
-        return forward_pass(trained.model, config, trained.variables, images)[0]
-
-    (batch,) = jax.export.symbolic_shape("batch")
-    size = trained.image_size
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    try:
-        with tracing_for("cpu"):  # so that every machine exports the same program
-            program = jax.export.export(predict, platforms=("cpu", "cuda", "tpu"))(images)
-    except TypeError as error:
-        raise InputError(
-            f"--format=stablehlo: model.name={trained.config.model.name!r} needs the number of "
-            f"images as a Python integer, but the program accepts any number "
-            f"({first_line(error)}); in its module write images.shape[0] instead of len(images)"
-        ) from error
-    return bytes(program.serialize())
-
-
-def to_safetensors(trained: Trained) -> bytes:
-    """The weights under PyTorch's names, as a safetensors file."""
-    from safetensors.numpy import save
-
-    return bytes(save(_weights(trained)))
-
-
-def to_torch_file(trained: Trained) -> bytes:
-    """The weights under PyTorch's names, as `torch.save` writes them."""
-    import torch
-
-    file = io.BytesIO()
-    torch.save({name: torch.tensor(value) for name, value in _weights(trained).items()}, file)
-    return file.getvalue()
-
-
-def _weights(trained: Trained) -> dict[str, Any]:
-    return to_torch(trained.config.model.name, jax.device_get(trained.variables))
-
-
 def model_card(
     trained: Trained,
     file: str,
     metrics: dict[str, Any],
     notes: Sequence[str] = (),
-    normalises: bool = False,
+    kind: Kind = "weights",
 ) -> str:
     """The model card: the network, its input, its training data and its test metrics.
 
@@ -172,7 +102,7 @@ def model_card(
         file: the file's name.
         metrics: the test metrics.
         notes: further facts that the reader must know.
-        normalises: whether the file subtracts the mean and divides by the standard deviation.
+        kind: what the file holds; see `Format`.
     """
     config = trained.config
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in metrics.items())
@@ -182,8 +112,8 @@ def model_card(
 
 - File: `{file}`, checkpoint of step {trained.step}.
 - Network: {config.model.name}, {len(trained.class_names)} classes.
-- Input: {_input(trained, normalises)}
-- Output: logits, `[N, {len(trained.class_names)}]`; their softmax gives the probabilities.
+- Input: {_input(trained, kind)}
+- Output: {_OUTPUT[kind].format(len(trained.class_names))}
 {said}- Data: {config.dataset.name}.
 - Training: {config.num_epochs} epochs, batch {config.batch_size or "8 to 64"},
   seed {config.seed}; terms
@@ -200,28 +130,41 @@ Trained with gini_jax, the discriminability-enforcing loss (arXiv 2202.07073) in
 """
 
 
-def _input(trained: Trained, normalises: bool) -> str:
+_OUTPUT = {
+    "whole": "probabilities, `[N, {}]`.",
+    "network": "logits, `[N, {}]`; their softmax gives the probabilities.",
+    "weights": "logits, `[N, {}]`; their softmax gives the probabilities.",
+}
+
+
+def _input(trained: Trained, kind: Kind) -> str:
     """The card's text on how the caller prepares an image for the network."""
     size, (mean, std) = trained.image_size, statistics(trained.config.dataset)
-    axes = f"[N, {size}, {size}, 3]" if normalises else f"[N, 3, {size}, {size}]"
+    axes = f"[N, 3, {size}, {size}]" if kind == "weights" else f"[N, {size}, {size}, 3]"
     exact = "" if trained.config.dataset.image_size else "; an image of that size stays as it is"
     rest = f"Subtract {mean} by channel, and divide by {std}."
     if mean == (0.0, 0.0, 0.0) and std == (1.0, 1.0, 1.0):
         rest = "No further normalisation is needed."
-    elif normalises:
+    elif kind == "network":
         rest = f"The file subtracts {mean} by channel and divides by {std}: do not repeat it."
-    return f"""RGB, `{axes}` float32. Of an image in any size: turn it as its EXIF data
+    pixels = "Divide by 255, so that pixels lie in [0, 1]."
+    if kind == "whole":
+        pixels, rest = "Pixels stay 0 to 255;", "the file scales and normalises them."
+    number = "uint8" if kind == "whole" else "float32"
+    return f"""RGB, `{axes}` {number}. Of an image in any size: turn it as its EXIF data
   say, resize its shorter side to {stored_size(size)} (bilinear, with Pillow's smoothing), take the
-  {size} x {size} pixels in its centre{exact}. Divide by 255, so that pixels lie in [0, 1].
+  {size} x {size} pixels in its centre{exact}. {pixels}
   {rest}"""
 
 
 FORMATS = Registry(
     "format",
     {
-        "safetensors": Format("model.safetensors", to_safetensors, of_weights=True),
-        "torch": Format("model.pth", to_torch_file, of_weights=True, needs="torch"),
+        "safetensors": Format("model.safetensors", to_safetensors, "weights"),
+        "torch": Format("model.pth", to_torch_file, "weights", "torch"),
         "stablehlo": Format("model.stablehlo", to_stablehlo),
+        "onnx": "gini_jax.modes.onnx:WHOLE",
+        "onnx_logits": "gini_jax.modes.onnx:LOGITS",
     },
     lambda part: isinstance(part, Format) or callable(part),
     "a Format, or a function from a trained network to bytes",

@@ -63,7 +63,7 @@ def main(
             network cannot be explained.
     """
     del config
-    paths = _files(images)
+    paths = files_of(images, "--images")
     trained = load(workdir, step)
     if explain and trained.head is None:
         raise InputError(
@@ -74,8 +74,7 @@ def main(
     stored, image_size = trained.config.dataset.image_size, trained.image_size
     decode = partial(stored_or_reason, stored=stored, image_size=image_size)
     rows, damaged = _predicted(trained, paths, decode)
-    for text in damaged[:20]:
-        print(f"left out: {printable(text)}", file=sys.stderr)
+    say_left_out(damaged)
     if not rows:
         raise InputError(f"--images={images}: none of the {len(paths)} files is a readable image")
     table = pd.DataFrame(rows)
@@ -123,13 +122,23 @@ def _draw_votes(trained: Trained, pixels: np.ndarray, png: Path) -> None:
     print(f"written to {png}{where or '; the network has no layer that shows regions'}")
 
 
-def _files(images: str | None) -> list[str]:
-    """The file of that name, or the files that match the pattern."""
+def say_left_out(damaged: Sequence[str]) -> None:
+    """Names the first files that could not be read."""
+    for text in damaged[:20]:
+        print(f"left out: {printable(text)}", file=sys.stderr)
+
+
+def files_of(images: str | None, flag: str) -> list[str]:
+    """The file of that name, or the files that match the pattern.
+
+    Raises:
+        InputError: there is none.
+    """
     if not images:
-        raise InputError("--mode=predict needs --images=PATH, or a pattern such as 'new/*.jpg'")
+        raise InputError(f"--mode=predict needs {flag}=PATH, or a pattern such as 'new/*.jpg'")
     there = Path(images).expanduser()
     if there.is_dir():
-        raise InputError(f"--images={images} is a folder; give '{images}/*'")
+        raise InputError(f"{flag}={images} is a folder; give '{images}/*'")
     if there.exists():  # also if its name could be read as a pattern
         return [str(there)]
     found = sorted(glob.glob(str(there), recursive=True))
@@ -137,7 +146,7 @@ def _files(images: str | None) -> list[str]:
     if not paths:
         only = f", only the folder {found[0]}; give '{found[0]}/*'" if found else ""
         raise InputError(
-            f"--images={images} matches no file"
+            f"{flag}={images} matches no file"
             + (only or "; give a path, or a pattern such as 'new/*.jpg'")
         )
     return paths

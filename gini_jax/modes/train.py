@@ -46,8 +46,7 @@ def main(
     Args:
         config: the settings; see `gini_jax.config`.
         workdir: the run's folder; one that holds a run of the same config is resumed.
-        init_from: the folder of a run whose best weights a new run starts from; the config
-            records it as `model.init`.
+        init_from: a run whose best weights a new run starts from; recorded as `model.init`.
         devices: to train on; all by default.
         callbacks: called during training, after the program's own.
 
@@ -58,8 +57,7 @@ def main(
         InputError: bad input, before any compilation.
         RunError: the run could not continue.
     """
-    if init_from:
-        _set_init(config, init_from)
+    _set_init(config, init_from)
     check_before_data(config, devices)
     check_loggers(config, workdir)
     check_workdir(workdir, config)
@@ -84,7 +82,6 @@ def main(
         experiment = build_experiment(config, dataset, devices)
         if first:
             write_run(workdir, config, dataset)
-
         curves = CurvesNow(workdir)
         progress = fit(experiment, dataset, workdir, devices, curves, callbacks)
         with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
@@ -98,7 +95,9 @@ def main(
         return result
 
 
-def _set_init(config: ConfigDict, init_from: str) -> None:
+def _set_init(config: ConfigDict, init_from: str | None) -> None:
+    if not init_from:
+        return
     if config.model.init:  # from a config file: the flag wins
         print(f"weights come from {init_from} instead of {config.model.init}")
     config.model.init = str(run_path("--init_from", init_from))

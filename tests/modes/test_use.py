@@ -1,6 +1,7 @@
 """Own images in, a trained network out: from a folder of files to predictions and exports."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -15,8 +16,11 @@ from gini_jax.config.change import default_config, set_model
 from gini_jax.data import load_dataset
 from gini_jax.errors import InputError
 from gini_jax.models import create_model, from_torch, to_torch
+from gini_jax.models.registry import MODELS
+from gini_jax.modes import embed as embed_mode
 from gini_jax.modes import export as export_mode
 from gini_jax.modes import predict as predict_mode
+from gini_jax.modes.export import FORMATS
 from gini_jax.modes.train import main as train
 from tests.helpers import tiny
 from tests.helpers.torch_networks import (
@@ -152,6 +156,51 @@ def test_predict_names_the_classes_of_files(run, images):
         predict_mode.main(None, workdir)
 
 
+def test_embed_writes_the_features_of_files_and_shows_the_nearest(run, images, tmp_path):
+    trained, pattern = gini_jax.load(run[1]), str(images / "test" / "*" / "0*.*g*")
+    like = str(images / "train" / "red" / "00.png")
+    table = embed_mode.main(None, run[1], images=pattern, like=like, top=5)
+    written = pd.read_parquet(run[1] / "embeddings.parquet")
+    assert list(written["image"]) == list(table["image"])
+    vectors = np.stack(written["vector"])
+    expected = trained.features(list(table["image"]), layers=["pooled"])["pooled"]
+    np.testing.assert_array_equal(vectors, expected)
+    query = trained.features(like, layers=["pooled"])["pooled"][0].astype(np.float64)
+    cosines = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    page = (run[1] / "nearest.html").read_text()
+    shown = re.findall(r"<figcaption>([\d.]+)<br>(.*?)</figcaption>", page)
+    order = np.argsort(-cosines, kind="stable")[:5]
+    assert [path for _, path in shown] == [table["image"][i] for i in order]
+    assert [float(value) for value, _ in shown] == pytest.approx(cosines[order], abs=6e-4)
+
+
+def test_embed_knows_the_classes_of_splits_and_averages_a_layer_over_space(run):
+    trained = gini_jax.load(run[1])
+    table = embed_mode.main(None, run[1], splits="val, test", layer="stage1")
+    assert table["image"].tolist()[:2] == ["val[0]", "val[1]"]
+    assert table["class"].value_counts().to_dict() == {"blue": 18, "green": 18, "red": 18}
+    test = load_dataset(trained.config.dataset).splits["test"]
+    expected = trained._features(np.asarray(test.images), ("stage1",))["stage1"].mean(axis=(1, 2))
+    np.testing.assert_allclose(np.stack(table["vector"][18:]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({}, "neither is given: give --images=PATTERN, or --splits=train,test"),
+        ({"images": "x.png", "splits": "test"}, "both are given"),
+        ({"splits": "tets"}, "did you mean 'test'"),
+        ({"splits": "test", "layer": "poled"}, "did you mean 'pooled'"),
+        ({"splits": "test", "top": 0}, "--top=0; it must be a positive number"),
+        ({"splits": "test", "like": "none.png"}, "--like=none.png matches no file"),
+        ({"images": "none/*.png"}, "--images=none/.* matches no file"),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused(run, given, text):
+    with pytest.raises(InputError, match=text):
+        embed_mode.main(None, run[1], **given)
+
+
 def test_load_gives_what_training_tested(run, images):
     result, workdir = run
     trained = gini_jax.load(workdir)
@@ -186,10 +235,53 @@ def test_stablehlo_computes_the_same_for_any_batch(run):
     trained.config.dataset.mean = trained.config.dataset.std = ("imagenet",)
     card = export_mode.model_card(trained, "model.safetensors", {})
     assert "Subtract (0.485, 0.456, 0.406) by channel, and divide by (0.229, 0.224, 0.225)" in card
-    card = export_mode.model_card(trained, "model.stablehlo", {}, normalises=True)
+    card = export_mode.model_card(trained, "model.stablehlo", {}, kind="network")
     assert "The file subtracts (0.485, 0.456, 0.406)" in card
     with pytest.raises(InputError, match="did you mean 'stablehlo'"):
         export_mode.main(None, workdir, format="stablhlo")
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx_logits"])
+def test_onnx_computes_the_same_for_any_batch(run, format):
+    """Against flax; the file is not compared with what it was converted from alone."""
+    pytest.importorskip("jax2onnx", reason="converts to ONNX with jax2onnx, which is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="is not installed")
+    _, workdir = run
+    path = export_mode.main(None, workdir, format=format)
+    session = onnxruntime.InferenceSession(str(path))
+    trained = gini_jax.load(workdir)
+    for n in (1, 5):
+        images = np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
+        pixels = images.astype(np.float32) / 255
+        expected = trained.model.apply(trained.variables, pixels, train=False)[0]
+        given = images if format == "onnx" else pixels
+        (found,) = session.run(None, {"images": given})
+        if format == "onnx":
+            expected = jax.nn.softmax(expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert session.get_modelmeta().custom_metadata_map["classes"] == "blue\ngreen\nred"
+    card = (path.parent / f"{path.name}.md").read_text()
+    assert ("uint8" in card) == ("Pixels stay" in card) == (format == "onnx")
+
+
+def test_without_jax2onnx_the_command_that_installs_it_is_named(run, monkeypatch):
+    monkeypatch.setattr("gini_jax.modes.onnx.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install --no-deps jax2onnx==0\.17\.1 onnx"):
+        export_mode.main(None, run[1], format="onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_is_converted_to_onnx(name, tmp_path):
+    pytest.importorskip("jax2onnx", reason="converts to ONNX with jax2onnx, which is not installed")
+    config, size = default_config("ce"), 8 if "digits" in name else 32
+    width = {"width": 8} if "resnet" in name else {}
+    set_model(config, name, **width)
+    model = create_model(name, 3, **width)
+    made = jax.jit(model.init)(jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
+    variables = {k: v for k, v in made.items() if k != "perturbations"}
+    trained = gini_jax.trained.Trained(model, variables, config, ("a", "b", "c"), size, 1)
+    assert len(FORMATS.find("onnx").data(trained)) > 1000  # compared in onnxruntime as it is made
 
 
 def test_exported_weights_come_back(run, capsys):

@@ -39,7 +39,7 @@ def test_metrics_reach_mlflow_and_a_longer_run_goes_on_there(tmp_path, monkeypat
         params = dict(store.execute("SELECT key, value FROM params").fetchall())
         runs = store.execute("SELECT name, status FROM runs").fetchall()
     assert runs == [("tiny-gini_kl-seed0", "FINISHED")]
-    assert params["loss.terms.kl"] == "0.5"
+    assert params["loss.terms.kl.weight"] == "0.5"
     lines = lines_of(tmp_path)  # metrics.jsonl is written although it was not asked for
     for line in lines:
         for key, value in line.items():
