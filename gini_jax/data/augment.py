@@ -9,7 +9,7 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from gini_jax.config.registry import NOT_NEGATIVE, SHARE, Registry, Setting
@@ -21,18 +21,21 @@ CROP_ASPECT = 3 / 4  # the smallest aspect ratio of random resized crops, as in 
 
 
 def augment_batch(
-    config: ConfigDict, key: Key[Array, " N"], images: UInt8[Array, "N H W 3"], image_size: int
-) -> Float[Array, "N h w 3"]:
+    config: ConfigDict, key: Key[Array, " N"], images: Shaped[Array, "N ..."], image_size: int
+) -> Float[Array, "N ..."]:
     """Random crops and flips of training images, and what `AUGMENTATIONS` lists, in its order.
+
+    Features of a frozen network, `[N, V, C]`, were taken of images augmented before: it draws one
+    of an image's `V` views.
 
     Args:
         config: `config.augment`.
         key: `[N]` random keys, one per image.
-        images: `[N, H, W, 3]` uint8, `H, W >= image_size`.
+        images: `[N, H, W, 3]` uint8, `H, W >= image_size`; or features.
         image_size: height and width of the crops.
 
     Returns:
-        `[N, image_size, image_size, 3]` float32 in `[0, 1]`.
+        `[N, image_size, image_size, 3]` float32 in `[0, 1]`; or features `[N, C]`.
 
     Examples:
         >>> from gini_jax.config import default_config
@@ -41,6 +44,8 @@ def augment_batch(
         >>> augment_batch(default_config().augment, keys, images, 8).max().item()
         1.0
     """
+    if _are_features(images):
+        return jax.vmap(jax.random.choice)(key, images)
     augmentations = list(augmentations_of(config).values())
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -57,13 +62,18 @@ def augment_batch(
     return jax.vmap(augment)(key, to_float(images))
 
 
+def _are_features(images: Array) -> bool:
+    """Whether these are a frozen network's features, `[N, V, C]`, in the place of images."""
+    return images.ndim == 3
+
+
 def mix_batch(
     config: ConfigDict,
     key: Key[Array, ""],
-    images: Float[Array, "n H W 3"],
+    images: Float[Array, "n ..."],
     labels: Float[Array, "n K"],
     axis_name: str | None = None,
-) -> tuple[Float[Array, "n H W 3"], Float[Array, "n K"]]:
+) -> tuple[Float[Array, "n ..."], Float[Array, "n K"]]:
     """Mixup and CutMix: each image and its label row, mixed with those of a partner.
 
     The partner is the example at the mirrored place of the global batch, `N - 1 - i` for `i`, on
@@ -159,13 +169,17 @@ def _resample(image: jax.Array, size: int, scale: jax.Array, start: jax.Array) -
     return jax.image.scale_and_translate(image, shape, (0, 1), scale, start, method="linear")
 
 
-def centre_crop(images: UInt8[Array, "N H W 3"], image_size: int) -> Float[Array, "N h w 3"]:
+def centre_crop(images: Shaped[Array, "N ..."], image_size: int) -> Float[Array, "N ..."]:
     """The centres of images for evaluation, `[N, image_size, image_size, 3]`, in `[0, 1]`.
+
+    Of features `[N, V, C]` it takes the first view, that of the image itself.
 
     Examples:
         >>> centre_crop(jnp.zeros((2, 10, 10, 3), jnp.uint8), 8).shape
         (2, 8, 8, 3)
     """
+    if _are_features(images):
+        return images[:, 0]
     crop = partial(pix.center_crop, height=image_size, width=image_size)
     return to_float(jax.vmap(crop)(images))
 
@@ -195,14 +209,14 @@ def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return found[0], found[1]
 
 
-def standardize(images: Float[Array, "N H W 3"], config: ConfigDict) -> Float[Array, "N H W 3"]:
+def standardize(images: Float[Array, "N ..."], config: ConfigDict) -> Float[Array, "N ..."]:
     """Images in `[0, 1]` as the network sees them: `(images - mean) / std`.
 
     Args:
-        images: `[N, H, W, 3]`.
+        images: `[N, H, W, 3]`; features of a frozen network, `[N, C]`, stay as they are.
         config: `config.dataset`: `mean` and `std`; without them images stay as they are.
     """
-    if not config.mean and not config.std:
+    if images.ndim == 2 or (not config.mean and not config.std):
         return images
     mean, std = (jnp.array(values, images.dtype) for values in statistics(config))
     return (images - mean[None, None, None]) / std[None, None, None]

@@ -4,6 +4,7 @@ There are two ways to feed the training step with the same batches: the whole se
 a stream from the host.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -44,7 +45,8 @@ def choose_feed(name: str, train: Split, devices: Sequence[jax.Device] | None = 
         return name
     local = jax.local_devices() if devices is None else list(devices)
     free = min(psutil.virtual_memory().available, *map(_free_bytes, local))
-    fits = 2 * np.prod(train.images.shape, dtype=np.int64) <= free
+    size = np.dtype(train.images.dtype).itemsize * math.prod(train.images.shape)
+    fits = 2 * size <= free
     return "device" if multihost_utils.process_allgather(np.array(fits)).all() else "stream"
 
 
@@ -59,7 +61,7 @@ def _free_bytes(device: jax.Device) -> int:
 
 
 def row_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """How an image `[H, W, 3]` lies on a device: `[H, W * 3]`, or `[H * W * 3]`.
+    """How an image `[H, W, 3]` lies on a device: `[H, W * 3]`, or `[H * W * 3]`; features: flat.
 
     The first is used if rows fill the tiles of a TPU's memory, 32 by 128 bytes. In any other layout
     a TPU would copy the whole set in every step to take one batch out of it.
@@ -68,6 +70,8 @@ def row_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
         >>> row_shape((256, 256, 3)), row_shape((32, 32, 3))
         ((256, 768), (3072,))
     """
+    if len(image_shape) != 3:
+        return (math.prod(image_shape),)
     height, width, channels = image_shape
     tiled = height % 32 == 0 and width * channels % 128 == 0
     return (height, width * channels) if tiled else (height * width * channels,)
@@ -117,11 +121,11 @@ def feed_shapes(
     rows = row_shape(tuple(image_shape))
     if feed == "device":
         order = (devices, steps_of_epoch(num_examples, batch_size), batch_size // devices)
-        images = jax.ShapeDtypeStruct((num_examples, *rows), np.uint8)
+        images = jax.ShapeDtypeStruct((num_examples, *rows), train.images.dtype)
         labels = jax.ShapeDtypeStruct((num_examples,), np.int32)
         return Split(images, labels), jax.ShapeDtypeStruct(order, np.int32)
     batch = (devices, 1, batch_size // devices)
-    images = jax.ShapeDtypeStruct((*batch, *rows), np.uint8)
+    images = jax.ShapeDtypeStruct((*batch, *rows), train.images.dtype)
     return (Split(images, jax.ShapeDtypeStruct(batch, np.int32)),)
 
 

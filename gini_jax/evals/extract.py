@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 from ml_collections import ConfigDict
 
 from gini_jax.data.augment import centre_crop, standardize
@@ -33,7 +33,7 @@ class SplitOutputs(NamedTuple):
 
 
 def forward_pass(
-    model: nn.Module, statistics: Any, variables: Any, images: Float[jax.Array, "N H W 3"]
+    model: nn.Module, statistics: Any, variables: Any, images: Float[jax.Array, "N ..."]
 ) -> tuple[Float[jax.Array, "N K"], dict[str, Float[jax.Array, "N ..."]]]:
     """Logits, and features by layer, of a network in evaluation mode.
 
@@ -109,7 +109,7 @@ def _fetched(outputs: Any, kept: int) -> Any:
 
 def padded_batches(
     split: Split, batch_size: int, devices: int = 1
-) -> Iterator[tuple[UInt8[np.ndarray, "local n H W 3"], int]]:
+) -> Iterator[tuple[Shaped[np.ndarray, "local n ..."], int]]:
     """Batches of a split's images, in order; the last is padded with copies of its first image.
 
     Args:

@@ -15,6 +15,8 @@ from gini_jax.losses.terms import needs_of
 from gini_jax.models import cvt, mobile, resnet
 from gini_jax.models.layers import NetworkSpec
 
+OF_FROZEN = ("frozen", "hidden", "views")  # settings that are no attributes of a network
+
 
 def _is_network(part: Any) -> bool:
     is_module = isinstance(part, type) and issubclass(part, nn.Module)
@@ -92,8 +94,14 @@ def model_settings(config: ConfigDict) -> dict[str, Any]:
     found = {
         key: with_tuples(value)
         for key, value in config.model.items()
-        if key not in ("name", "init")
+        if key not in ("name", "init", *OF_FROZEN)
     }
     if found.get("head") == "auto":
         found["head"] = next(iter(needs_of(config.loss.terms) & {"cosine", "probe"}), "linear")
     return found
+
+
+def body_settings(config: ConfigDict) -> dict[str, Any]:
+    """The attributes of the network, or of a frozen one's body, whose own head is not used."""
+    found = model_settings(config)
+    return found | {"head": "linear"} if config.model.frozen and "head" in found else found

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from gini_jax.config.registry import with_tuples
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.models.registry import MODELS, create_model
+
+Settings: TypeAlias = tuple[tuple[str, Any], ...]
 
 _LEAVES = {
     "kernel": "weight",
@@ -131,16 +135,15 @@ def _filled(
     weights: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """A network's variables with PyTorch's values; a head that does not fit is reinitialised."""
-    init = _initializer(name, classes, settings)
     variables: dict[str, Any] = {}
-    initial: dict[str, Any] | None = None
-    for path, like in flatten_dict(jax.eval_shape(init), sep="/").items():
+    initial: Mapping[str, Any] | None = None
+    for path, like in _shapes(name, classes, _hashable(settings)).items():
         value = _to_our_layout(weights[names[path]], path) if names[path] in weights else None
         if "/head/" in path and (value is None or value.shape != like.shape):
             if initial is None:
                 was = "no head" if value is None else f"{value.shape[-1]} classes"
                 print(f"the weights have {was}, and the network {classes} classes: its head is new")
-            initial = flatten_dict(init(), sep="/") if initial is None else initial
+            initial = _new_head(name, classes, _hashable(settings)) if initial is None else initial
             value = initial[path]
         elif value is None or value.shape != like.shape:
             shape = weights[names[path]].shape
@@ -175,13 +178,36 @@ def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return weights
 
 
-def _initializer(name: str, num_classes: int, settings: Mapping[str, Any]) -> Any:
-    model = create_model(name, num_classes, **settings)
-    return jax.jit(partial(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+def _hashable(settings: Mapping[str, Any]) -> Settings:
+    return tuple(sorted(with_tuples(dict(settings)).items()))
+
+
+def _initializer(name: str, num_classes: int, settings: Settings) -> Any:
+    model = create_model(name, num_classes, **dict(settings))
+    return partial(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@lru_cache(maxsize=8)
+def _shapes(name: str, num_classes: int, settings: Settings) -> Mapping[str, Any]:
+    """By path, the shapes of a network's variables."""
+    found = jax.eval_shape(_initializer(name, num_classes, settings))
+    return MappingProxyType(flatten_dict(found, sep="/"))
+
+
+@lru_cache(maxsize=8)
+def _new_head(name: str, num_classes: int, settings: Settings) -> Mapping[str, Any]:
+    """By path, the initial values of a network's head."""
+
+    @jax.jit  # which leaves out what the head does not depend on
+    def init() -> Any:
+        found = flatten_dict(_initializer(name, num_classes, settings)(), sep="/")
+        return {path: value for path, value in found.items() if "/head/" in path}
+
+    return MappingProxyType(init())
 
 
 def _names_by_dialect(name: str, dialect: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    paths = flatten_dict(jax.eval_shape(_initializer(name, 10, settings)), sep="/")
+    paths = _shapes(name, 10, _hashable(settings))
     return {path: _torch_name(path, MODELS[name].dialects[dialect]) for path in paths}
 
 

@@ -11,6 +11,7 @@ from gini_jax.config.registry import Registry
 from gini_jax.data.augment import statistics
 from gini_jax.data.images import stored_size
 from gini_jax.errors import InputError
+from gini_jax.models.frozen import Frozen
 from gini_jax.models.registry import MODELS
 from gini_jax.modes.formats import Format, Kind, to_safetensors, to_stablehlo, to_torch_file
 from gini_jax.storage import read_json, write
@@ -79,8 +80,11 @@ def _tested(workdir: Path, step: int) -> dict[str, Any]:
 def _unlike_the_original(trained: Trained) -> list[str]:
     """Settings to change in PyTorch's network, because the weights do not record them."""
     network = MODELS.find(trained.config.model.name)
-    own = {key: getattr(trained.model, key) for key in network.original}
-    return [
+    body = trained.model.body if isinstance(trained.model, Frozen) else trained.model
+    own = {key: getattr(body, key) for key in network.original}
+    layers = "Sequential(Linear, ReLU, Linear) with the weights hidden.* and head.*"
+    hidden = ["hidden"] if "hidden" in trained.variables["params"] else []
+    return [f"in the place of {network.library}'s classifier stands {layers}" for _ in hidden] + [
         f"this network has {key}={own[key]}, {network.library}'s has {usual}: change it there, or "
         "the logits differ"
         for key, usual in network.original.items()

@@ -7,10 +7,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 
 from gini_jax.errors import InputError, first_line
 from gini_jax.evals.extract import forward_pass
 from gini_jax.models import to_torch
+from gini_jax.models.frozen import whole_of
 from gini_jax.platform import tracing_for
 from gini_jax.trained import Trained
 
@@ -80,4 +82,13 @@ def to_torch_file(trained: Trained) -> bytes:
 
 
 def _weights(trained: Trained) -> dict[str, Any]:
-    return to_torch(trained.config.model.name, jax.device_get(trained.variables))
+    """The arrays by name; a hidden layer and its head are `hidden.*` and `head.*`."""
+    name, variables = trained.config.model.name, jax.device_get(trained.variables)
+    whole, own = whole_of(variables), {}
+    if "hidden" in variables["params"]:
+        whole["params"] = {key: x for key, x in whole["params"].items() if key != "head"}
+        layers = {"hidden": variables["params"]["hidden"], **variables["params"]["head"]}
+        for layer, arrays in zip(("hidden", "head"), layers.values(), strict=True):
+            own[f"{layer}.weight"] = np.ascontiguousarray(arrays["kernel"].T)
+            own[f"{layer}.bias"] = np.asarray(arrays["bias"])
+    return to_torch(name, whole) | own

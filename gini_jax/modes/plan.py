@@ -19,6 +19,7 @@ from gini_jax.data.loader import feed_shapes
 from gini_jax.errors import InputError
 from gini_jax.storage import json_text, write
 from gini_jax.training.experiment import build_experiment, check_before_data, with_batch
+from gini_jax.training.frozen import as_seen
 from gini_jax.training.state import init_state
 from gini_jax.training.step import create_step
 from gini_jax.training.workdir import make_workdir
@@ -213,7 +214,7 @@ def compile_step(
     experiment = build_experiment(config, shapes, devices)
     state = jax.eval_shape(lambda: init_state(experiment))
     feed = "stream" if config.dataset.feed == "stream" else "device"
-    train = shapes.splits["train"]
+    train = as_seen(experiment, shapes, state.variables).splits["train"]
     arguments = feed_shapes(train, feed, config.batch_size, len(devices))
     lowered = create_step(experiment, devices, feed=feed).lower(state, *arguments)
     try:

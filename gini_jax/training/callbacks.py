@@ -247,7 +247,8 @@ class SaveOrStop(Callback):
         progress, config = run.progress, run.experiment.config
         status = self._interrupts.status()
         due = progress.epochs % config.checkpoint_every_epochs == 0
-        if progress.is_last(config) or due or status or progress.best_step == run.step:
+        best = progress.was_validated and progress.best_step == run.step
+        if progress.is_last(config) or due or status or best:
             self.save(run)
         self._stop_at(status, run.step)
 
@@ -265,7 +266,10 @@ class SaveOrStop(Callback):
                 f"after step {run.step} the weights are not finite ({len(bad)} arrays, such as "
                 f"{bad[0]}); {_kept(self._checkpoints.steps())}"
             )
-        self._checkpoints.save(run.step, state, dataclasses.asdict(run.progress))
+        progress = dataclasses.asdict(run.progress)
+        if not run.progress.was_validated:  # the newest checkpoint counts as the best
+            progress["best_step"] = run.step
+        self._checkpoints.save(run.step, state, progress)
         self._saved_at = time.monotonic()
 
     def _is_due(self, every_minutes: float) -> bool:

@@ -10,6 +10,7 @@ from gini_jax.config.registry import SETTINGS, Setting, flattened, in_bounds
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.losses.term import TermContext
 from gini_jax.losses.terms import PRESETS, needs_of, objective_name, spec_of, weight_of
+from gini_jax.training.frozen import check_frozen
 from gini_jax.training.schedules import SCHEDULES
 from gini_jax.training.trial import check_rates
 
@@ -287,6 +288,7 @@ def _check_labelled(config: ConfigDict) -> None:
 def _check_together(config: ConfigDict) -> None:
     """Checks the rules that involve several settings."""
     _check_labelled(config)
+    check_frozen(config)
     if config.augment.resized_crop and config.augment.crop_padding:
         raise InputError(
             f"augment.resized_crop={config.augment.resized_crop} replaces padded crops; "

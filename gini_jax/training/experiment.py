@@ -18,7 +18,8 @@ from gini_jax.losses.objective import Objective
 from gini_jax.losses.term import TermContext
 from gini_jax.losses.terms import needs_of, weight_of
 from gini_jax.models import create_model
-from gini_jax.models.registry import model_settings
+from gini_jax.models.frozen import Frozen, pooled_width
+from gini_jax.models.registry import body_settings, model_settings
 from gini_jax.training.checks import check_batch, check_config, check_layers
 from gini_jax.training.groups import check_groups
 from gini_jax.training.optim import create_optimizer
@@ -61,9 +62,13 @@ def build_experiment(
         )
     check_sampler(config, int(np.count_nonzero(class_counts(dataset))))
     schedule = create_schedule(config.schedule, steps_per_epoch, config.num_epochs)
+    model, stored = create_model_of(config, dataset.num_classes), dataset.splits["train"].images
+    shape = stored.shape[1:]
+    if isinstance(model, Frozen):
+        shape = (1 + config.model.views, pooled_width(model.body, dataset.image_size))
     return Experiment(
         config=config,
-        model=create_model_of(config, dataset.num_classes),
+        model=model,
         optimizer=create_optimizer(config.optimizer, schedule),
         schedule=jax.jit(schedule),
         objective=Objective(
@@ -74,7 +79,7 @@ def build_experiment(
         ),
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
-        stored_shape=dataset.splits["train"].images.shape[1:],
+        stored_shape=shape,
         steps_per_epoch=steps_per_epoch,
         class_weights=class_weights(config.loss.class_weights, dataset),
         has_unlabelled=has_unlabelled(config, dataset),
@@ -219,5 +224,9 @@ def create_model_of(
     config: ConfigDict, num_classes: int, axis_name: str | None = AXIS
 ) -> nn.Module:
     """The network of a config; batch norm is synchronised over `axis_name`."""
-    settings = model_settings(config)
-    return create_model(config.model.name, num_classes, axis_name=axis_name, **settings)
+    name, settings = config.model.name, model_settings(config)
+    if not config.model.frozen:
+        return create_model(name, num_classes, axis_name=axis_name, **settings)
+    own = {key: settings[key] for key in ("dropout", "head", "scale") if key in settings}
+    body = create_model(name, num_classes, axis_name=axis_name, **body_settings(config))
+    return Frozen(body, num_classes, config.model.hidden, **own)

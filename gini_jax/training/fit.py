@@ -21,6 +21,7 @@ from gini_jax.training.callbacks import (
     Validate,
 )
 from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.frozen import as_seen
 from gini_jax.training.initial import resumed_or_new
 from gini_jax.training.interrupt import Interrupts
 from gini_jax.training.loggers import create_loggers
@@ -56,8 +57,7 @@ def fit(
         RunError: the loss is not finite, or a checkpoint could not be written.
         Stopped: after SIGTERM or SIGINT, with everything saved.
     """
-    config = experiment.config
-    writes = jax.process_index() == 0
+    config, writes = experiment.config, jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(closing(Checkpoints(workdir / "checkpoints")))
         state, progress = resumed_or_new(experiment, checkpoints)
@@ -67,6 +67,7 @@ def fit(
             keep_lines_until(workdir / "metrics.jsonl", step)
         if progress.is_last(config):
             return progress
+        dataset = as_seen(experiment, dataset, state.variables, devices)
         stepper = Stepper(experiment, dataset, devices)
         if writes:
             print(start_text(experiment, state, stepper.feed_name, devices))

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
         key: the step's key for dropout, the same for all parts.
     """
 
-    images: Float[Array, "n H W 3"]
+    images: Float[Array, "n ..."]
     labels: Float[Array, "n K"]
     example_index: Int32[Array, " n"]
     key: jax.Array

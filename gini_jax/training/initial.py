@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 
 from gini_jax.errors import InputError, RunError
 from gini_jax.models import from_torch, read_torch_file
-from gini_jax.models.registry import model_settings
+from gini_jax.models.frozen import body_of, has_body, whole_of, with_body
+from gini_jax.models.registry import body_settings
 from gini_jax.models.torch_files import installed_file
 from gini_jax.storage import is_remote, reading, run_path
 from gini_jax.training.checkpoints import Checkpoints
@@ -74,7 +76,11 @@ def check_weights(experiment: Experiment) -> None:
     if not (init := experiment.config.model.init):
         return
     shapes = jax.eval_shape(lambda: init_state(experiment)).variables
-    found = jax.tree.leaves(_given_weights(experiment, shapes))
+    quiet = io.StringIO() if experiment.config.model.frozen else sys.stdout  # no head is used
+    with contextlib.redirect_stdout(quiet):
+        found = jax.tree.leaves(_given_weights(experiment, shapes))
+    if experiment.config.model.frozen:
+        return
     lacking = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in found)
     if lacking and jax.process_index() == 0:
         print(f"{init} has another number of classes; the head keeps its initial values")
@@ -90,7 +96,12 @@ def untrained_variables(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str, Any]:
-    """The variables that `config.model.init` names; `initial`: the network's, or their shapes."""
+    """The variables that `config.model.init` names, of the network or of its frozen body.
+
+    Args:
+        experiment: the fixed parts of the run.
+        initial: the network's initial variables, or their shapes.
+    """
     model = experiment.config.model
     path = _place(model.init)
     with reading(path):
@@ -102,8 +113,9 @@ def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str,
             f"model.init={model.init}: only a run can be read from a bucket, not a file; copy "
             "the file to this machine"
         )
-    state_dict, settings = read_torch_file(path), model_settings(experiment.config)
-    return from_torch(model.name, state_dict, experiment.num_classes, **settings)
+    state_dict, settings = read_torch_file(path), body_settings(experiment.config)
+    weights = from_torch(model.name, state_dict, experiment.num_classes, **settings)
+    return with_body(initial, weights)
 
 
 def _place(init: str) -> Path:
@@ -117,7 +129,7 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
     Args:
         workdir: the run's folder.
         initial: the network's initial variables. Its head keeps them if the run had another number
-            of classes.
+            of classes. A frozen body takes those of a whole network, and the other way round.
 
     Raises:
         InputError: the folder holds no run, or a run of another network.
@@ -126,21 +138,27 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
     if not (workdir / "config.json").is_file():
         raise _no_run(workdir)
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
-        found = flatten_dict(checkpoints.variables(checkpoints.best_step()), sep="/")
-    wanted = flatten_dict(initial, sep="/")
+        variables = checkpoints.variables(checkpoints.best_step())
+    head = "/(head|Classifier_[0-9]+)/"
+    if has_body(variables) and has_body(initial):
+        found, wanted, head = variables, initial, "/(head|hidden|Classifier_[0-9]+)/"
+    else:
+        found, wanted = whole_of(variables), body_of(initial)
+    found, wanted = (flatten_dict(tree, sep="/") for tree in (found, wanted))
     differing = [
         path
         for path in sorted(set(found) | set(wanted))
         if path not in found or path not in wanted or found[path].shape != wanted[path].shape
     ]
-    if other := [path for path in differing if not re.search("/(head|Classifier_[0-9]+)/", path)]:
+    if other := [path for path in differing if not re.search(head, path)]:
         raise InputError(
             f"the run in {str(workdir)!r} has another network: {len(other)} arrays are missing, "
             f"unexpected or of another shape, such as {other[0]}; set --config.model.* to the "
             "values of that run"
         )
     kept = {path: (wanted if path in differing else found)[path] for path in wanted}
-    return unflatten_dict(kept, sep="/")
+    weights = unflatten_dict(kept, sep="/")
+    return weights if has_body(weights) else with_body(initial, weights)
 
 
 def _no_run(path: Path) -> InputError:

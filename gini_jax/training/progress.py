@@ -36,6 +36,11 @@ class Progress:
     train_seconds: float = 0.0
     images: int = 0
 
+    @property
+    def was_validated(self) -> bool:
+        """Whether a validation has chosen the best epoch."""
+        return self.val_accuracy >= 0
+
     def is_last(self, config: ConfigDict) -> bool:
         """Whether the run ends here: after `num_epochs`, or stopped early."""
         return self.epochs >= config.num_epochs or self.stopped_early(config)

@@ -14,6 +14,7 @@ from gini_jax.devices import num_devices
 from gini_jax.errors import RunError
 from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample, titles_of
 from gini_jax.training.checks import notes_on
+from gini_jax.training.frozen import as_seen
 from gini_jax.training.progress import Progress, num_parameters
 from gini_jax.training.state import Experiment
 
@@ -42,7 +43,8 @@ def measure(
     """
     config = experiment.config
     extract = Extractor(experiment.model, config, dataset.image_size, devices)
-    train, test = dataset.splits["train"], dataset.splits["test"]
+    seen = as_seen(experiment, dataset, variables, devices).splits
+    train, test = seen["train"], seen["test"]
     names = chosen(config.evals)
     labelled = np.flatnonzero(train.labels >= 0)
     rows = labelled[subsample(len(labelled))] if len(names) > 2 else labelled[:1]
@@ -58,7 +60,7 @@ def measure(
             "so it cannot be tested; train again with a lower learning rate, in another --workdir"
         )
     numbers, arrays = evaluate(inputs, names)
-    arrays |= _for_pictures(inputs.test, test, arrays)
+    arrays |= _for_pictures(inputs.test, dataset.splits["test"], arrays)
     if initial is not None:
         before = Inputs(inputs.train, extract(initial, test), dataset.num_classes)
         _, untrained = evaluate(before, ["features"])

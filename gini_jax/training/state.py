@@ -75,7 +75,7 @@ class Experiment(NamedTuple):
     objective: Objective
     num_classes: int
     image_size: int
-    stored_shape: tuple[int, int, int]
+    stored_shape: tuple[int, ...]
     steps_per_epoch: int
     class_weights: Float32[np.ndarray, " K"] | None = None
     has_unlabelled: bool = False

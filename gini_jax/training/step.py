@@ -14,6 +14,7 @@ from gini_jax.data.loader import as_images, resident_batch
 from gini_jax.data.source import Split
 from gini_jax.devices import AXIS, map_over_devices
 from gini_jax.losses.terms import needs_of
+from gini_jax.models.frozen import body_of, has_body, with_body
 from gini_jax.training.gradients import Batch, accumulated_gradients, batch_gradients
 from gini_jax.training.pseudo_labels import is_labelled
 from gini_jax.training.state import (
@@ -81,6 +82,8 @@ def with_average(state: TrainState, average: Any, final_decay: float) -> TrainSt
     # The decay rises to `final_decay`, so that the average soon forgets the initial weights.
     decay = jnp.minimum(final_decay, state.step / (9.0 + state.step))
     average = optax.incremental_update(state.variables, average, 1.0 - decay)
+    if has_body(average):  # which never changes, but for rounding
+        average = with_body(average, body_of(state.variables))
     return state.replace(average=average)  # type: ignore[attr-defined]
 
 

@@ -6,12 +6,15 @@ refused instead, each in one InputError. A new network, objective or source is i
 in its table.
 """
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import json
 import re
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +30,14 @@ from gini_jax.data.source import Example
 from gini_jax.errors import InputError
 from gini_jax.losses.terms import PRESETS, needs_of
 from gini_jax.models import MODELS, from_torch, read_torch_file
+from gini_jax.models.registry import body_settings
 from gini_jax.modes import bench, predict, report
 from gini_jax.modes import eval as eval_mode
 from gini_jax.modes import export as export_mode
 from gini_jax.modes.train import main as train
+from gini_jax.training.checkpoints import Checkpoints
+from gini_jax.training.experiment import create_model_of
+from gini_jax.training.progress import Progress
 from tests.conftest import SHARED_TFDS
 
 OWN = "tests.helpers.plugins:TwoLayers"
@@ -56,6 +63,7 @@ COLUMNS: dict[str, list[Any]] = {
     "network": [*MODELS, OWN],
     "data": list(DATA),
     "objective": list(PRESETS),
+    "body": ["trained", "frozen"],
     "head": ["auto", "linear", "cosine", "probe"],
     "feed": ["device", "stream"],
     "accumulation": [1, 2],
@@ -180,11 +188,31 @@ def row_config(row: dict[str, Any], places: Path) -> Any:
         own = next(s for kind, s in TINY.items() if row["network"].startswith(kind))
         own = own | {"head": row["head"], "dtype": row["precision"]}
     set_component(config, "model", row["network"], **own)
-    layers = {OWN: ("hidden",)}.get(row["network"], ("stage2",))
-    config.loss.layers = layers
+    config.loss.layers = {OWN: ("hidden",)}.get(row["network"], ("stage2",))
+    if row["body"] == "frozen":
+        config.loss.layers = ("pooled",)
+        config.model.update(hidden=8, views=1, init=untrained_run(config, places))
+        config.model.frozen = True
     config.optimizer.update(ema_decay=row["average"], groups=row["groups"])
     set_component(config, "schedule", "constant", learning_rate=0.01)
     return config
+
+
+def untrained_run(config: Any, places: Path) -> str:
+    """A run of a row's network that has not been trained: where frozen weights come from."""
+    network = {**config.model, "width": config.model.get("width", 0)}
+    folder = places / f"run{zlib.crc32(repr(sorted(network.items())).encode())}"
+    if folder.exists():
+        return str(folder)
+    images = np.zeros((1, config.dataset.image_size, config.dataset.image_size, 3), np.float32)
+    made = jax.jit(create_model_of(config, num_classes=4).init)(jax.random.key(7), images)
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        state = {"average": None} | {k: made.get(k, {}) for k in ("params", "batch_stats")}
+        checkpoints.save(1, state, dataclasses.asdict(Progress(best_step=1)))
+        checkpoints.wait()
+    return str(folder)
 
 
 def run(row: dict[str, Any], places: Path, workdir: Path) -> None:
@@ -252,10 +280,17 @@ def use_weights(config: Any, workdir: Path, result: dict[str, Any]) -> None:
                 continue
             raise AssertionError("weights that PyTorch has no network for are exported")
         path = export_mode.main(None, workdir, format=kind)
-        settings = {k: v for k, v in config.model.items() if k not in ("name", "init")}
-        settings["head"] = trained.model.head
-        again = from_torch(config.model.name, read_torch_file(path), **settings)
-        before = jax.device_get(trained.variables)
+        arrays, before = read_torch_file(path), jax.device_get(trained.variables)
+        settings = body_settings(config) | {"head": getattr(trained.model, "head", "linear")}
+        if config.model.frozen:
+            own = {name: arrays.pop(f"{name}.weight").T for name in ("hidden", "head")}
+            del arrays["hidden.bias"], arrays["head.bias"]
+            params, before = before["params"], before["batch_stats"]["frozen_body"]
+            np.testing.assert_array_equal(own["hidden"], params["hidden"]["kernel"])
+            np.testing.assert_array_equal(own["head"], params["head"]["dense"]["kernel"])
+        again = from_torch(config.model.name, arrays, **settings)
+        if config.model.frozen:
+            again["params"].pop("head"), before["params"].pop("head")
         jax.tree.map(np.testing.assert_array_equal, dict(again), before)
 
 
