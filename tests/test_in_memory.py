@@ -30,7 +30,7 @@ def config(**changes):
 
 
 def test_arrays_are_divided_as_a_folder_is(tmp_path):
-    found = gini_jax.train(config(), tmp_path / "run", (IMAGES, NAMES), **ONE)
+    found = gini_jax.train(config(), tmp_path / "run", data=(IMAGES, NAMES), **ONE)
     assert found.trained.class_names == tuple(sorted(set(NAMES)))
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["dataset"]["name"].startswith("arrays:")
@@ -61,18 +61,18 @@ def test_splits_of_ones_own_and_names_of_classes(tmp_path):
         "test": (IMAGES[240:].repeat(3).reshape(60, 8, 8, 3), LABELS[240:]),
         "class_names": list("abcdefghij"),
     }
-    found = gini_jax.train(config(**{"dataset.val_size": 0}), tmp_path / "run", data, **ONE)
+    found = gini_jax.train(config(**{"dataset.val_size": 0}), tmp_path / "run", data=data, **ONE)
     assert found.trained.class_names == tuple("abcdefghij")
     with pytest.raises(InputError, match=r"dataset\.val_size=30"):
-        gini_jax.train(config(), tmp_path / "other", data, **ONE)
+        gini_jax.train(config(), tmp_path / "other", data=data, **ONE)
 
 
 def test_a_run_is_not_resumed_with_other_arrays(tmp_path):
-    gini_jax.train(config(num_epochs=1), tmp_path / "run", (IMAGES, LABELS), **ONE)
-    longer = gini_jax.train(config(), tmp_path / "run", (IMAGES, LABELS), **ONE)
+    gini_jax.train(config(num_epochs=1), tmp_path / "run", data=(IMAGES, LABELS), **ONE)
+    longer = gini_jax.train(config(), tmp_path / "run", data=(IMAGES, LABELS), **ONE)
     assert longer.numbers["epochs"] == 2
     with pytest.raises(InputError, match=r"dataset\.name: 'arrays:"):
-        gini_jax.train(config(num_epochs=3), tmp_path / "run", (255 - IMAGES, LABELS), **ONE)
+        gini_jax.train(config(num_epochs=3), tmp_path / "run", data=(255 - IMAGES, LABELS), **ONE)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_run_is_not_resumed_with_other_arrays(tmp_path):
 )
 def test_what_are_no_images_and_labels_is_refused(data, said, tmp_path):
     with pytest.raises(InputError, match=said):
-        gini_jax.train(config(), tmp_path / "run", data)
+        gini_jax.train(config(), tmp_path / "run", data=data)
     assert not (tmp_path / "run").exists()
 
 
@@ -121,14 +121,14 @@ class Seen(gini_jax.Callback):
 def test_callbacks_see_steps_and_epochs_and_may_end_the_run(tmp_path):
     data, seen = (IMAGES, LABELS), Seen(most=1)
     with pytest.raises(KeyError, match="pruned"):
-        gini_jax.train(config(), tmp_path / "run", data, [seen], **ONE)
+        gini_jax.train(config(), tmp_path / "run", data=data, callbacks=[seen], **ONE)
     assert len(seen.steps) == 6 and seen.closed == 1
     rest = Seen()
-    found = gini_jax.train(config(), tmp_path / "run", data, [rest], **ONE)
+    found = gini_jax.train(config(), tmp_path / "run", data=data, callbacks=[rest], **ONE)
     assert [*seen.epochs, *rest.epochs] == found.curves["val_accuracy"].tolist()
     assert len(rest.steps) == 6 and rest.closed == 1
     with pytest.raises(InputError, match=r"derived from gini_jax\.Callback"):
-        gini_jax.train(config(), tmp_path / "other", data, [print])
+        gini_jax.train(config(), tmp_path / "other", data=data, callbacks=[print])
 
 
 def test_two_threads_train_at_once_and_leave_everything_as_it_was(tmp_path):
@@ -140,17 +140,17 @@ def test_two_threads_train_at_once_and_leave_everything_as_it_was(tmp_path):
         flags = [os.environ.get(name) for name in ("XLA_FLAGS", "NPROC")]
         return handlers, flags, [jax.config.values[name] for name in names]
 
-    gini_jax.train(config(), tmp_path / "before", (IMAGES, LABELS))  # imports, and warms up
+    gini_jax.train(config(), tmp_path / "before", data=(IMAGES, LABELS))  # imports, and warms up
     before, files = around(), len(os.listdir("/proc/self/fd"))
     runs = {}
 
     def one(seed):
         data = (IMAGES, LABELS if seed % 2 else NAMES)
-        runs[seed] = gini_jax.train(config(seed=seed), tmp_path / str(seed), data)
+        runs[seed] = gini_jax.train(config(seed=seed), tmp_path / str(seed), data=data)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(2)))
     assert around() == before
     assert len(os.listdir("/proc/self/fd")) <= files + 2
-    alone = gini_jax.train(config(seed=1), tmp_path / "alone", (IMAGES, LABELS))
+    alone = gini_jax.train(config(seed=1), tmp_path / "alone", data=(IMAGES, LABELS))
     assert alone.curves["train_loss"].tolist() == runs[1].curves["train_loss"].tolist()

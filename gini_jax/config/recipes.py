@@ -127,8 +127,7 @@ def probed(name: str, objective: str | None, network: str, init: str) -> ConfigD
     """A head on the features of a network that was trained on ImageNet: 40 epochs of AdamW.
 
     A hidden layer of 256 units and the last layer are trained; the network runs once over each
-    image. Optimiser, rate, weight decay and hidden layer are those of the heads that
-    `benchmarks/frozen_features.py` compares.
+    image. Optimiser, rate, weight decay and hidden layer are the defaults of `HeadClassifier`.
 
     Args:
         name: of the experiment.
@@ -149,7 +148,7 @@ def probed(name: str, objective: str | None, network: str, init: str) -> ConfigD
     config.dataset.update(image_size=224, mean=("imagenet",), std=("imagenet",))
     config.augment.update(resized_crop=0.35, flip=True)
     config.loss.layers = ("pooled",)
-    set_component(config, "optimizer", "adamw", weight_decay=0.1)
+    set_component(config, "optimizer", "adamw", weight_decay=1.0)
     config.schedule.update(name="cosine", learning_rate=2e-3)
     set_model(config, network)
     config.model.update(init=init, frozen=True, dropout=0.0)

@@ -60,7 +60,8 @@ class HeadClassifier(
         steps: of training.
         batch_size: examples in a batch; all of them, if there are fewer.
         learning_rate: at the start.
-        weight_decay: of the layers' weights, relative to the learning rate.
+        weight_decay: of the layers' weights, relative to the learning rate. Of 0.01, 0.1 and 1, the
+            default was best for `ce` and `supcon` on a validation part of Caltech-101.
         label_smoothing: share of each label that goes to all classes.
         per_class: examples of each class that a batch holds, if it holds a class; 0: batches are
             drawn without regard to classes.
@@ -112,7 +113,7 @@ class HeadClassifier(
         steps: int = 500,
         batch_size: int = 128,
         learning_rate: float = 2e-3,
-        weight_decay: float = 0.1,
+        weight_decay: float = 1.0,
         label_smoothing: float = 0.0,
         per_class: int = 0,
         running_decay: float = 0.0,

@@ -125,12 +125,12 @@ def with_body(variables: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str
     Examples:
         >>> frozen = {"params": {}, "batch_stats": {"frozen_body": {"params": {"a": 1}}}}
         >>> with_body(frozen, {"params": {"a": 2}})["batch_stats"]
-        {'frozen_body': {'params': {'a': 2}}}
+        {'frozen_body': {'params': {'a': 2}, 'batch_stats': {}}}
     """
     if not has_body(variables):
         return dict(body)
-    statistics = {**variables["batch_stats"], BODY: dict(body)}
-    return {**variables, "batch_stats": statistics}
+    whole = {kind: body.get(kind, {}) for kind in ("params", "batch_stats")}  # {}, if it has none
+    return {**variables, "batch_stats": {**variables["batch_stats"], BODY: whole}}
 
 
 def whole_of(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Networks of inverted residuals for small machines: MobileNetV2 and EfficientNet-Lite0.
+"""Networks of inverted residuals for small machines: MobileNetV2 and EfficientNet-Lite.
 
 Sandler et al., arXiv 1801.04381, and Tan and Le, arXiv 1905.11946, without squeeze-and-excitation.
 """
@@ -271,19 +271,23 @@ _LITE0 = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-NETWORKS = {
-    "mobilenet_v2": NetworkSpec(
-        MobileNet,
-        {},
-        {"torchvision": _TORCHVISION, "flat blocks": _FLAT},
-        _infer,
-        "torchvision",
-        {"activation": "relu6", "padding": "torch", "epsilon": 1e-5},
-    ),
-    "efficientnet_lite0": NetworkSpec(
+_LITE2 = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 3, 2, 3),
+    (6, 48, 3, 2, 5),
+    (6, 88, 4, 2, 3),
+    (6, 120, 4, 1, 5),
+    (6, 208, 5, 2, 5),
+    (6, 352, 1, 1, 3),
+)
+
+
+def _efficientnet(stages: Sequence[Sequence[int]]) -> NetworkSpec:
+    """An EfficientNet-Lite, as its authors train it."""
+    return NetworkSpec(
         MobileNet,
         {
-            "stages": _LITE0,
+            "stages": stages,
             "padding": "same",
             "momentum": 0.99,
             "epsilon": 1e-3,
@@ -293,5 +297,18 @@ NETWORKS = {
         _infer,
         "EfficientNet-PyTorch",
         {"activation": "relu6", "padding": "same", "epsilon": 1e-3},
+    )
+
+
+NETWORKS = {
+    "mobilenet_v2": NetworkSpec(
+        MobileNet,
+        {},
+        {"torchvision": _TORCHVISION, "flat blocks": _FLAT},
+        _infer,
+        "torchvision",
+        {"activation": "relu6", "padding": "torch", "epsilon": 1e-5},
     ),
+    "efficientnet_lite0": _efficientnet(_LITE0),
+    "efficientnet_lite2": _efficientnet(_LITE2),
 }

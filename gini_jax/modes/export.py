@@ -79,12 +79,14 @@ def _tested(workdir: Path, step: int) -> dict[str, Any]:
 
 def _unlike_the_original(trained: Trained) -> list[str]:
     """Settings to change in PyTorch's network, because the weights do not record them."""
-    network = MODELS.find(trained.config.model.name)
-    body = trained.model.body if isinstance(trained.model, Frozen) else trained.model
+    network, model = MODELS.find(trained.config.model.name), trained.model
+    notes = []
+    if isinstance(model, Frozen) and model.hidden:
+        layers = "Sequential(Linear, ReLU, Linear) with the weights hidden.* and head.*"
+        notes.append(f"in the place of {network.library}'s classifier stands {layers}")
+    body = model.body if isinstance(model, Frozen) else model
     own = {key: getattr(body, key) for key in network.original}
-    layers = "Sequential(Linear, ReLU, Linear) with the weights hidden.* and head.*"
-    hidden = ["hidden"] if "hidden" in trained.variables["params"] else []
-    return [f"in the place of {network.library}'s classifier stands {layers}" for _ in hidden] + [
+    return notes + [
         f"this network has {key}={own[key]}, {network.library}'s has {usual}: change it there, or "
         "the logits differ"
         for key, usual in network.original.items()

