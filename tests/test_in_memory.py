@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -129,6 +130,29 @@ def test_callbacks_see_steps_and_epochs_and_may_end_the_run(tmp_path):
     assert len(rest.steps) == 6 and rest.closed == 1
     with pytest.raises(InputError, match=r"derived from gini_jax\.Callback"):
         gini_jax.train(config(), tmp_path / "other", data=data, callbacks=[print])
+
+
+@pytest.mark.slow
+def test_the_codes_of_the_page_train_on_arrays_and_prune(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna", reason="the page's example needs it, not installed")
+    page = (ROOT / "docs" / "training.md").read_text()
+    _, of_arrays, pruning = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:3]
+    monkeypatch.chdir(tmp_path)
+    there = {"gini_jax": gini_jax, "images": IMAGES, "labels": LABELS}
+    few = '"digits:gini_kl", num_epochs=1, **{"loss.start_epoch": 1, "batch_size": 8, '
+    of_arrays = of_arrays.replace('"digits:gini_kl", **{', few)
+    of_arrays = of_arrays.replace("100", "8").replace("50", "8")
+    exec(of_arrays, there)
+    assert there["config"].dataset.test_size == 8
+    assert 0 <= there["result"].numbers["test_accuracy"] <= 1
+    pruning = pruning.replace("n_trials=20", "n_trials=3").replace("num_epochs=8", "num_epochs=5")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    exec(pruning, there)
+    states = {trial.state.name for trial in there["study"].trials}
+    assert states <= {"COMPLETE", "PRUNED"}
+    runs = [trial for trial in there["study"].trials if trial.state.name == "COMPLETE"]
+    assert there["study"].best_value == max(trial.value for trial in runs)
+    assert all(1 in trial.intermediate_values for trial in there["study"].trials)
 
 
 def test_two_threads_train_at_once_and_leave_everything_as_it_was(tmp_path):

@@ -21,7 +21,9 @@ from gini_jax.modes import embed as embed_mode
 from gini_jax.modes import export as export_mode
 from gini_jax.modes import predict as predict_mode
 from gini_jax.modes.export import FORMATS
+from gini_jax.modes.onnx import INSTALL
 from gini_jax.modes.train import main as train
+from tests.conftest import ROOT
 from tests.helpers import tiny
 from tests.helpers.torch_networks import (
     random_images,
@@ -268,6 +270,7 @@ def test_without_jax2onnx_the_command_that_installs_it_is_named(run, monkeypatch
     monkeypatch.setattr("gini_jax.modes.onnx.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install --no-deps jax2onnx==0\.17\.1 onnx"):
         export_mode.main(None, run[1], format="onnx")
+    assert INSTALL in (ROOT / "docs" / "training.md").read_text()
 
 
 @pytest.mark.slow
