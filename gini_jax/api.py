@@ -138,6 +138,9 @@ def train(
             'such as gini_jax.get_config("digits:gini")'
         )
     devices = _checked_devices(devices)
+    if isinstance(callbacks, Callback):
+        raise InputError(f"callbacks={callbacks!r} is one callback; give a list: [{callbacks!r}]")
+    callbacks = list(callbacks)
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise InputError(
@@ -147,7 +150,7 @@ def train(
     config = config.copy_and_resolve_references()
     with contextlib.ExitStack() as stack:
         if data is not None:
-            config.dataset.name = stack.enter_context(in_memory(data))
+            config.dataset.update(name=stack.enter_context(in_memory(data)), num_classes=0)
         check_keys(config)
         folder = Path("runs") / _name_of(config)
         if workdir is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jaxlib.version
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 from orbax.checkpoint import multihost
@@ -75,8 +76,7 @@ _SETTINGS = (
 def settings_kept() -> Iterator[None]:
     """A context with `prepare_cpu`, after which jax's settings and the environment are as before.
 
-    Several threads may be in it at once. When the last one leaves, programs that jax keeps are
-    dropped: no later run calls them, and they hold memory.
+    Several threads may be in it at once; the last one to leave restores them.
     """
     global _users
     with _lock:
@@ -97,7 +97,7 @@ def settings_kept() -> Iterator[None]:
                     os.environ.pop(name, None)
                     if _kept[name] is not None:
                         os.environ[name] = _kept[name]
-                jax.clear_caches()
+                compilation_cache.reset_cache()  # which stays open in its folder otherwise
 
 
 def connect(

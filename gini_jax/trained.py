@@ -23,6 +23,7 @@ from gini_jax.data.images import as_stored, decoded_ahead
 from gini_jax.devices import cpu_options
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.evals.extract import forward_pass
+from gini_jax.models.layers import linear_head
 from gini_jax.storage import read_json, run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import create_model_of
@@ -115,8 +116,7 @@ class Trained:
     @property
     def head(self) -> Float[np.ndarray, "C K"] | None:
         """The weights of a linear last layer; None if there is no `head/dense` with a bias."""
-        parameters = self.variables["params"].get("head", {}).get("dense", {})
-        return np.asarray(parameters["kernel"]) if "bias" in parameters else None
+        return linear_head(self.variables)
 
     def pixels(self, image: Any) -> UInt8[np.ndarray, "H W 3"]:
         """An image as the training stored it.

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -68,6 +69,20 @@ def test_splits_of_ones_own_and_names_of_classes(tmp_path):
         gini_jax.train(config(), tmp_path / "other", data=data, **ONE)
 
 
+def test_names_of_classes_give_the_order_of_labels_that_are_names(tmp_path):
+    images, labels = IMAGES[:60], np.array(["c", "b", "a"] * 20).astype("S1")
+    data = {"train": (images, labels), "class_names": ["c", "b", "a"]}
+    with in_memory(data) as name:
+        small = config(num_epochs=1, **{"dataset.val_size": 6, "dataset.num_classes": 0})
+        small.dataset.name = name
+        dataset = load_dataset(small.dataset)
+    assert dataset.class_names == ("c", "b", "a")
+    assert set(dataset.splits["train"].labels.tolist()) == {0, 1, 2}
+    first = np.asarray(dataset.splits["train"].images[0])
+    (place,) = (i for i, x in enumerate(images) if (first[..., 0] == x).all())
+    assert dataset.splits["train"].labels[0] == "cba".index(labels[place].decode())
+
+
 def test_a_run_is_not_resumed_with_other_arrays(tmp_path):
     gini_jax.train(config(num_epochs=1), tmp_path / "run", data=(IMAGES, LABELS), **ONE)
     longer = gini_jax.train(config(), tmp_path / "run", data=(IMAGES, LABELS), **ONE)
@@ -92,6 +107,9 @@ def test_a_run_is_not_resumed_with_other_arrays(tmp_path):
         ({"train": (IMAGES, LABELS), "test": (IMAGES, LABELS + 5)}, "the label 10"),
         ({"train": (IMAGES, LABELS), "test": (IMAGES, NAMES)}, "the label 'zero'"),
         ({"train": (IMAGES, LABELS), "class_names": ["a", "b"]}, "the label 2"),
+        ({"train": (IMAGES, LABELS), "class_names": 3}, r"data\['class_names'\] is 3; give a list"),
+        (([IMAGES[0], IMAGES[0, :4]], [0, 1]), "must have one size, or lie in a folder"),
+        ((IMAGES[:2], np.array(["a", None])), "the label None; labels must be integers or strings"),
         ({"train": (IMAGES, LABELS), "test": (IMAGES[:0], LABELS[:0])}, "is empty"),
     ],
 )
@@ -130,13 +148,18 @@ def test_callbacks_see_steps_and_epochs_and_may_end_the_run(tmp_path):
     assert len(rest.steps) == 6 and rest.closed == 1
     with pytest.raises(InputError, match=r"derived from gini_jax\.Callback"):
         gini_jax.train(config(), tmp_path / "other", data=data, callbacks=[print])
+    with pytest.raises(InputError, match=r"is one callback; give a list"):
+        gini_jax.train(config(), tmp_path / "other", data=data, callbacks=rest)
+    again = Seen()
+    gini_jax.train(config(), tmp_path / "other", data=data, callbacks=iter([again]), **ONE)
+    assert len(again.epochs) == 2
 
 
 @pytest.mark.slow
 def test_the_codes_of_the_page_train_on_arrays_and_prune(tmp_path, monkeypatch):
     optuna = pytest.importorskip("optuna", reason="the page's example needs it, not installed")
     page = (ROOT / "docs" / "training.md").read_text()
-    _, of_arrays, pruning = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:3]
+    _, of_arrays, live, pruning = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:4]
     monkeypatch.chdir(tmp_path)
     there = {"gini_jax": gini_jax, "images": IMAGES, "labels": LABELS}
     few = '"digits:gini_kl", num_epochs=1, **{"loss.start_epoch": 1, "batch_size": 8, '
@@ -148,6 +171,11 @@ def test_the_codes_of_the_page_train_on_arrays_and_prune(tmp_path, monkeypatch):
     pruning = pruning.replace("n_trials=20", "n_trials=3").replace("num_epochs=8", "num_epochs=5")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     exec(pruning, there)
+    drawn = []
+    handle = SimpleNamespace(update=drawn.append)  # as a notebook's
+    monkeypatch.setattr("IPython.display.display", lambda display_id: handle)
+    exec(live.replace('"digits:gini_kl"', '"digits:ce", num_epochs=2'), there)
+    assert [len(figure.axes[0].lines[0].get_xdata()) for figure in drawn] == [1, 2]
     states = {trial.state.name for trial in there["study"].trials}
     assert states <= {"COMPLETE", "PRUNED"}
     runs = [trial for trial in there["study"].trials if trial.state.name == "COMPLETE"]

@@ -41,6 +41,11 @@ def _is_own(config: ConfigDict) -> bool:
     return ":" in config.dataset.name
 
 
+def _sees_images(config: ConfigDict) -> bool:
+    """Whether training sees augmented images, or their features."""
+    return not config.model.frozen or config.model.views > 0
+
+
 def _is_frozen(config: ConfigDict) -> bool:
     return bool(config.model.frozen)
 
@@ -50,6 +55,24 @@ def _draws(config: ConfigDict) -> bool:
     return any(config.dataset[key] for key in drawn)
 
 
+AUGMENT = {
+    "augment.crop_padding": Setting(
+        0, "pixels of zero padding before the random crop", bounds=NOT_NEGATIVE
+    ),
+    "augment.resized_crop": Setting(
+        0.0, "resized crops of at least this share of the area; 0 disables", bounds=SHARE
+    ),
+    "augment.flip": Setting(False, "mirror horizontally, with probability 1/2"),
+    "augment.mixup": Setting(
+        0.0, "mix images and labels, with a coefficient from Beta(this, this)", bounds=NOT_NEGATIVE
+    ),
+    "augment.cutmix": Setting(
+        0.0,
+        "paste a box of another image, its area from Beta(this, this); with mixup: one of the two",
+        bounds=NOT_NEGATIVE,
+    ),
+    **{f"augment.{name}": part.setting for name, part in AUGMENTATIONS.items()},
+}
 SETTINGS.rows |= {
     "name": Setting("", "name of the experiment, by convention that of its config file"),
     "objective": Setting("gini_kl", "name of the terms in loss.terms; set by FILE:OBJECTIVE"),
@@ -186,22 +209,7 @@ SETTINGS.rows |= {
         "device: held on each device; stream: from the host; auto: device if it fits",
         choices=tuple(FEEDS),
     ),
-    "augment.crop_padding": Setting(
-        0, "pixels of zero padding before the random crop", bounds=NOT_NEGATIVE
-    ),
-    "augment.resized_crop": Setting(
-        0.0, "resized crops of at least this share of the area; 0 disables", bounds=SHARE
-    ),
-    "augment.flip": Setting(False, "mirror horizontally, with probability 1/2"),
-    "augment.mixup": Setting(
-        0.0, "mix images and labels, with a coefficient from Beta(this, this)", bounds=NOT_NEGATIVE
-    ),
-    "augment.cutmix": Setting(
-        0.0,
-        "paste a box of another image, its area from Beta(this, this); with mixup: one of the two",
-        bounds=NOT_NEGATIVE,
-    ),
-    **{f"augment.{name}": part.setting for name, part in AUGMENTATIONS.items()},
+    **{path: row._replace(read_if=_sees_images) for path, row in AUGMENT.items()},
     "model.name": Setting(
         "resnet18",
         "the network",

@@ -127,7 +127,8 @@ def probed(name: str, objective: str | None, network: str, init: str) -> ConfigD
     """A head on the features of a network that was trained on ImageNet: 40 epochs of AdamW.
 
     A hidden layer of 256 units and the last layer are trained; the network runs once over each
-    image. Optimiser, rate, weight decay and hidden layer are the defaults of `HeadClassifier`.
+    image. The recipe is that of `HeadClassifier`, but for the batch, 8 to 64, which follows the
+    number of images, and the learning rate with it.
 
     Args:
         name: of the experiment.
@@ -146,7 +147,6 @@ def probed(name: str, objective: str | None, network: str, init: str) -> ConfigD
     config.eval_batch_size = 64
     config.checkpoint_every_epochs = 10
     config.dataset.update(image_size=224, mean=("imagenet",), std=("imagenet",))
-    config.augment.update(resized_crop=0.35, flip=True)
     config.loss.layers = ("pooled",)
     set_component(config, "optimizer", "adamw", weight_decay=1.0)
     config.schedule.update(name="cosine", learning_rate=2e-3)

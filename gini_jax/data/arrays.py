@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.data.sampling import stratified
 from gini_jax.data.source import Example, fifth, refuse_size
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, first_line
 
 _HELP = "give data=(images, labels), or a mapping such as {'train': (...), 'test': (...)}"
 _lock, _in_memory, _users = threading.Lock(), dict[str, "_Given"](), Counter[str]()
@@ -137,10 +137,16 @@ def _checked(data: Any) -> _Given:
         found = np.unique(splits["train"][1])
         names = [str(name) for name in found.tolist()]
     else:
+        if isinstance(names, str) or not isinstance(names, (Sequence, np.ndarray)):
+            raise InputError(
+                f"data['class_names'] is {names!r}; give a list of names, such as ['cat', 'dog']"
+            )
         names, found = [str(name) for name in names], np.arange(len(names))
+        if splits["train"][1].dtype.kind in "US":  # labels are names, in any order
+            found = np.unique(names)
     if len(set(names)) < max(2, len(names)):
         raise InputError(f"data has the classes {names}; it needs two or more different ones")
-    numbered = {}
+    by_name, numbered = found.dtype.kind in "US", {}
     for name, (images, labels) in splits.items():
         alike = (labels.dtype.kind in "iub") == (found.dtype.kind in "iub")
         place = np.searchsorted(found, labels if alike else found[:1])
@@ -151,6 +157,8 @@ def _checked(data: Any) -> _Given:
                 f"the classes {found.tolist()[:10]}; remove these examples, or add the class to "
                 "'train'"
             )
+        order = np.array([names.index(str(x)) for x in found.tolist()]) if by_name else None
+        place = place if order is None else order[place]
         numbered[name] = (images, place.astype(np.int32))
     arrays = [array for name in sorted(numbered) for array in numbered[name]]
     return _Given(numbered, tuple(names), _digest([*arrays, np.array(names)])[:16])
@@ -160,7 +168,13 @@ def _pair(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a split, with the shapes and types that they must have."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputError(f"data[{name!r}] is a {type(pair).__name__}; {_HELP}")
-    images, labels = (np.asarray(array) for array in pair)
+    try:
+        images, labels = (np.asarray(array) for array in pair)
+    except ValueError as error:  # a list of images of different sizes
+        raise InputError(
+            f"data[{name!r}] is no array ({first_line(error)}); all images must have one size, or "
+            "lie in a folder: --config.dataset.name=folder"
+        ) from error
     channels = images.shape[3:]
     if images.ndim not in (3, 4) or channels not in ((), (1,), (3,)):
         raise InputError(
@@ -181,7 +195,14 @@ def _pair(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if not len(images):
         raise InputError(f"data[{name!r}] is empty; leave it out, or give it images")
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels)
     if labels.dtype.kind == "O":
+        if wrong := [x for x in labels.tolist() if not isinstance(x, (str, int, np.integer))]:
+            raise InputError(
+                f"data[{name!r}] has the label {wrong[0]!r}; labels must be integers or strings; "
+                "leave such examples out"
+            )
         labels = labels.astype(str)
     if labels.dtype.kind == "u":
         labels = labels.astype(np.int64)

@@ -114,19 +114,19 @@ def _where_fired(
         perturbation_shapes(model, trained.image_size),
     )
 
-    def pooled(at_layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        perturbed = {**trained.variables, "perturbations": {**zeros, layer: at_layer}}
-        _, features = model.apply(perturbed, seen, train=False)  # type: ignore[misc]
-        chosen = jnp.take_along_axis(features["pooled"], jnp.asarray(channels), axis=1)
-        return chosen.sum(axis=0), features[layer]
-
     @jax.jit
-    def maps(at_layer: jax.Array) -> jax.Array:
+    def maps(at_layer: jax.Array, variables: Any, seen: jax.Array) -> jax.Array:
+        def pooled(at_layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+            perturbed = {**variables, "perturbations": {**zeros, layer: at_layer}}
+            _, features = model.apply(perturbed, seen, train=False)  # type: ignore[misc]
+            chosen = jnp.take_along_axis(features["pooled"], jnp.asarray(channels), axis=1)
+            return chosen.sum(axis=0), features[layer]
+
         _, pull, there = jax.vjp(pooled, at_layer, has_aux=True)
         (gradients,) = jax.vmap(pull)(jnp.eye(channels.shape[1]))
         return jnp.maximum((gradients * there).astype(jnp.float32).sum(axis=-1), 0).swapaxes(0, 1)
 
-    found = np.asarray(maps(zeros[layer]))
+    found = np.asarray(maps(zeros[layer], trained.variables, seen))
     side = math.isqrt(math.prod(found.shape[2:]))  # tokens, too, lie on a square
     return found.reshape(*found.shape[:2], -1, found.shape[3] if found.ndim == 4 else side)
 

@@ -12,7 +12,17 @@ import numpy as np
 
 from gini_jax.config.registry import Registry
 from gini_jax.errors import InputError, first_line
-from gini_jax.evals import accuracy, calibration, clusters, features, knn, probe, selection
+from gini_jax.evals import (
+    accuracy,
+    calibration,
+    clusters,
+    collapse,
+    features,
+    knn,
+    probe,
+    selection,
+    selectivity,
+)
 from gini_jax.evals.extract import Extractor, SplitOutputs
 from gini_jax.evals.inputs import MOST_EXAMPLES, Inputs, subsample
 
@@ -64,6 +74,8 @@ EVALS = Registry(
         "probe": probe,
         "knn": knn,
         "clusters": clusters,
+        "collapse": collapse,
+        "selectivity": selectivity,
         "selection": selection,
     },
     lambda part: hasattr(part, "KEYS") and hasattr(part, "evaluate"),

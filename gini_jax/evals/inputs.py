@@ -18,12 +18,14 @@ class Inputs(NamedTuple):
         test: outputs for the test split.
         num_classes: `K`.
         superclass_of: the group of each class; empty if there are none.
+        head: the weights of a linear last layer, `[C, K]`; None if there is none.
     """
 
     train: SplitOutputs
     test: SplitOutputs
     num_classes: int
     superclass_of: tuple[int, ...] = ()
+    head: Float[np.ndarray, "C K"] | None = None
 
 
 def subsample(size: int, most: int = MOST_EXAMPLES, seed: int = 0) -> Int[np.ndarray, " n"]:

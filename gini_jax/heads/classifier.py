@@ -190,6 +190,12 @@ class HeadClassifier(
         program = programs(settings, len(self.classes_))
         params = self._trained(program, run, *arrays, (x[held], labels[held]))
         self.params_ = {k: np.asarray(v) for k, v in params.items() if k != "terms"}
+        if not all(np.isfinite(v).all() for v in self.params_.values()):
+            raise InputError(
+                f"training with learning_rate={self.learning_rate} and weight="
+                f"{self.weight} ended in numbers that are not finite; lower them, such as "
+                f"learning_rate={self.learning_rate / 10:g}"
+            )
         self._n_features_out = self.n_seeds * (self.hidden[-1] if self.hidden else x.shape[1])
         return self
 
@@ -271,6 +277,12 @@ class HeadClassifier(
             if not number or not in_bounds(value, bounds):
                 what = "a whole number" if whole else "a number"
                 raise InputError(f"{name}={value!r}; it must be {what} in {bounds}")
+        if self.per_class > self.batch_size:
+            raise InputError(
+                f"per_class={self.per_class} exceeds batch_size={self.batch_size}, so that a batch "
+                f"would hold no class; set batch_size={4 * self.per_class}"
+            )
+        check_random_state(self.random_state)
         sizes = self.hidden if isinstance(self.hidden, (tuple, list)) else [0]
         if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in sizes):
             raise InputError(
@@ -290,6 +302,11 @@ class HeadClassifier(
             not all_labelled,
             self.corrupted,
         )
+        if "views" in settings.needs and self.per_class and not all_labelled:
+            raise InputError(
+                f"per_class={self.per_class} draws only examples with a label, but "
+                f"{self.objective!r} learns from those without; set per_class=0"
+            )
         if "superclasses" not in settings.needs:
             return settings
         given = self.superclasses or {}

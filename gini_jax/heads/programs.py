@@ -63,8 +63,24 @@ def terms_of(objective: str | Mapping[str, Any], loss_settings: Mapping[str, Any
         (('kl', (('target', 'present'), ('weight', 0.5))),)
     """
     config = ConfigDict({"objective": "ce", "loss": {"terms": {}}})
+    if not isinstance(loss_settings, Mapping):
+        raise InputError(
+            f"loss_settings={loss_settings!r} must map settings to values, such as "
+            "{'supcon.temperature': 0.2}"
+        )
     if isinstance(objective, Mapping):
+        for name, section in objective.items():
+            weight = section.get("weight", 1.0) if isinstance(section, Mapping) else section
+            if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+                raise InputError(
+                    f"objective has the weight {weight!r} for {name!r}; it must be a number"
+                )
         set_terms(config, objective)
+    elif not isinstance(objective, str):
+        raise InputError(
+            f"objective={objective!r} must be a name, such as 'supcon', or terms with their "
+            "weights, such as {'gini': 0.5}"
+        )
     elif objective in PRESETS:
         set_terms(config, PRESETS[objective])
     elif ":" in str(objective):

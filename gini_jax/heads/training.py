@@ -220,6 +220,8 @@ class Head:
             rows = _smoothed(rows, run.smoothing)
         seen = x[run.rows[chosen]]
         where = None if run.weights is None else run.weights[chosen]
+        if settings.unlabelled and not two_views:  # without labels only views can be compared
+            where = (rows.sum(axis=1) > 0) * (1.0 if where is None else where)
         if two_views:
             seen = views_of(jax.random.fold_in(key, 1), seen, settings.corrupted)
             rows, where = jax.tree.map(lambda v: jnp.concatenate([v, v]), (rows, where))

@@ -1,6 +1,6 @@
 """A network whose body is frozen: only a hidden layer and the last one are trained."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +26,7 @@ class Frozen(nn.Module):
         dropout: before the last layer.
         head: kind of the last layer; see `Classifier`.
         scale: of a cosine head.
+        axis_name: not used, as no statistics are taken over the batch.
     """
 
     body: nn.Module
@@ -34,6 +35,7 @@ class Frozen(nn.Module):
     dropout: float = 0.0
     head: str = "linear"
     scale: float = 16.0
+    axis_name: Hashable | None = None
 
     @nn.compact
     def __call__(

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -195,6 +196,18 @@ class CosineDense(nn.Module):
 def _unit(x: jax.Array, axis: int) -> jax.Array:
     square = jnp.square(x).sum(axis=axis, keepdims=True)
     return x * lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def linear_head(variables: Mapping[str, Any]) -> np.ndarray | None:
+    """The weights `[C, K]` of a linear last layer; None if there is no `head/dense` with a bias.
+
+    Examples:
+        >>> dense = {"kernel": np.zeros((8, 3)), "bias": np.zeros(3)}
+        >>> linear_head({"params": {"head": {"dense": dense}}}).shape
+        (8, 3)
+    """
+    parameters = variables["params"].get("head", {}).get("dense", {})
+    return np.asarray(parameters["kernel"]) if "bias" in parameters else None
 
 
 class Classifier(nn.Module):

@@ -1,7 +1,7 @@
 """Converts PyTorch weights to ours and back, by the rules in each network's file."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -61,9 +61,20 @@ def from_torch(
         >>> again["params"]["head"]["dense"]["bias"].shape
         (10,)
     """
+    return converted(name, state_dict, num_classes, overrides, print)
+
+
+def converted(
+    name: str,
+    state_dict: Mapping[str, Any],
+    num_classes: int | None,
+    overrides: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """`from_torch`, with the function that is given each line of text."""
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)
-    weights = {key: _to_numpy(value) for key, value in _unwrapped(state_dict).items()}
+    weights = {key: _to_numpy(value) for key, value in _unwrapped(state_dict, say).items()}
     weights = {key: value for key, value in weights.items() if "num_batches" not in key}
     inferred = MODELS[name].infer(weights)
     for key, value in overrides.items():
@@ -72,7 +83,8 @@ def from_torch(
                 f"model.{key}={value!r}, but these weights have {key}={inferred[key]!r}; set "
                 f"--config.model.{key}={str(inferred[key]).replace(' ', '')}"
             )
-    found = {d: _names_by_dialect(name, d, inferred | overrides) for d in MODELS[name].dialects}
+    settings = {**inferred, **overrides}
+    found = {d: _names_by_dialect(name, d, settings) for d in MODELS[name].dialects}
     dialect = max(found, key=lambda d: len(set(found[d].values()) & set(weights)))
     names = found[dialect]
     head = {path: torch_name for path, torch_name in names.items() if "/head/" in path}
@@ -86,7 +98,7 @@ def from_torch(
             f"these weights are not those of {name} in the naming of {dialect}, the nearest known; "
             f"missing: {_shortened(missing)}; unexpected: {_shortened(unexpected)}"
         )
-    return _filled(name, classes, inferred | overrides, names, weights)
+    return _filled(name, classes, settings, names, weights, say)
 
 
 def to_torch(name: str, variables: Mapping[str, Any], dialect: str = "") -> dict[str, np.ndarray]:
@@ -133,6 +145,7 @@ def _filled(
     settings: Mapping[str, Any],
     names: Mapping[str, str],
     weights: Mapping[str, np.ndarray],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """A network's variables with PyTorch's values; a head that does not fit is reinitialised."""
     variables: dict[str, Any] = {}
@@ -142,7 +155,7 @@ def _filled(
         if "/head/" in path and (value is None or value.shape != like.shape):
             if initial is None:
                 was = "no head" if value is None else f"{value.shape[-1]} classes"
-                print(f"the weights have {was}, and the network {classes} classes: its head is new")
+                say(f"the weights have {was}, and the network {classes} classes: its head is new")
             initial = _new_head(name, classes, _hashable(settings)) if initial is None else initial
             value = initial[path]
         elif value is None or value.shape != like.shape:
@@ -155,8 +168,8 @@ def _filled(
     return unflatten_dict(variables, sep="/")
 
 
-def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights alone; anything around them is removed, and a printed line says so."""
+def _unwrapped(state_dict: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The weights alone; anything around them is removed, and a line says so."""
     weights, done = dict(state_dict), []
     while True:
         inside = [key for key in _INSIDE if isinstance(weights.get(key), Mapping)]
@@ -174,7 +187,7 @@ def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
         done.append(f"removed the prefix {prefix!r}")
     if done:
-        print(f"weights: {', '.join(done)}")
+        say(f"weights: {', '.join(done)}")
     return weights
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from gini_jax.data import load_dataset
 from gini_jax.data.images import decoded_ahead, stored_or_reason
+from gini_jax.data.protocols import HELD_OUT
 from gini_jax.errors import InputError, unknown_name
 from gini_jax.modes.predict import BATCH, decoders, files_of, say_left_out
 from gini_jax.storage import printable, write
@@ -58,8 +59,8 @@ def main(
         top: how many of the nearest are shown.
 
     Returns:
-        What embeddings.parquet holds: `image`, a path, or `SPLIT[NUMBER]`; `class`, if it is known;
-        and `vector`, the features `[C]`.
+        What embeddings.parquet holds: `image`, a path, or `SPLIT[NUMBER]`; `class`, that of
+        training for a split, and None for a file; and `vector`, the features `[C]`.
 
     Raises:
         InputError: nothing to embed is given or found, or the layer is unknown.
@@ -74,7 +75,7 @@ def main(
     known = feature_shapes(trained.model, trained.image_size)
     if layer not in known:
         raise unknown_name("--layer", layer, known)
-    query = files_of(like, "--like")[0] if like else None
+    query = _one_file(like) if like else None
     make_workdir(workdir, "embeddings.parquet is written there")
     nearest = None
     if query:
@@ -83,7 +84,8 @@ def main(
     batches = _of_splits(trained, str(splits)) if splits else _of_files(trained, str(images))
     table = _table(trained, batches, layer, nearest)
     if not len(table):
-        raise InputError(f"--images={images}: none of the files is a readable image")
+        empty = f"--splits={splits}: they are empty" if splits else f"--images={images}: none of "
+        raise InputError(empty if splits else f"{empty}the files is a readable image")
     data = io.BytesIO()
     table.to_parquet(data, index=False)
     write(workdir / "embeddings.parquet", data.getvalue())
@@ -93,6 +95,13 @@ def main(
         write(workdir / "nearest.html", nearest.page(str(query), pixels))
         print(f"the {len(nearest.best)} nearest images are in {workdir / 'nearest.html'}")
     return table
+
+
+def _one_file(like: str) -> str:
+    found = files_of(like, "--like")
+    if len(found) > 1:
+        raise InputError(f"--like={like} matches {len(found)} files; give one, such as {found[0]}")
+    return found[0]
 
 
 Batch = tuple[Sequence[str], Sequence[str | None], np.ndarray]
@@ -150,9 +159,15 @@ def _of_splits(trained: Trained, splits: str) -> Iterator[Batch]:
             images, labels = dataset.splits[name]
             for start in range(0, len(labels), BATCH):
                 index = np.arange(start, min(start + BATCH, len(labels)))
-                own = [trained.class_names[k] if k >= 0 else None for k in labels[index]]
+                own = [_class_name(trained, name, int(k)) for k in labels[index]]
                 yield [f"{name}[{i}]" for i in index], own, np.asarray(images[index])
                 bar.update(len(index))
+
+
+def _class_name(trained: Trained, split: str, label: int) -> str | None:
+    if split == HELD_OUT:  # a class that training did not see; the run does not know its name
+        return f"held out {label}"
+    return trained.class_names[label] if label >= 0 else None
 
 
 class _Nearest:

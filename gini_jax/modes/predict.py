@@ -126,6 +126,8 @@ def say_left_out(damaged: Sequence[str]) -> None:
     """Names the first files that could not be read."""
     for text in damaged[:20]:
         print(f"left out: {printable(text)}", file=sys.stderr)
+    if len(damaged) > 20:
+        print(f"left out: {len(damaged)} files in all", file=sys.stderr)
 
 
 def files_of(images: str | None, flag: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from gini_jax.config.registry import flattened
-from gini_jax.data.augment import augment_batch, centre_crop
+from gini_jax.data.augment import augment_batch, augmentations_of, centre_crop
 from gini_jax.data.cache import default_folder, exclusive_lock
 from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import AXIS, map_over_devices, num_devices, replicate, shard
@@ -30,7 +31,9 @@ from gini_jax.losses.terms import needs_of, spec_of, weight_of
 from gini_jax.models.frozen import Frozen, body_of
 from gini_jax.models.registry import body_settings
 from gini_jax.training.state import Experiment
+from gini_jax.version import __version__
 
+_not_written: dict[Path, np.ndarray] = {}  # features, of a folder that cannot be written to
 Devices = Sequence[jax.Device] | None
 
 
@@ -69,7 +72,18 @@ def check_frozen(config: ConfigDict) -> None:
         for name, section in sections.items()
         if hasattr(spec_of(name, section).create(context), "layers")
     ]
-    if on_features and not config.model.hidden and "cosine" not in needs_of(sections):
+    if config.model.views and not any(flattened(config.augment).values()):
+        raise InputError(
+            f"model.views={config.model.views} keeps augmented views, but config.augment changes "
+            "nothing; set --config.augment.flip=True, or --config.model.views=0",
+            fix=("model.views", 0),
+        )
+    if "views" in needs_of(sections) and not config.model.views:
+        raise InputError(
+            f"{config.objective} compares two views of an image, but model.views=0 keeps one; set "
+            "--config.model.views=4 and --config.augment.flip=True",
+        )
+    if on_features and not config.model.hidden:
         raise InputError(
             f"loss.terms.{on_features[0]} acts on features, but with model.frozen=True and "
             "model.hidden=0 none can change; set --config.model.hidden=256",
@@ -129,10 +143,12 @@ class _Body:
             digest.update(np.ascontiguousarray(split.images[start : start + 1024]).data)
         if views > 1:
             digest.update(f"{views} views: {flattened(self._config.augment)}".encode())
+            for augmentation, _ in augmentations_of(self._config.augment).values():
+                digest.update(_source_of(augmentation.change))
         path = default_folder() / "features" / f"{digest.hexdigest()}.npy"
         shape = (len(split.labels), views, self._width)
         with _alone(path):
-            found = _read(path, shape)
+            found = _not_written.get(path, _read(path, shape))
             missing = multihost_utils.process_allgather(np.array(found is None)).any()
             if not missing and found is not None:
                 return found
@@ -179,11 +195,19 @@ def _digest_of_network(experiment: Experiment, variables: Any) -> Any:
     seen = experiment.image_size, config.dataset.mean, config.dataset.std
     digest = hashlib.blake2b(digest_size=16)
     network = {**body_settings(config), "name": config.model.name}
-    digest.update(repr((sorted(network.items()), seen)).encode())
+    digest.update(repr((__version__, sorted(network.items()), seen)).encode())
+    digest.update(_source_of(type(experiment.model.body)))  # type: ignore[attr-defined]
     for path, value in jax.tree_util.tree_leaves_with_path(jax.device_get(variables)):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(value).data)
     return digest
+
+
+def _source_of(part: Any) -> bytes:
+    """The file that a class or a function comes from; its name, if there is none."""
+    with contextlib.suppress(OSError, TypeError):
+        return Path(inspect.getsourcefile(part) or "").read_bytes()
+    return repr(part).encode()
 
 
 @contextlib.contextmanager
@@ -213,4 +237,5 @@ def _write(path: Path, features: np.ndarray) -> None:
             np.save(file, features)
         os.replace(file.name, path)
     except OSError as error:
+        _not_written[path] = features
         print(f"the features are not kept in {path.parent} ({error}); a next run computes them")

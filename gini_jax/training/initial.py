@@ -1,9 +1,8 @@
 """The state before the first step: initial values, PyTorch weights, or another run's weights."""
 
 import contextlib
-import io
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from gini_jax.errors import InputError, RunError
-from gini_jax.models import from_torch, read_torch_file
+from gini_jax.models import read_torch_file
 from gini_jax.models.frozen import body_of, has_body, whole_of, with_body
 from gini_jax.models.registry import body_settings
 from gini_jax.models.torch_files import installed_file
+from gini_jax.models.torch_weights import converted
 from gini_jax.storage import is_remote, reading, run_path
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.progress import Progress
@@ -32,8 +32,8 @@ def start_state(experiment: Experiment) -> TrainState:
     state = init_state(experiment)
     if not experiment.config.model.init:
         return state
-    with contextlib.redirect_stdout(io.StringIO()):  # `check_weights` has printed this text
-        weights = _given_weights(experiment, jax.device_get(state.variables))
+    # `check_weights` has printed what there is to say.
+    weights = _given_weights(experiment, jax.device_get(state.variables), _silent)
     changed = state.replace(**weights)  # type: ignore[attr-defined]
     return changed if state.average is None else changed.replace(average=changed.variables)
 
@@ -76,9 +76,8 @@ def check_weights(experiment: Experiment) -> None:
     if not (init := experiment.config.model.init):
         return
     shapes = jax.eval_shape(lambda: init_state(experiment)).variables
-    quiet = io.StringIO() if experiment.config.model.frozen else sys.stdout  # no head is used
-    with contextlib.redirect_stdout(quiet):
-        found = jax.tree.leaves(_given_weights(experiment, shapes))
+    say = _silent if experiment.config.model.frozen else print  # which does not use the head
+    found = jax.tree.leaves(_given_weights(experiment, shapes, say))
     if experiment.config.model.frozen:
         return
     lacking = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in found)
@@ -95,12 +94,19 @@ def untrained_variables(experiment: Experiment) -> dict[str, Any] | None:
         return None
 
 
-def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str, Any]:
+def _silent(text: str) -> None:
+    """Says nothing."""
+
+
+def _given_weights(
+    experiment: Experiment, initial: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
     """The variables that `config.model.init` names, of the network or of its frozen body.
 
     Args:
         experiment: the fixed parts of the run.
         initial: the network's initial variables, or their shapes.
+        say: is given each line of text.
     """
     model = experiment.config.model
     path = _place(model.init)
@@ -114,7 +120,7 @@ def _given_weights(experiment: Experiment, initial: dict[str, Any]) -> dict[str,
             "the file to this machine"
         )
     state_dict, settings = read_torch_file(path), body_settings(experiment.config)
-    weights = from_torch(model.name, state_dict, experiment.num_classes, **settings)
+    weights = converted(model.name, state_dict, experiment.num_classes, settings, say)
     return with_body(initial, weights)
 
 

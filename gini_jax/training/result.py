@@ -13,6 +13,7 @@ from gini_jax.data.source import Dataset, LazySubset, Split
 from gini_jax.devices import num_devices
 from gini_jax.errors import RunError
 from gini_jax.evals import Extractor, Inputs, SplitOutputs, chosen, evaluate, subsample, titles_of
+from gini_jax.models.layers import linear_head
 from gini_jax.training.checks import notes_on
 from gini_jax.training.frozen import as_seen
 from gini_jax.training.progress import Progress, num_parameters
@@ -53,6 +54,7 @@ def measure(
         extract(variables, test),
         dataset.num_classes,
         dataset.superclass_of,
+        linear_head(variables),
     )
     if not (good := np.isfinite(inputs.test.logits).all(axis=1)).all():
         raise RunError(

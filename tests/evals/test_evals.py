@@ -122,7 +122,8 @@ def test_the_purest_features_are_enough_where_the_others_are_noise():
 
 def test_result_json_has_every_key_of_every_evaluation():
     outputs = SplitOutputs(LOGITS, LOGITS, {"pooled": np.abs(LOGITS)}, LABELS)
-    numbers, arrays = evaluate(Inputs(outputs, outputs, K, (0, 0, 1, 1, 2, 2, 2)), list(EVALS))
+    inputs = Inputs(outputs, outputs, K, (0, 0, 1, 1, 2, 2, 2), np.eye(K))
+    numbers, arrays = evaluate(inputs, list(EVALS))
     keys = {key for module in EVALS.values() for key in module.KEYS}
     assert keys <= set(numbers)
     assert all(numbers[key] is not None for key in keys)

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gini_jax import HeadClassifier
 from gini_jax.errors import InputError
-from gini_jax.heads.programs import programs
+from gini_jax.heads.programs import programs, terms_of
 from gini_jax.heads.training import Head, Run, Settings
 from gini_jax.losses.terms import PRESETS
 
@@ -160,6 +160,36 @@ def test_examples_without_a_label():
     assert 3 not in every.predict(x_test)
 
 
+@pytest.mark.parametrize("name", ["proxy_anchor", "relation", "cosface", "center"])
+def test_what_needs_labels_does_not_see_examples_without_one(name):
+    """Only the batches differ: with all examples in each batch, the networks are equal."""
+    x, _, y, _ = (part[:60] for part in DIGITS)
+    small = SMALL | {"steps": 3, "batch_size": 200}
+    marked = np.where(np.arange(60) % 3, y, -1)
+    known = HeadClassifier(name, **small).fit(x[marked >= 0], y[marked >= 0])
+    found = HeadClassifier(name, unlabelled=-1, **small)
+    found.fit(np.concatenate([x[marked >= 0]] * 2), np.r_[marked[marked >= 0], [-1] * 40])
+    for key, value in known.params_.items():
+        np.testing.assert_allclose(found.params_[key], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ce", "supcon"])
+def test_a_head_is_that_of_the_benchmark_to_the_last_bit(name):
+    """Called as benchmarks/frozen_features.py calls it, on features that it standardises."""
+    x, _, y, _ = DIGITS
+    x = x.astype(np.float32)
+    standardised = ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)).astype(np.float32)
+    settings = Settings(terms_of(name, {}), hidden=(32,), steps=60)
+    train = Head(settings, 10).train
+    rows, labels = np.arange(len(y), dtype=np.int32)[None], y.astype(np.int32)[None]
+    rate, decay, one = (np.array([value], np.float32) for value in (0.01, 0.1, 1.0))
+    run = Run(jax.random.key(0)[None], rows, labels, None, rate, decay, one, one)
+    expected = jax.jit(jax.vmap(lambda run: train(run, jnp.asarray(standardised))))(run)
+    found = HeadClassifier(name, **SMALL, weight_decay=0.1).fit(x, y)
+    close = np.testing.assert_array_equal
+    jax.tree.map(close, found.params_, {k: np.asarray(v) for k, v in expected.items()})
+
+
 def test_training_stops_early_and_keeps_the_best():
     x, x_test, y, y_test = DIGITS
     given = SMALL | {"steps": 2000}
@@ -209,6 +239,12 @@ def test_a_search_in_two_processes():
         ({"validation_fraction": 0.001}, "holds out no example"),
         ({"objective": "hierarchy", "superclasses": {0: "a"}}, "no entry for the class 1"),
         ({"class_weight": "balance"}, "class_weight"),
+        ({"per_class": 200}, "per_class=200 exceeds batch_size=128.*set batch_size=800"),
+        ({"learning_rate": 1e3}, "not finite; lower them, such as learning_rate=100"),
+        ({"objective": ["ce"]}, r"objective=\['ce'\] must be a name, such as 'supcon'"),
+        ({"objective": {"gini": "a"}}, "the weight 'a' for 'gini'; it must be a number"),
+        ({"loss_settings": [1]}, r"loss_settings=\[1\] must map settings to values"),
+        ({"random_state": -1}, "Seed must be between 0 and"),
     ],
 )
 def test_bad_parameters_are_refused_before_training(given, said):

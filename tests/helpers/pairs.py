@@ -192,7 +192,7 @@ def row_config(row: dict[str, Any], places: Path) -> Any:
     if row["body"] == "frozen":
         config.loss.layers = ("pooled",)
         config.model.update(hidden=8, views=1, init=untrained_run(config, places))
-        config.model.frozen = True
+        config.model.frozen = config.augment.flip = True
     config.optimizer.update(ema_decay=row["average"], groups=row["groups"])
     set_component(config, "schedule", "constant", learning_rate=0.01)
     return config

@@ -10,10 +10,11 @@ import gini_jax
 from gini_jax.config.change import set_component
 from gini_jax.data import load_dataset
 from gini_jax.data.augment import augment_batch
-from gini_jax.errors import InputError
+from gini_jax.errors import InputError, RunError
 from gini_jax.modes import plan
 from gini_jax.modes.train import main as train
 from gini_jax.training import frozen
+from gini_jax.training.checks import notes_on
 from tests.helpers import tiny
 
 ONE = jax.devices()[:1]
@@ -140,6 +141,37 @@ def test_features_that_cannot_be_kept_are_no_error(run, source, tmp_path, monkey
     assert "the features are not kept in" in capsys.readouterr().out
 
 
+def test_two_equal_views_are_refused(source, tmp_path):
+    config = frozen_config(source, "simclr")
+    with pytest.raises(InputError, match=r"--config.model.views=4 and --config.augment.flip=True"):
+        train(config, tmp_path / "run", devices=ONE)
+    config.model.views, config.augment.flip = 4, True
+    train(config, tmp_path / "run", devices=ONE)
+
+
+def test_a_margin_does_not_excuse_terms_that_change_nothing(source, tmp_path):
+    config = frozen_config(source, "remarnet")
+    config.model.hidden = 0
+    with pytest.raises(InputError, match="relation acts on features"):
+        train(config, tmp_path / "run", devices=ONE)
+
+
+def test_augmentation_without_views_is_said_to_have_no_effect(source):
+    config = frozen_config(source)
+    config.augment.flip = True
+    assert "augment.flip=True has no effect" in notes_on(config)
+    config.model.views = 1
+    assert "augment.flip=True has no effect" not in notes_on(config)
+
+
+def test_where_numbers_are_not_finite_the_first_module_is_named(source, tmp_path):
+    config = frozen_config(source, "ce")
+    config.debug_nans = True
+    config.schedule.learning_rate = 1e38
+    with pytest.raises(RunError, match="not finite"):
+        train(config, tmp_path / "run", devices=ONE)
+
+
 def test_several_devices_train_as_one(run, source, tmp_path):
     found = train(frozen_config(source, views=2), tmp_path / "run", devices=jax.devices()[:4])
     assert found["test_loss"] == pytest.approx(run[0]["test_loss"], rel=1e-4)
@@ -175,6 +207,7 @@ def test_a_plan_compiles_the_step_on_features(source, tmp_path):
         ({"model.init": ""}, "model.init names none; set --config.model.init"),
         ({"loss.layers": ("stage2",)}, r"set --config.loss.layers=\"\('pooled',\)\""),
         ({"augment.mixup": 0.2}, "set --config.augment.mixup=0"),
+        ({"model.views": 2, "augment.crop_padding": 0, "augment.flip": False}, "changes nothing"),
         ({"model.hidden": 0}, "loss.terms.center acts on features.*set --config.model.hidden=256"),
         ({"model.views": -1}, "model.views=-1 must"),
     ],

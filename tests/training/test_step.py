@@ -58,7 +58,8 @@ def test_a_run_writes_what_it_promises(finished):
     promised = (
         "config_name objective seed epochs steps best_epoch val_accuracy test_accuracy "
         "test_class_accuracy test_top5 test_loss test_ece feature_gini feature_kl "
-        "feature_kl_uniform probe_accuracy knn_accuracy nmi scatter_ratio train_seconds "
+        "feature_kl_uniform probe_accuracy knn_accuracy nmi scatter_ratio nc1 nc2 nc3 nc4 "
+        "selectivity effective_rank feature_correlation top_purity train_seconds "
         "images_per_second num_parameters device jax_version"
     )
     assert set(promised.split()) <= set(result)
