@@ -126,6 +126,7 @@ def test_features_are_computed_once_and_again_for_other_images_or_views(
     assert computed == ["train"]
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_features_is_computed_again(run, source, cache, tmp_path):
     for path in cache.glob("*.npy"):
         path.write_bytes(path.read_bytes()[:200])
@@ -141,6 +142,7 @@ def test_features_that_cannot_be_kept_are_no_error(run, source, tmp_path, monkey
     assert "the features are not kept in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_equal_views_are_refused(source, tmp_path):
     config = frozen_config(source, "simclr")
     with pytest.raises(InputError, match=r"--config.model.views=4 and --config.augment.flip=True"):
@@ -164,6 +166,7 @@ def test_augmentation_without_views_is_said_to_have_no_effect(source):
     assert "augment.flip=True has no effect" not in notes_on(config)
 
 
+@pytest.mark.slow
 def test_where_numbers_are_not_finite_the_first_module_is_named(source, tmp_path):
     config = frozen_config(source, "ce")
     config.debug_nans = True
@@ -172,11 +175,13 @@ def test_where_numbers_are_not_finite_the_first_module_is_named(source, tmp_path
         train(config, tmp_path / "run", devices=ONE)
 
 
+@pytest.mark.slow
 def test_several_devices_train_as_one(run, source, tmp_path):
     found = train(frozen_config(source, views=2), tmp_path / "run", devices=jax.devices()[:4])
     assert found["test_loss"] == pytest.approx(run[0]["test_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_frozen_run_with_its_head(source, tmp_path):
     config = frozen_config(source, "ce")
     config.model.hidden = 0
