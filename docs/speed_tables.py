@@ -228,7 +228,7 @@ def own_images() -> str:
             own = case[recipe]
             accuracy, (first, *rest) = own["accuracy"], own["seconds"]
             spread = f"{statistics.mean(accuracy):.3f} ({min(accuracy):.3f} to {max(accuracy):.3f})"
-            again = f"{min(rest):.0f} to {max(rest):.0f} s"
+            again = ", ".join(f"{seconds:.0f} s" for seconds in rest)
             rows.append([str(case["each"]), f"`{recipe}`", spread, f"{first:.0f} s", again])
     rate = report["cases"][-1]["predict_rate"]
     note = (
