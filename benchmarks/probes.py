@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import app, flags
 
 from configs import probe
+from gini_jax.config.change import set_model
 from gini_jax.data import load_dataset
 from gini_jax.data.source import LazySubset, Split
 from gini_jax.devices import prepare_cpu
@@ -38,7 +39,8 @@ def accuracy(name: str) -> float:
     """Test accuracy of a linear probe on a network's pooled features."""
     package, size, mean, std = NETWORKS[name]
     config = probe.get_config("ce")
-    config.model.update(name=name, init=f"pip:{package}")
+    set_model(config, name)
+    config.model.update(init=f"pip:{package}", frozen=True)
     config.dataset.update(name="caltech101", data_dir=_DATA.value, num_classes=102, val_size=306)
     config.dataset.update(image_size=size, mean=mean, std=std)
     dataset = load_dataset(config.dataset, only={"train", "test"})
