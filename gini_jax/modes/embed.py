@@ -15,10 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from gini_jax.data import load_dataset
-from gini_jax.data.images import decoded_ahead, stored_or_reason
+from gini_jax.data.images import stored_or_reason
 from gini_jax.data.protocols import HELD_OUT
 from gini_jax.errors import InputError, unknown_name
-from gini_jax.modes.predict import BATCH, decoders, files_of, say_left_out
+from gini_jax.modes.predict import BATCH, files_of, readable, say_left_out
 from gini_jax.storage import printable, write
 from gini_jax.trained import Trained, load
 from gini_jax.training.state import feature_shapes
@@ -129,20 +129,11 @@ def _vectors(trained: Trained, pixels: np.ndarray, layer: str) -> np.ndarray:
 
 def _of_files(trained: Trained, images: str) -> Iterator[Batch]:
     """Paths and pixels of the files that can be read; the others are named at the end."""
-    paths, done, damaged = files_of(images, "--images"), 0, list[str]()
+    damaged: list[str] = []
     stored, size = trained.config.dataset.image_size, trained.image_size
     decode = partial(stored_or_reason, stored=stored, image_size=size)
-    bar = tqdm(total=len(paths), unit=" images", disable=len(paths) <= BATCH)
-    with bar, decoders(len(paths)) as pool:
-        for decoded in decoded_ahead(paths, decode, BATCH, pool):
-            files = paths[done : done + len(decoded)]
-            done += len(files)
-            damaged += [x for x in decoded if isinstance(x, str)]
-            good = [i for i, x in enumerate(decoded) if isinstance(x, np.ndarray)]
-            if good:
-                pixels = np.stack([decoded[i] for i in good])
-                yield [printable(files[i]) for i in good], [None] * len(good), pixels
-            bar.update(len(files))
+    for files, pixels in readable(files_of(images, "--images"), decode, damaged):
+        yield [printable(file) for file in files], [None] * len(files), pixels
     say_left_out(damaged)
 
 

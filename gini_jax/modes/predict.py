@@ -4,7 +4,7 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -95,20 +95,33 @@ def _predicted(
     """A row for each image, and the reason for each file that is not a readable image."""
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
-    seen: list[str] = []
+    for files, pixels in readable(paths, decode, damaged):
+        found = trained.probabilities(pixels)
+        rows += [_row(x, p, trained.class_names) for x, p in zip(files, found, strict=True)]
+    return rows, damaged
+
+
+def readable(
+    paths: Sequence[str], decode: Callable[[str], np.ndarray | str], damaged: list[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Paths and pixels of the files that can be read, batch by batch, with a progress bar.
+
+    Args:
+        paths: the files.
+        decode: gives the pixels of a file, or the reason why it cannot be read.
+        damaged: the reasons are added to it.
+    """
+    done = 0
     bar = tqdm(total=len(paths), unit=" images", disable=len(paths) <= BATCH)
     with bar, decoders(len(paths)) as pool:
         for decoded in decoded_ahead(paths, decode, BATCH, pool):
-            files = paths[len(seen) : len(seen) + len(decoded)]
-            seen += files
+            files = paths[done : done + len(decoded)]
+            done += len(files)
             damaged += [x for x in decoded if isinstance(x, str)]
             good = [i for i, x in enumerate(decoded) if isinstance(x, np.ndarray)]
             if good:
-                found = trained.probabilities(np.stack([decoded[i] for i in good]))
-                for i, p in zip(good, found, strict=True):
-                    rows.append(_row(files[i], p, trained.class_names))
+                yield [files[i] for i in good], np.stack([decoded[i] for i in good])
             bar.update(len(files))
-    return rows, damaged
 
 
 def _draw_votes(trained: Trained, pixels: np.ndarray, png: Path) -> None:
