@@ -6,6 +6,7 @@ devices.
 """
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from gini_jax.errors import InputError
 from gini_jax.platform import tracing_for
 
 AXIS = "batch"
+MOST_MAPPED = 30  # mapped functions, some ten runs, before jax forgets what it has compiled
 # On CPUs, jaxlib 0.10 hands convolutions and products to its library YNN, which is slower than the
 # compiler's own way (benchmarks/convolutions.py); reductions are faster there.
 YNN_OPTION = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
@@ -65,6 +67,7 @@ def prepare_cpu() -> None:
 
 
 _users, _kept, _lock = 0, dict[str, Any](), threading.RLock()
+_mapped = itertools.count(1)
 _SETTINGS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
@@ -182,6 +185,10 @@ def map_over_devices(
             return mapped(*arguments)
 
     in_turn.lower = mapped.lower  # type: ignore[attr-defined]
+    # jax keeps what pmap has compiled for as long as the process lives: after some hundred runs the
+    # process would have used up its memory maps, and crash.
+    if next(_mapped) % MOST_MAPPED == 0:
+        jax.clear_caches()
     return in_turn
 
 

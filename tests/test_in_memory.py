@@ -13,6 +13,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import gini_jax
+from gini_jax import devices
 from gini_jax.data import load_dataset
 from gini_jax.data.arrays import in_memory
 from gini_jax.errors import InputError
@@ -206,3 +207,16 @@ def test_two_threads_train_at_once_and_leave_everything_as_it_was(tmp_path):
     assert len(os.listdir("/proc/self/fd")) <= files + 2
     alone = gini_jax.train(config(seed=1), tmp_path / "alone", data=(IMAGES, LABELS))
     assert alone.curves["train_loss"].tolist() == runs[1].curves["train_loss"].tolist()
+
+
+def test_the_programs_of_many_runs_do_not_pile_up():
+    """jax keeps what pmap has compiled; a process has room for those of some hundred runs."""
+    client, before = jax.devices()[0].client, 0
+    for i in range(3 * devices.MOST_MAPPED):
+        step = devices.map_over_devices(
+            lambda x, i=i: (x * i).sum(), jax.devices()[:1], in_axes=(0,), donate=False
+        )
+        step(np.ones((1, 3), np.float32))
+        if i == devices.MOST_MAPPED:
+            before = len(client.live_executables())
+    assert len(client.live_executables()) <= before + devices.MOST_MAPPED

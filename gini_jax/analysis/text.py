@@ -28,6 +28,6 @@ def summary_text(result: dict[str, Any], workdir: Path) -> str:
             f"  features' Gini   {result['feature_gini']:.4f}   KL {result['feature_kl']:.4f}",
             f"  training time    {result['train_seconds']:.0f} s, "
             f"{result['images_per_second']:,.0f} images/s on {result['device']}",
-            f"  look at          {workdir}: {', '.join(there)}",
+            f"  look at          {workdir}{': ' * bool(there)}{', '.join(there)}",
         ]
     )

@@ -122,7 +122,7 @@ SETTINGS.rows |= {
     "log_every_steps": Setting(
         0, "steps between two logs, besides every epoch; 0: epochs only", bounds=NOT_NEGATIVE
     ),
-    "report": Setting(True, "write report.html at the end of a run"),
+    "report": Setting(True, "draw curves.png and impurity.png, and write report.html"),
     "debug_nans": Setting(False, "if the loss becomes NaN, name the first module with a NaN"),
     "profile": Setting(False, "trace ten steps of the first epoch into the workdir"),
     "dataset.name": Setting("digits", "digits, folder, hf:NAME_OR_PATH, or a set of TFDS"),

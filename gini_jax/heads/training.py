@@ -114,11 +114,35 @@ def initial(key: jax.Array, sizes: tuple[int, ...], biased: bool = True) -> Para
     return biases | {f"w{i}": weight for i, weight in enumerate(drawn, 1)}
 
 
-def batch_of(settings: Settings, key: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Places of a batch's examples among a run's."""
-    if not settings.per_class:
-        size = min(settings.batch_size, len(labels))
-        return jax.random.choice(key, len(labels), (size,), replace=False)
+def batches_of(
+    settings: Settings, key: jax.Array, labels: jax.Array, num_classes: int, steps: jax.Array
+) -> jax.Array:
+    """Places of the examples of each step's batch among a run's, `[S, B]`.
+
+    An epoch is a new order of all examples, which is cut into batches; what is left over is left
+    out. With `per_class`, batches are drawn anew, with replacement.
+
+    Args:
+        settings: of the run.
+        key: of the run.
+        labels: `[n]`.
+        num_classes: `K`.
+        steps: `[S]`, numbers of steps that follow each other.
+    """
+    if settings.per_class:
+        keys = jax.vmap(partial(jax.random.fold_in, key))(steps)
+        return jax.vmap(lambda own: _balanced(settings, own, labels, num_classes))(keys)
+    size = min(settings.batch_size, len(labels))
+    per_epoch = len(labels) // size
+    epochs = steps[0] // per_epoch + jnp.arange(len(steps) // per_epoch + 2)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31 + 1)))(epochs)
+    orders = jax.vmap(lambda own: jax.random.permutation(own, len(labels)))(keys)
+    batches = orders[:, : per_epoch * size].reshape(-1, size)
+    return batches[steps - epochs[0] * per_epoch]
+
+
+def _balanced(settings: Settings, key: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
+    """Places of a batch that holds the same number of examples of some classes."""
     first, second = jax.random.split(key)
     per_class = settings.per_class
     classes = jax.random.permutation(first, num_classes)[: settings.batch_size // per_class]
@@ -180,7 +204,8 @@ class Head:
         settings, two_views = self.settings, "views" in self.settings.needs
         sizes = (x.shape[1], *settings.hidden, self.num_classes)
         params = initial(run.key, sizes, "cosine" not in settings.needs)
-        count = len(batch_of(settings, run.key, run.labels, self.num_classes)) * (1 + two_views)
+        batches = self._batches(run, jnp.arange(1))
+        count = batches.shape[1] * (1 + two_views)
         logits = jax.ShapeDtypeStruct((count, self.num_classes), jnp.float32)
         features = {LAYER: jax.ShapeDtypeStruct((count, sizes[-2]), jnp.float32)}
         outputs, key = Outputs(features, logits, logits), jax.random.fold_in(run.key, 2**31)
@@ -191,7 +216,11 @@ class Head:
 
     def advance(self, state: Any, run: Run, x: jax.Array, shares: Any, steps: jax.Array) -> Any:
         """The state after further steps, whose numbers are `steps`; arguments as in `start`."""
-        return lax.scan(partial(self._step, run, x, shares), state, steps)[0]
+        inputs = steps, self._batches(run, steps)
+        return lax.scan(partial(self._step, run, x, shares), state, inputs)[0]
+
+    def _batches(self, run: Run, steps: jax.Array) -> jax.Array:
+        return batches_of(self.settings, run.key, run.labels, self.num_classes, steps)
 
     def _objective(self, run: Run, shares: jax.Array | None) -> Objective:
         settings = self.settings
@@ -210,11 +239,10 @@ class Head:
         )
 
     def _step(
-        self, run: Run, x: jax.Array, shares: Any, carry: Any, i: jax.Array
+        self, run: Run, x: jax.Array, shares: Any, carry: Any, inputs: tuple[jax.Array, jax.Array]
     ) -> tuple[Any, None]:
-        settings, (params, moments, state) = self.settings, carry
+        settings, (params, moments, state), (i, chosen) = self.settings, carry, inputs
         key, two_views = jax.random.fold_in(run.key, i), "views" in settings.needs
-        chosen = batch_of(settings, key, run.labels, self.num_classes)
         rows = jax.nn.one_hot(run.labels[chosen], self.num_classes)
         if settings.smooths:
             rows = _smoothed(rows, run.smoothing)

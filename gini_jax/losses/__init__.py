@@ -24,6 +24,8 @@ from gini_jax.losses.accumulation import RunningSums, linearize_at
 from gini_jax.losses.caching import cached_value_and_grad
 from gini_jax.losses.center import center_loss
 from gini_jax.losses.class_sums import ClassSums, class_sums
+from gini_jax.losses.covariance import SecondMoments, second_moments
+from gini_jax.losses.decorrelation import decorrelation_loss
 from gini_jax.losses.discriminability import (
     class_distribution,
     class_profile,
@@ -39,10 +41,13 @@ from gini_jax.losses.island import island_loss
 from gini_jax.losses.joint import discriminability_loss
 from gini_jax.losses.margins import arcface_loss, cosface_loss
 from gini_jax.losses.moments import FeatureMoments, feature_moments
+from gini_jax.losses.monosemantic import monosemantic_loss
 from gini_jax.losses.multi_similarity import multi_similarity_loss
 from gini_jax.losses.nt_xent import nt_xent_loss
+from gini_jax.losses.opl import opl_loss
 from gini_jax.losses.proxy_anchor import proxy_anchor_loss
 from gini_jax.losses.queue import Queue
+from gini_jax.losses.rate_reduction import rate_reduction_loss
 from gini_jax.losses.relation import (
     Comparator,
     relation_loss,
@@ -55,6 +60,7 @@ from gini_jax.losses.simclr import Projection, simclr_loss
 from gini_jax.losses.supcon import supcon_loss
 from gini_jax.losses.towers import clip_loss, siglip_loss
 from gini_jax.losses.triplet import triplet_loss
+from gini_jax.losses.vcreg import vcreg_loss
 
 __all__ = [
     "ClassSums",
@@ -63,6 +69,7 @@ __all__ = [
     "Projection",
     "Queue",
     "RunningSums",
+    "SecondMoments",
     "arcface_loss",
     "cached_value_and_grad",
     "center_loss",
@@ -72,6 +79,7 @@ __all__ = [
     "class_sums",
     "clip_loss",
     "cosface_loss",
+    "decorrelation_loss",
     "discriminability_loss",
     "entropy_loss",
     "feature_moments",
@@ -82,16 +90,21 @@ __all__ = [
     "island_loss",
     "kl_loss",
     "linearize_at",
+    "monosemantic_loss",
     "multi_similarity_loss",
     "mutual_information_loss",
     "nt_xent_loss",
+    "opl_loss",
     "proxy_anchor_loss",
+    "rate_reduction_loss",
     "relation_loss",
     "relation_scores",
     "relation_triplet_loss",
     "renyi_loss",
+    "second_moments",
     "siglip_loss",
     "simclr_loss",
     "supcon_loss",
     "triplet_loss",
+    "vcreg_loss",
 ]

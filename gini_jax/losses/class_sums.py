@@ -24,9 +24,16 @@ Reduction: TypeAlias = Literal["mean", "none"]
 Sums = TypeVar("Sums")
 
 
+class Additive:
+    """Sums over examples: those of two batches add to those of their union."""
+
+    def __add__(self: Sums, other: Sums) -> Sums:
+        return jax.tree.map(jnp.add, self, other)  # type: ignore[no-any-return]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ClassSums:
+class ClassSums(Additive):
     """Sums over the examples of a batch; those of two batches add to those of their union.
 
     Attributes:
@@ -42,9 +49,6 @@ class ClassSums:
 
     activation: jax.Array
     mass: jax.Array
-
-    def __add__(self, other: "ClassSums") -> "ClassSums":
-        return ClassSums(self.activation + other.activation, self.mass + other.mass)
 
 
 @jax.custom_jvp

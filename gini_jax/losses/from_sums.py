@@ -15,6 +15,11 @@ _BATCH = """    Args:
             axes, over which their mean is taken. Or the `KIND` of a batch, without labels.
         labels: `[N, K]` one-hot or soft rows, or `[N]` integers together with `num_classes`.
 """
+_WITHOUT_LABELS = """    Args:
+        features: `[N, ..., C]` activations of any float type; their mean over spatial or token axes
+            is taken. Or the `KIND` of a batch.
+        labels: not needed, and not used: accepted because other losses take them.
+"""
 _OPTIONS = """        num_classes: `K`; needed for integer labels only.
         where: `[N]` mask or example weights; 1 by default. Rows of weight 0 may hold NaN.
         axis_name: name or names of mapped axes to sum over.
@@ -49,13 +54,14 @@ class SumLoss(Protocol):
 
 
 def on_features(
-    kind: type[Any], make: Callable[..., Any]
+    kind: type[Any], make: Callable[..., Any], needs_labels: bool = True
 ) -> Callable[[Callable[..., jax.Array]], SumLoss]:
     """Turns a loss of sums into one of features and labels, which still accepts sums instead.
 
     Args:
         kind: the type of the sums, such as `ClassSums`.
         make: a function from features and labels to these sums, such as `class_sums`.
+        needs_labels: whether it does; if not, labels are accepted, and not used.
 
     Returns:
         A decorator. The function that it decorates takes sums, and settings by keyword; its
@@ -90,13 +96,15 @@ def on_features(
         ) -> jax.Array:
             batch: Any = {"num_classes": num_classes, "where": where}
             batch |= {"axis_name": axis_name, "axis": axis}
+            if labels is None and not needs_labels and not isinstance(features, kind):
+                return loss(make(features, **batch), **settings)
             return loss(as_sums(kind, make, features, labels, batch), **settings)
 
         before = list(inspect.signature(SumLoss.__call__).parameters.values())[1:-1]
         before[0] = before[0].replace(annotation=jax.Array | kind)
         signature = inspect.signature(loss).replace(parameters=before[:2] + own + before[2:])
         of_batch.__signature__ = signature  # type: ignore[attr-defined]
-        batch = _BATCH.replace("KIND", kind.__name__)
+        batch = (_BATCH if needs_labels else _WITHOUT_LABELS).replace("KIND", kind.__name__)
         of_batch.__doc__ = documented(loss.__doc__ or "", batch, _OPTIONS, _RAISES)
         found: Any = bounded(of_batch)
         found.of_sums = loss

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gini_jax.losses.class_sums import local_sums, ratio
+from gini_jax.losses.class_sums import Additive, local_sums, ratio
 from gini_jax.losses.rules import AxisName
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class FeatureMoments:
+class FeatureMoments(Additive):
     """Sums over the examples of a batch; those of two batches add to those of their union.
 
     Attributes:
@@ -31,9 +31,6 @@ class FeatureMoments:
     total: jax.Array
     square: jax.Array
     mass: jax.Array
-
-    def __add__(self, other: "FeatureMoments") -> "FeatureMoments":
-        return jax.tree.map(jnp.add, self, other)
 
     @property
     def present(self) -> jax.Array:

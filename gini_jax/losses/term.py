@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from gini_jax.losses.class_sums import local_sums, spatial_mean, sum_type
+from gini_jax.losses.covariance import local_second_moments
+from gini_jax.losses.directions import local_direction_products, local_direction_sums
 from gini_jax.losses.moments import local_moments
 from gini_jax.losses.queue import Queue
 from gini_jax.losses.rules import AxisName
@@ -118,6 +120,9 @@ SUMS: dict[str, Callable[..., Any]] = {
     "class_sums": local_sums,
     "signed_class_sums": partial(local_sums, signed=True),
     "feature_moments": local_moments,
+    "second_moments": local_second_moments,
+    "direction_sums": local_direction_sums,
+    "direction_products": local_direction_products,
 }
 
 

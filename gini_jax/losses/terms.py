@@ -11,14 +11,18 @@ import jax
 
 from gini_jax.config.registry import ANY, COUNT, NOT_NEGATIVE, Registry, Setting, settings_of
 from gini_jax.losses.center import center_loss
+from gini_jax.losses.decorrelation import decorrelation_loss
 from gini_jax.losses.discriminability import entropy_loss, gini_loss, kl_loss
 from gini_jax.losses.fisher import fisher_loss
 from gini_jax.losses.hierarchy import hierarchy_loss
 from gini_jax.losses.information import mutual_information_loss
 from gini_jax.losses.island import island_loss
 from gini_jax.losses.margins import arcface_loss, cosface_loss
+from gini_jax.losses.monosemantic import monosemantic_loss
 from gini_jax.losses.multi_similarity import multi_similarity_loss
+from gini_jax.losses.opl import opl_loss
 from gini_jax.losses.proxy_anchor import proxy_anchor_loss
+from gini_jax.losses.rate_reduction import rate_reduction_loss
 from gini_jax.losses.relation import Comparator, relation_loss, relation_triplet_loss
 from gini_jax.losses.renyi import renyi_loss
 from gini_jax.losses.simclr import Projection, simclr_loss
@@ -33,6 +37,12 @@ from gini_jax.losses.term import (
     TermContext,
 )
 from gini_jax.losses.triplet import triplet_loss
+from gini_jax.losses.vcreg import vcreg_loss
+
+_SIGNED = (
+    "weight of the term; a negative one rewards what a positive one punishes: features that "
+    "respond to many classes"
+)
 
 
 class TermSpec(NamedTuple):
@@ -63,7 +73,9 @@ class TermSpec(NamedTuple):
             >>> list(TERMS["supcon"].settings), TERMS["gini"].settings["weight"].bounds
             (['weight', 'temperature', 'average', ...], '(-inf, inf)')
         """
-        weight = Setting(0.0, "weight of the term", bounds=ANY if self.signed else NOT_NEGATIVE)
+        weight = Setting(0.0, "weight of the term", bounds=NOT_NEGATIVE)
+        if self.signed:
+            weight = Setting(0.0, _SIGNED, bounds=ANY)
         own = settings_of(self.declares) if self.declares else {}
         own = {k: row for k, row in own.items() if k not in self.given}
         return {"weight": weight} | own | dict(self.more)
@@ -86,6 +98,9 @@ def of_class_sums(
     return TermSpec(term, loss, signed=signed)
 
 
+_GIVEN = ("against", "positives", "references", "reduction", "embeddings")
+
+
 def of_features(
     loss: Callable[..., jax.Array],
     create: Callable[[jax.Array, int, int], Any] | None = None,
@@ -98,9 +113,7 @@ def of_features(
             settings = settings | {"chunk_size": None}
         return FeatureTerm(partial(loss, **settings), create)
 
-    return TermSpec(
-        term, loss, given=("against", "positives", "references", "reduction"), needs=needs
-    )
+    return TermSpec(term, loss, given=_GIVEN, needs=needs)
 
 
 _QUEUE = {
@@ -190,6 +203,11 @@ TABLE: dict[str, TermSpec] = {
     "center": of_class_sums(center_loss, "feature_moments"),
     "fisher": of_class_sums(fisher_loss, "feature_moments"),
     "island": of_class_sums(island_loss, "feature_moments"),
+    "vcreg": of_class_sums(vcreg_loss, "second_moments"),
+    "decorrelation": of_class_sums(decorrelation_loss, "second_moments"),
+    "opl": of_class_sums(opl_loss, "direction_sums"),
+    "rate_reduction": of_class_sums(rate_reduction_loss, "direction_products"),
+    "monosemantic": of_features(monosemantic_loss),
     "supcon": of_pairs(supcon_loss),
     "triplet": of_pairs(triplet_loss),
     "multi_similarity": of_pairs(multi_similarity_loss),
@@ -224,6 +242,7 @@ TERMS = Registry(
 PRESETS: dict[str, dict[str, float]] = {
     "ce": {},
     "gini": {"gini": 0.5},
+    "anti_gini": {"gini": -0.5},
     "kl": {"kl": 0.5},
     "gini_kl": {"gini": 0.5, "kl": 0.5},
     "entropy_kl": {"entropy": 0.5, "kl": 0.5},
@@ -233,6 +252,11 @@ PRESETS: dict[str, dict[str, float]] = {
     "center": {"center": 0.01},
     "fisher": {"fisher": 0.1},
     "island": {"center": 0.01, "island": 0.1},
+    "vcreg": {"vcreg": 0.1},
+    "decorrelation": {"decorrelation": 0.5},
+    "opl": {"opl": 0.5},
+    "rate_reduction": {"rate_reduction": 0.1},
+    "monosemantic": {"monosemantic": 0.5},
     "supcon": {"supcon": 0.5},
     "triplet": {"triplet": 0.5},
     "multi_similarity": {"multi_similarity": 0.5},
@@ -290,13 +314,22 @@ def needs_of(terms: Mapping[str, Any]) -> set[str]:
 def objective_name(terms: Mapping[str, Any]) -> str:
     """The name of a composition: that of the preset with these terms, or their names joined.
 
+    A term with a negative weight has the opposite direction, which `anti_` says.
+
     Examples:
         >>> objective_name({"kl": 1.0, "gini": 0.1}), objective_name({}), objective_name({"kl": 0})
         ('gini_kl', 'ce', 'ce')
+        >>> objective_name({"gini": -0.1}), objective_name({"kl": 1.0, "gini": -0.1})
+        ('anti_gini', 'anti_gini_kl')
     """
-    active = {key for key, section in terms.items() if weight_of(section)}
+    active = {key: _is_negative(weight_of(own)) for key, own in terms.items() if weight_of(own)}
     for preset, weights in PRESETS.items():
-        if set(weights) == active:
+        if {key: _is_negative(weight) for key, weight in weights.items()} == active:
             return preset
-    ordered = [name for name in TERMS if name in active] + sorted(active - set(TERMS))
-    return "_".join(name.rpartition(":")[2] for name in ordered)
+    ordered = [name for name in TERMS if name in active] + sorted(active.keys() - set(TERMS))
+    return "_".join("anti_" * active[key] + key.rpartition(":")[2] for key in ordered)
+
+
+def _is_negative(weight: Any) -> bool:
+    """Whether a weight, or the sum of those of the layers, is negative."""
+    return bool((sum(weight.values()) if isinstance(weight, Mapping) else weight) < 0)

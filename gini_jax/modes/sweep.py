@@ -101,7 +101,7 @@ def main(
     write_record(workdir, {x.name: x.changes for x in members}, search is not None)
     failed, busy = run_members(members, workdir, engine.run, values)
     table = write_tables(workdir)
-    report = not table.empty and not search  # it would show the test split
+    report = config.report and not (table.empty or search)  # it would show the test split
     if report:
         write_report(workdir)
     print(f"written to {workdir}: sweep.csv, sweep.md" + ", report.html" * report)

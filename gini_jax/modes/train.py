@@ -82,7 +82,7 @@ def main(
         experiment = build_experiment(config, dataset, devices)
         if first:
             write_run(workdir, config, dataset)
-        curves = CurvesNow(workdir)
+        curves = CurvesNow(workdir) if config.report else lambda: None
         progress = fit(experiment, dataset, workdir, devices, curves, callbacks)
         with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
             best = checkpoints.variables(progress.best_step)
@@ -131,24 +131,27 @@ def _draw_curves(workdir: Path) -> None:
 def write_results(
     config: ConfigDict, workdir: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
-    """Writes result.json, arrays.npz, the pictures and, if wanted, the report."""
-    from gini_jax.analysis import figures  # imports matplotlib
-    from gini_jax.drawing import save, try_to_draw
-
+    """Writes result.json, arrays.npz and, if wanted, the pictures and the report."""
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
     write(workdir / "arrays.npz", packed.getvalue())
-    _draw_curves(workdir)
-    png = workdir / "impurity.png"
-    try_to_draw(png.name, save, png, figures.before_and_after, arrays)
+    if config.report:
+        from gini_jax.analysis import figures  # imports matplotlib
+        from gini_jax.drawing import save, try_to_draw
+
+        _draw_curves(workdir)
+        png = workdir / "impurity.png"
+        try_to_draw(png.name, save, png, figures.before_and_after, arrays)
     again = (workdir / "result.json").exists()
     write(workdir / "result.json", json_text(result))  # last: it marks the run as finished
     if not again and set(config.loggers) - {"jsonl"}:
+        from gini_jax.analysis import figures
         from gini_jax.analysis.runs import read_run
 
         log_result(workdir, config, result, figures.of_one_run(read_run(workdir)))
     if config.report:
         from gini_jax.analysis.report import write_report
+        from gini_jax.drawing import try_to_draw
 
         try_to_draw("report.html", write_report, workdir)
 

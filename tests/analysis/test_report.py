@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import jax
 import markupsafe
@@ -15,6 +17,7 @@ from gini_jax.analysis.names import short_names
 from gini_jax.analysis.report import page_of, write_report
 from gini_jax.analysis.runs import read_runs
 from gini_jax.analysis.sweep_tables import summary, write_csv
+from gini_jax.analysis.tsne import tsne
 from gini_jax.cli import _split
 from gini_jax.config.change import changed
 from gini_jax.config.files import command_of, read_config
@@ -22,6 +25,7 @@ from gini_jax.config.values import written
 from gini_jax.errors import InputError
 from gini_jax.modes import sweep, train
 from gini_jax.training.workdir import differences, saved_config
+from tests.conftest import ROOT
 from tests.helpers import dense
 
 
@@ -133,3 +137,22 @@ def test_a_run_alone_says_which_commands_set_it_against_cross_entropy(tmp_path):
     saved = saved_config(tmp_path / "run")
     assert set(differences(saved, other)) <= {"objective", "loss.terms.gini.weight"}
     assert np.array_equal(other.loss.layers, ["stage3"])
+
+
+def test_points_that_coincide_are_placed_once():
+    """In a process of its own: where they are not merged, the quadtree ends the process."""
+    program = """if True:
+        import numpy as np
+        from gini_jax.analysis.tsne import tsne
+        rng = np.random.default_rng(0)
+        points = np.repeat(rng.normal(size=(12, 3)), 60, axis=0)
+        points += rng.normal(size=points.shape) * 1e-9
+        placed = tsne(points)
+        assert len(np.unique(placed, axis=0)) == 12 and np.isfinite(placed).all()
+        assert tsne(np.vstack([points, rng.normal(size=(400, 3))])).shape == (1120, 2)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for few in (np.zeros((2, 3)), np.ones((40, 3))):
+        with pytest.raises(RuntimeError, match="different points are too few"):
+            tsne(few)

@@ -25,7 +25,7 @@ import pandas as pd
 from PIL import Image
 
 import gini_jax
-from gini_jax.config.change import default_config, set_component
+from gini_jax.config.change import default_config, set_component, set_terms
 from gini_jax.data.source import Example
 from gini_jax.errors import InputError
 from gini_jax.losses.terms import PRESETS, needs_of
@@ -59,10 +59,12 @@ DATA: dict[str, dict[str, Any]] = {
     "labelled": {"name": "digits", "labelled": 6, "train_size": 120},
     "noise": {"name": "digits", "label_noise": 0.3, "train_size": 120},
 }
+# Terms that no setting but their own changes share a row, so that the array stays small.
+TOGETHER = ("anti_gini", "vcreg", "decorrelation", "opl", "rate_reduction", "monosemantic")
 COLUMNS: dict[str, list[Any]] = {
     "network": [*MODELS, OWN],
     "data": list(DATA),
-    "objective": list(PRESETS),
+    "objective": [*(name for name in PRESETS if name not in TOGETHER), "+".join(TOGETHER)],
     "body": ["trained", "frozen"],
     "head": ["auto", "linear", "cosine", "probe"],
     "feed": ["device", "stream"],
@@ -96,10 +98,15 @@ class Families:
         return split
 
 
+def terms_of(objective: str) -> dict[str, float]:
+    """The terms of a preset, or of several joined by `+`."""
+    return {k: v for name in objective.split("+") for k, v in PRESETS[name].items()}
+
+
 def go_together(row: dict[str, Any]) -> bool:
     """Whether the first values of a row, or all, may be combined; the others are refused."""
     objective, network, data = (row.get(key) for key in ("objective", "network", "data"))
-    terms = PRESETS[objective] if objective else {}
+    terms = terms_of(objective) if objective else {}
     needs, head = needs_of(terms), row.get("head", "auto")
     heads = needs & {"cosine", "probe"}
     return not (
@@ -173,7 +180,8 @@ def write_places(folder: Path) -> None:
 def row_config(row: dict[str, Any], places: Path) -> Any:
     """The tiny run that a row describes; values that it lacks are the first of their columns."""
     row = {name: values[0] for name, values in COLUMNS.items()} | {"data": "digits"} | row
-    config = default_config(row["objective"])
+    config = default_config("ce")
+    set_terms(config, terms_of(row["objective"]))
     config.update(name="pairs", num_epochs=1, evals=(), report=False, loggers=("jsonl",))
     config.update(batch_size=12, grad_accumulation=row["accumulation"], eval_batch_size=60)
     settings = {

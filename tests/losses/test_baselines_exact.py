@@ -113,6 +113,45 @@ def numpy_island(x, labels):
     return cosines[~np.eye(len(units), dtype=bool)].mean() + 1
 
 
+def numpy_vcreg(x, labels):
+    v = np.cov(x, rowvar=False)
+    off = v[~np.eye(len(v), dtype=bool)]
+    return np.maximum(1 - np.sqrt(np.diag(v) + 1e-4), 0).mean() + (off**2).mean()
+
+
+def numpy_decorrelation(x, labels):
+    r = np.corrcoef(x, rowvar=False)
+    return (r[~np.eye(len(r), dtype=bool)] ** 2).mean()
+
+
+def numpy_opl(x, labels, gamma=0.5):
+    same, other = [], []
+    for s, positive, negative in rows_of(x, labels, numpy_cosine):
+        same += list(s[positive])
+        other += list(s[negative])
+    return 1 - np.mean(same) + gamma * abs(np.mean(other))
+
+
+def numpy_rate_reduction(x, labels, eps=0.5):
+    def rate(z):
+        return np.linalg.slogdet(np.eye(C) + C / (len(z) * eps) * z.T @ z)[1] / 2
+
+    z, classes = unit(x), np.unique(labels)
+    parts = [(labels == k).mean() * rate(z[labels == k]) for k in classes]
+    return sum(parts) - rate(z)
+
+
+def numpy_monosemantic(x, labels, of_labels=False, still=None):
+    """`still`: the features that the embeddings, which are constants, come from."""
+    seen = np.eye(K)[labels] if of_labels else unit(x if still is None else still)
+    a = (x - x.min(axis=0)) / np.ptp(x, axis=0)
+    scores = []
+    for c in range(x.shape[1]):
+        weights = np.outer(a[:, c], a[:, c]) * (1 - np.eye(len(x)))
+        scores.append((weights * (seen @ seen.T)).sum() / weights.sum())
+    return 1 - np.mean(scores)
+
+
 def numpy_relation(x, labels):
     first, second, bias, out, out_bias = (np.asarray(p, np.float64) for p in COMPARATOR)
     means = scatter(x, labels)[2]
@@ -164,6 +203,12 @@ NUMPY = {
     "center": lambda x, y: scatter(x, y)[0] / len(x) / 2,
     "fisher": lambda x, y: scatter(x, y)[0] / scatter(x, y)[1],
     "island": numpy_island,
+    "vcreg": numpy_vcreg,
+    "decorrelation": numpy_decorrelation,
+    "opl": numpy_opl,
+    "rate reduction": numpy_rate_reduction,
+    "monosemantic": numpy_monosemantic,
+    "monosemantic by label": partial(numpy_monosemantic, of_labels=True),
     "nt-xent": numpy_nt_xent,
     "supcon": numpy_supcon,
     "supcon inside": partial(numpy_supcon, inside=True),
@@ -189,8 +234,10 @@ def test_value_and_gradient_equal_float64_numpy(name, batch):
     features, labels = np.asarray(batch[0], np.float64), np.asarray(batch[1])
     value, gradient = jax.jit(partial(value_and_gradient, name))(*batch)
 
+    constant = {"still": features.mean(axis=(1, 2))} if name == "monosemantic" else {}
+
     def exact(features):
-        return NUMPY[name](features.mean(axis=(1, 2)), labels)
+        return NUMPY[name](features.mean(axis=(1, 2)), labels, **constant)
 
     np.testing.assert_allclose(value, exact(features), rtol=1e-5)
     rng = np.random.default_rng(1)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gini_jax import losses
+from gini_jax.losses.directions import direction_products, direction_sums
 from tests.helpers import baselines
 from tests.helpers.baselines import (
     COMPARATOR,
@@ -108,8 +109,11 @@ def test_collectives_of_a_step(name, batch):
         rows = 2 if name in ("nt-xent", "simclr") else 1  # two views of each image
         assert f"u32[{16 * rows},{C + 3}]" in text or f"u32[8,{2 * rows},{C + 3}]" in text
     reduces = text.count(" all-reduce(") + text.count(" all-reduce-start(")
-    # Relation: prototypes, then the mean error; proxy anchor: largest exponents, then sums.
-    assert reduces == (2 if name in ("relation", "proxy anchor") else 1)
+    # Relation: prototypes, then the mean error; proxy anchor: largest exponents, then sums;
+    # monosemantic: extremes, whose they are, then sums.
+    several = {"relation": 2, "proxy anchor": 2}
+    several |= dict.fromkeys(("monosemantic", "monosemantic by label"), 3)
+    assert reduces == several.get(name, 1)
 
 
 LEARNED = {
@@ -146,13 +150,24 @@ def test_gradients_of_learned_parameters_are_those_of_one_device(name, batch):
 # ------------------------------------------------------------- micro-batches and chunks
 
 
-@pytest.mark.parametrize("name", ["center", "fisher", "island"])
-def test_moments_accumulate_exactly_and_blend_with_their_history(name, batch):
+SUMS = {
+    "center": losses.feature_moments,
+    "fisher": losses.feature_moments,
+    "island": losses.feature_moments,
+    "vcreg": losses.second_moments,
+    "decorrelation": losses.second_moments,
+    "opl": direction_sums,
+    "rate reduction": direction_products,
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_accumulate_exactly_and_blend_with_their_history(name, batch):
     features, labels = batch[0].mean(axis=(1, 2)), batch[1]
     loss, scale = LOSSES[name], jnp.linspace(0.5, 1.5, C)
 
     def moments(scale, part):
-        return losses.feature_moments(jnp.tanh(features[part] * scale), labels[part], num_classes=K)
+        return SUMS[name](jnp.tanh(features[part] * scale), labels[part], num_classes=K)
 
     parts = [slice(0, 6), slice(6, 16)]
     total = moments(scale, parts[0]) + moments(scale, parts[1])

@@ -49,7 +49,7 @@ def test_a_value_outside_is_refused_before_anything_is_loaded(path, value, text)
 def test_the_weight_of_an_impurity_may_be_negative():
     config = changed(default_config("ce"), {"loss.terms.gini": -0.5})
     check_config(config, 1)
-    assert config.objective == "gini" and config.loss.terms.gini.weight == -0.5
+    assert config.objective == "anti_gini" and config.loss.terms.gini.weight == -0.5
 
 
 def test_a_plugin_declares_settings_like_a_loss_of_the_package():

@@ -127,11 +127,12 @@ TWO_BY_TWO = ("--objectives=ce,gini_kl", "--seeds=0,1", *ONE_EPOCH)
 
 @pytest.mark.slow
 def test_a_sweep_that_was_killed_ends_like_an_undisturbed_one_and_its_report_is_whole(tmp_path):
-    process = start(tmp_path, *TWO_BY_TWO)
+    given = (*TWO_BY_TWO, "--config.report=True")
+    process = start(tmp_path, *given)
     process.until((tmp_path / "gini_kl-seed0" / "metrics.jsonl").exists)
     process.kill()
     first = (tmp_path / "ce-seed0" / "result.json").stat().st_mtime_ns
-    _, err = start(tmp_path, *TWO_BY_TWO).finish()
+    _, err = start(tmp_path, *given).finish()
     assert "4 of 4 members done" in err, err[-2000:]
     assert (tmp_path / "ce-seed0" / "result.json").stat().st_mtime_ns == first  # not run again
     config = tiny.get_config("gini_kl")

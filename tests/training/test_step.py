@@ -49,7 +49,7 @@ class PlainNetwork(nn.Module):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    return train(small_config(), workdir, devices=jax.devices()[:1]), workdir
+    return train(small_config(report=True), workdir, devices=jax.devices()[:1]), workdir
 
 
 def test_a_run_writes_what_it_promises(finished):
@@ -188,7 +188,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(tmp_path, r
 def test_a_run_is_finished_once_everything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("gini_jax.modes.train._draw_curves", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train(small_config("ce", dense, num_epochs=1), tmp_path, devices=jax.devices()[:1])
+        config = small_config("ce", dense, num_epochs=1, report=True)
+        train(config, tmp_path, devices=jax.devices()[:1])
     assert not (tmp_path / "result.json").exists()
 
 
