@@ -1,4 +1,4 @@
-"""On one GPU: the step's speed against PyTorch's, and pairs of seeds at full width.
+"""On one GPU: the step's speed against PyTorch's, pairs of seeds, and a queue of the full recipe.
 
     python benchmarks/gpu.py --part=speed --out=results/gpu.json
     python benchmarks/gpu.py --part=seeds --data_dir=DIR --minutes=60 --out=results/gpu.json
@@ -10,6 +10,8 @@ ResNet-18 on images of 32 pixels and ResNet-50 on 224, gini_jax against PyTorch 
 `seeds`: CIFAR-100, ResNet-18 of width 64. First every arm is tuned with the same number of trials,
 on validation accuracy, with one seed that is used for nothing else. Then fresh seeds of all arms,
 a seed at a time, until the minutes are over. `--parallel` runs share the GPU.
+
+`queue`: runs of the published recipe, best first; see benchmarks/gpu_queue.py.
 
 What `--out` holds already stays; figures are added. `--small` tries everything on a CPU.
 """
@@ -29,17 +31,17 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from benchmarks import torch_networks, train_step  # with the flags --rounds and --out
+from benchmarks import gpu_queue, torch_networks, train_step  # with the flags --rounds and --out
 
 FLAGS = flags.FLAGS
-_PART = flags.DEFINE_enum("part", "speed", ["speed", "seeds"], "What to measure.")
+_PART = flags.DEFINE_enum("part", "speed", ["speed", "seeds", "queue"], "What to measure.")
 _SMALL = flags.DEFINE_bool("small", False, "Small networks and few images, to try the script.")
-_DATA = flags.DEFINE_string("data_dir", "", "seeds: folder of CIFAR-100 in TFDS form.")
-_MINUTES = flags.DEFINE_float("minutes", 60.0, "seeds: start no run after this many minutes.")
+_DATA = flags.DEFINE_string("data_dir", "", "seeds, queue: folder of CIFAR-100 in TFDS form.")
+_MINUTES = flags.DEFINE_float("minutes", 60.0, "seeds, queue: end after this many minutes.")
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "seeds: epochs of a run.")
-_PARALLEL = flags.DEFINE_integer("parallel", 3, "seeds: runs at a time.")
+_PARALLEL = flags.DEFINE_integer("parallel", 3, "seeds, queue: runs at a time.")
 _SEEDS = flags.DEFINE_integer("seeds", 8, "seeds: at most this many fresh seeds.")
-_RUNS = flags.DEFINE_string("workdir", "runs/gpu", "seeds: folder of the runs.")
+_RUNS = flags.DEFINE_string("workdir", "runs/gpu", "seeds, queue: folder of the runs.")
 ROOT = Path(__file__).resolve().parent.parent
 TUNED_ON = 100  # the seed of the trials
 
@@ -250,6 +252,13 @@ def start(arm: str, objective: str, settings: dict[str, Any], seed: int) -> tupl
 def main(argv: list[str]) -> None:
     """Measures, and adds the figures to the file."""
     del argv
+    if not FLAGS.out:
+        raise SystemExit("--out is missing; give the JSON file for the figures")
+    if _PART.value == "queue":
+        own = (_DATA.value, _MINUTES.value, _PARALLEL.value, _SMALL.value)
+        count = gpu_queue.work_off(Path(FLAGS.out), Path(_RUNS.value), *own)
+        print(f"{count} rows are in {FLAGS.out}")
+        return
     rows = speed() if _PART.value == "speed" else seeds()
     path = Path(FLAGS.out)
     report = json.loads(path.read_text()) if path.exists() else {"speed": [], "seeds": []}
