@@ -1,8 +1,12 @@
 """The protocol of docs/selectivity.md: which doses, which runs, and with which settings."""
 
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 import gini_jax
@@ -27,7 +31,7 @@ def config_of(
         config.dataset.train_size = 300
     elif part == "fashion_mnist":
         config = gini_jax.get_config("fashion_mnist:ce")
-        config.dataset.update(train_size=5000, val_size=1000, test_size=2000)
+        config.dataset.update(train_size=5000, val_size=1000)
         set_model(config, "resnet_digits", width=8)
         config.num_epochs = 5
     else:
@@ -36,7 +40,7 @@ def config_of(
         config.dataset.update(train_size=8000, val_size=1000)
         set_model(config, "resnet18", width=16, blocks=(1, 1, 1, 1))
         set_component(config, "schedule", "cosine", learning_rate=0.1, warmup_epochs=0.5)
-        config.num_epochs, config.batch_size = 9, 100
+        config.num_epochs, config.batch_size = 6, 100
     config.loss.start_epoch, config.seed = 1, seed
     config.update(report=False, loggers=("jsonl",))
     config.checkpoint_every_epochs = max(1, config.num_epochs // 4)
@@ -65,7 +69,34 @@ def wanted(
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """By reference, the strength with the best validation accuracy."""
+    """By reference, the strength with the best validation accuracy; of equals, the lowest loss."""
+
+    def rank(row: dict[str, Any]) -> tuple[float, float]:
+        return row["figures"]["val_accuracy"], -row["figures"]["val_loss"]
+
     trials = [row for row in rows if row["seed"] == TUNING_SEED]
-    ordered = sorted(trials, key=lambda row: row["figures"]["val_accuracy"])
-    return {row["arm"]: row["strength"] for row in ordered}
+    return {row["arm"]: row["strength"] for row in sorted(trials, key=rank)}
+
+
+def opened(out: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """What `out` holds already, with the settings of its runs.
+
+    Raises:
+        SystemExit: the file holds runs with other settings.
+    """
+    report: dict[str, Any] = {"rows": []}
+    if out and out.exists():
+        report = json.loads(out.read_text())
+        other = {key: report[key] for key, own in settings.items() if report.get(key, own) != own}
+        if other:
+            raise SystemExit(f"{out} holds runs with {other}, not {settings}; give another --out")
+    report |= settings | {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    return report | {"cores": len(os.sched_getaffinity(0))}
+
+
+def saved(report: dict[str, Any], out: Path | None) -> None:
+    """Writes the report, so that the file is whole at any time."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".part").write_text(json.dumps(report) + "\n")
+        os.replace(out.with_suffix(".part"), out)

@@ -9,8 +9,6 @@ leading principal components. All seeds of an arm train at once. What `--out` ho
 computed again. docs/selectivity.md has the time that it took.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,11 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import app, flags
 
 from benchmarks import frozen_features as frozen  # with its flags
-from benchmarks.selectivity_doses import CURVES, DOSES
+from benchmarks.selectivity_doses import CURVES, DOSES, opened, saved
 from gini_jax.devices import prepare_cpu
 from gini_jax.downstream.fewshot import episodes
 from gini_jax.downstream.outliers import auroc
@@ -38,9 +35,7 @@ from gini_jax.evals.selectivity import (
     top_purity,
 )
 from gini_jax.heads.programs import terms_of
-from gini_jax.heads.training import Head, Settings, batches_of, hidden_of, logits_of
-from gini_jax.losses.objective import Objective, squared_norm
-from gini_jax.losses.term import Outputs
+from gini_jax.heads.training import Head, Settings, hidden_of, logits_of
 
 FLAGS = flags.FLAGS
 
@@ -63,7 +58,7 @@ class Cell(NamedTuple):
         train: features `[N, C]` and labels `[N]`.
         val: for the choice of settings.
         test: of the classes of training.
-        unseen: test images of other classes; None if all classes are trained.
+        unseen: images of other classes, from all splits; None if all classes are trained.
         unseen_val: the same, for the choice.
     """
 
@@ -77,12 +72,14 @@ class Cell(NamedTuple):
 def cell_of(network: str, name: str) -> tuple[Cell, float]:
     """The data of a cell, and the share of the variance that the components hold."""
     data = frozen.features_of(network)
-    x = data.train[0].astype(np.float64)
-    _, singular, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    seen = data.train[1] % 2 == 0 if name == "held_out" else slice(None)
+    x = data.train[0][seen].astype(np.float64)
+    mean, sd = x.mean(axis=0), x.std(axis=0) + 1e-6
+    _, singular, axes = np.linalg.svd((x - mean) / sd, full_matrices=False)
     share = float(np.square(singular[:COMPONENTS]).sum() / np.square(singular).sum())
     # One factor for all components, so that they keep their ratios: a rotation, and a cut.
     scale = np.sqrt(COMPONENTS) / np.sqrt(np.square(singular[:COMPONENTS]).sum() / len(x))
-    turned = [(((own - x.mean(axis=0)) @ axes[:COMPONENTS].T) * scale, y) for own, y in data]
+    turned = [((((own - mean) / sd) @ axes[:COMPONENTS].T) * scale, y) for own, y in data]
     splits = [(own.astype(np.float32), y) for own, y in turned]
     if name != "held_out":
         return Cell(*splits), share
@@ -133,7 +130,7 @@ def outcomes(params: Any, run: Any, cell: Cell, final: bool) -> dict[str, float 
         "ece": expected_calibration_error(scores, labels),
         "knn_accuracy": knn_accuracy(own, run.labels, seen[rows], labels[rows]),
         "recall_at_1": recall(seen[rows], labels[rows]),
-        "pruned_32": pruned(own, run.labels, seen, labels, run.key),
+        "pruned_eighth": pruned(own, run.labels, seen, labels, run.key),
         "selectivity": class_selectivity(seen, labels),
         "nc1": collapse(own, run.labels).get("nc1"),
         "effective_rank": effective_rank(seen),
@@ -158,13 +155,15 @@ def recall(features: Any, labels: Any) -> Any:
 
 
 def pruned(own: Any, of_own: Any, seen: Any, labels: Any, key: Any) -> float:
-    """Class accuracy of a ridge classifier on 32 features, drawn at random."""
-    kept = np.asarray(jax.random.permutation(key, own.shape[1]))[:32]
+    """Class accuracy of a ridge classifier on an eighth of the features, drawn at random."""
+    kept = np.asarray(jax.random.permutation(key, own.shape[1]))[: own.shape[1] // 8]
     x, y = own[:, kept].astype(np.float64), seen[:, kept].astype(np.float64)
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
     x, y = (x - centre) / scale, (y - centre) / scale
     rows = np.eye(int(max(of_own.max(), labels.max())) + 1)[of_own]
-    fitted = np.linalg.solve(x.T @ x + len(x) * 1e-2 * np.eye(32), x.T @ (rows - rows.mean(axis=0)))
+    fitted = np.linalg.solve(
+        x.T @ x + len(x) * 1e-2 * np.eye(len(kept)), x.T @ (rows - rows.mean(axis=0))
+    )
     scores = jnp.asarray(y @ fitted + rows.mean(axis=0))
     return float(frozen.class_accuracy(scores, labels))
 
@@ -208,42 +207,6 @@ class Bench:
         assert np.isfinite(means).all(), means
         return settings[int(means.argmax())], [round(float(m), 5) for m in means]
 
-    def unit_weight(self, term: str, settings: dict[str, float]) -> float:
-        """The weight that makes a term's gradient as large as that of cross-entropy.
-
-        Root mean squares over all steps of a run of cross-entropy alone, with respect to the
-        features; the mean over the tuning seeds.
-        """
-        head = Head(Settings(steps=FLAGS.steps), self.num_classes)
-        objective = Objective({term: 1.0})
-
-        def squares(run: Any) -> jax.Array:
-            """`[S, 2]` squared norms, of cross-entropy and of the term, before each step."""
-
-            def step(state: Any, i: jax.Array) -> tuple[Any, jax.Array]:
-                steps = i[None]
-                chosen = batches_of(head.settings, run.key, run.labels, self.num_classes, steps)[0]
-                rows = jax.nn.one_hot(run.labels[chosen], self.num_classes)
-                hidden = hidden_of(state[0], self.x[run.rows[chosen]])
-
-                def ce(h: jax.Array) -> jax.Array:
-                    logits = logits_of(state[0], h)
-                    return optax.softmax_cross_entropy(logits, rows).mean()
-
-                def of_term(h: jax.Array) -> jax.Array:
-                    outputs = Outputs({"hidden": h}, logits_of(state[0], h), rows)
-                    sums = objective.sums(outputs)
-                    return objective.of_sums(sums, objective.init(outputs), 1.0).added
-
-                norms = [squared_norm(jax.grad(loss)(hidden)) for loss in (ce, of_term)]
-                return head.advance(state, run, self.x, None, steps), jnp.stack(norms)
-
-            return jax.lax.scan(step, head.start(run, self.x), jnp.arange(FLAGS.steps))[1]
-
-        runs = frozen.runs_of(self.name, self.cell.train[1], frozen.TUNING_SEEDS, [settings])
-        total = np.asarray(jax.jit(jax.vmap(squares))(runs)).mean(axis=(0, 1))
-        return float(np.sqrt(total[0] / total[1]))
-
 
 def rows_of(network: str, name: str, done: set[Any], report: dict[str, Any]) -> Iterable[Any]:
     """The rows of a network and a kind of data that are not done, as they are finished."""
@@ -265,18 +228,15 @@ def rows_of(network: str, name: str, done: set[Any], report: dict[str, Any]) -> 
         best, trials = bench.tuned(kind)
         if arm == "ce":
             cross_entropy = best
-        found = bench.figures(kind, seeds, [best], final=True)
-        yield (
-            same
-            | {"arm": arm, "dose": None, "settings": best, "trials": trials}
-            | {"figures": found}
-        )
+        row = {"arm": arm, "dose": None, "settings": best, "trials": trials}
+        row["figures"] = bench.figures(kind, seeds, [best], final=True)
+        if arm != "ce":  # what the term adds to its learning rate and weight decay
+            row["without"] = bench.figures(Settings(), seeds, [best], final=True)
+        yield same | row
     for curve in CURVES:
-        todo = [dose for dose in DOSES if dose and (network, name, curve, dose) not in done]
-        weight = bench.unit_weight(curve, cross_entropy) if todo else 0.0
-        kind = Settings(((curve, (("weight", 1.0),)),))
-        for dose in todo:
-            own = cross_entropy | {"strength": dose * weight}
+        kind = Settings(((curve, (("weight", 1.0),)),), hold_gradient_ratios=True)
+        for dose in [d for d in DOSES if d and (network, name, curve, d) not in done]:
+            own = cross_entropy | {"strength": dose}
             found = bench.figures(kind, seeds, [own], final=True)
             yield same | {"arm": curve, "dose": dose, "settings": own, "figures": found}
 
@@ -286,11 +246,7 @@ def main(argv: list[str]) -> None:
     del argv
     prepare_cpu()
     out = Path(FLAGS.out) if FLAGS.out else None
-    report: dict[str, Any] = {"rows": []}
-    if out and out.exists():
-        report = json.loads(out.read_text())
-    report |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    report |= {"cores": len(os.sched_getaffinity(0)), "steps": FLAGS.steps, "seeds": FLAGS.seeds}
+    report = opened(out, {"steps": FLAGS.steps, "seeds": FLAGS.seeds, "trials": FLAGS.trials})
     done = {(r["network"], r["cell"], r["arm"], r["dose"]) for r in report["rows"]}
     each = 1 + len(REFERENCES) + len(CURVES) * (len(DOSES) - 1)
     total = len(FLAGS.networks) * len(FLAGS.cells) * each - len(done)
@@ -309,8 +265,7 @@ def main(argv: list[str]) -> None:
                     f"{row['seconds']:.0f} s; {count} of {total}, about {left:.0f} min left",
                     flush=True,
                 )
-                if out:
-                    out.write_text(json.dumps(report) + "\n")
+                saved(report, out)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,24 @@ what `--out` holds already is not run again, and a run that was interrupted goes
 first, so that an unfinished file has all arms for some seeds. `--minutes` starts no run later.
 """
 
-import json
-import os
+import dataclasses
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags, logging
 
 import gini_jax
-from benchmarks.selectivity_doses import REFERENCES, SEEDS, chosen, config_of, wanted
+from benchmarks.selectivity_doses import REFERENCES, SEEDS, chosen, config_of, opened, saved, wanted
+from gini_jax.data import Split
+from gini_jax.data.protocols import HELD_OUT
 from gini_jax.devices import prepare_cpu
 from gini_jax.downstream import corruptions, fewshot, outliers, prune, retrieval, robust
-from gini_jax.downstream.subject import subject_of
+from gini_jax.downstream.subject import Subject, subject_of
+from gini_jax.evals import subsample
 
 _PART = flags.DEFINE_enum("part", "digits", [*SEEDS], "Which data.")
 _DATA = flags.DEFINE_string("data_dir", "", "cifar100: its folder, prepared by TFDS.")
@@ -33,6 +36,7 @@ _MINUTES = flags.DEFINE_float("minutes", 0.0, "Start no run after this many minu
 _EPOCHS = flags.DEFINE_integer("epochs", 0, "Epochs of a run; 0: as the protocol says.")
 
 BENCHES: tuple[Any, ...] = (retrieval, fewshot, outliers, prune, corruptions)
+TESTED = 1000  # test images, and images of held-out classes, that benches see at most
 ATTACKED, BOUND = 200, 4 / 255  # test images, and the largest change of a pixel
 KEPT = (
     *("test_accuracy", "test_class_accuracy", "test_loss", "test_ece", "knn_accuracy"),
@@ -49,7 +53,7 @@ def figures(part: str, arm: str, strength: float | None, seed: int, final: bool)
     if not final:
         config.evals = ()
     result = gini_jax.train(config, folder).numbers
-    keys = KEPT if final else ("val_accuracy",)  # the choice sees no test image
+    keys = KEPT if final else ("val_accuracy", "val_loss")  # the choice sees no test image
     found = {key: result[key] for key in keys if result.get(key) is not None}
     if final:
         found |= benches(folder)
@@ -60,15 +64,28 @@ def figures(part: str, arm: str, strength: float | None, seed: int, final: bool)
 
 def benches(folder: Path) -> dict[str, float]:
     """What the features of a run are good for; of what fits its data."""
-    subject, found = subject_of(folder), {}
+    subject, found = fewer(subject_of(folder)), {}
     for one in BENCHES:
         if not (hasattr(one, "unfit") and one.unfit(subject)):
-            found |= {k: v for k, v in one.measure(subject).items() if k in one.KEYS}
+            measured = one.measure(subject)
+            found |= {k: v for k, v in measured.items() if k in one.KEYS}
+            if one is prune:
+                eighth = measured["prune/sizes"] == subject.test.pooled.shape[1] // 8
+                found["pruned_eighth"] = measured["prune/random"][eighth][0]
     images, labels = subject.test_images(ATTACKED)
     given = (subject.network, subject.trained.variables, images, labels)
     attacked = robust.under_attack(*given, "linf", robust.STEPS, [0, BOUND])
     found["robust_pgd_linf"] = attacked[1]  # of the images that are right without it
     return {key: float(value) for key, value in found.items()}
+
+
+def fewer(subject: Subject) -> Subject:
+    """The subject with at most `TESTED` images of each split that features are tested on."""
+    splits = dict(subject.dataset.splits)
+    for name in {"test", HELD_OUT} & set(splits):
+        rows = subsample(len(splits[name].labels), TESTED)
+        splits[name] = Split(np.asarray(splits[name].images[rows]), splits[name].labels[rows])
+    return dataclasses.replace(subject, dataset=dataclasses.replace(subject.dataset, splits=splits))
 
 
 def main(argv: list[str]) -> None:
@@ -77,12 +94,8 @@ def main(argv: list[str]) -> None:
     prepare_cpu()
     logging.set_verbosity(logging.ERROR)
     part, out = _PART.value, Path(_OUT.value) if _OUT.value else None
-    report: dict[str, Any] = {"rows": []}
-    if out and out.exists():
-        report = json.loads(out.read_text())
-    report |= {"part": part, "jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    report |= {"cores": len(os.sched_getaffinity(0))}
-    report["epochs"] = _EPOCHS.value or config_of(part, "ce", None, 0).num_epochs
+    epochs = _EPOCHS.value or config_of(part, "ce", None, 0).num_epochs
+    report = opened(out, {"part": part, "epochs": epochs})
     done = {(row["arm"], row["strength"], row["seed"]) for row in report["rows"]}
     best: dict[str, float] = dict.fromkeys(REFERENCES, 0.0)
     total = len(list(wanted(part, best, _SEEDS.value)))
@@ -108,10 +121,7 @@ def main(argv: list[str]) -> None:
             f"{left:.0f} min left",
             flush=True,
         )
-        if out:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.with_suffix(".part").write_text(json.dumps(report) + "\n")
-            os.replace(out.with_suffix(".part"), out)
+        saved(report, out)
 
 
 if __name__ == "__main__":

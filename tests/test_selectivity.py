@@ -11,7 +11,7 @@ import scipy.stats
 
 from benchmarks import selectivity_doses as doses
 from docs import selectivity_tables as tables
-from gini_jax.heads.training import Head, Run, Settings, batches_of, hidden_of, initial, logits_of
+from gini_jax.heads.training import Head, Run, Settings, batches_of, hidden_of, logits_of
 from gini_jax.losses.terms import objective_name
 from gini_jax.training.checks import check_config
 from tests.conftest import ROOT
@@ -36,12 +36,22 @@ def test_all_runs_are_valid_and_no_seed_of_the_choice_is_compared():
 
 
 def test_the_strength_is_that_with_the_best_validation_accuracy():
+    trials = ((0.03, 0.9, 0.2), (0.1, 0.9, 0.1), (0.3, 0.8, 0.0))  # of equals, the lowest loss
     rows = [
-        {"arm": "opl", "strength": s, "seed": doses.TUNING_SEED, "figures": {"val_accuracy": v}}
-        for s, v in ((0.03, 0.7), (0.1, 0.9), (0.3, 0.8))
+        {"arm": "opl", "strength": s, "seed": doses.TUNING_SEED}
+        | {"figures": {"val_accuracy": accuracy, "val_loss": loss}}
+        for s, accuracy, loss in trials
     ]
     rows.append({"arm": "opl", "strength": 0.3, "seed": 0, "figures": {"val_accuracy": 1.0}})
     assert doses.chosen(rows) == {"opl": 0.1}
+
+
+def test_a_file_of_runs_with_other_settings_is_left_alone(tmp_path):
+    out = tmp_path / "out.json"
+    doses.saved(doses.opened(out, {"epochs": 3}), out)
+    assert doses.opened(out, {"epochs": 3})["rows"] == []
+    with pytest.raises(SystemExit, match=r"'epochs': 3.*'epochs': 5.*another --out"):
+        doses.opened(out, {"epochs": 5})
 
 
 def numpy_gini(x, labels, num_classes):
@@ -50,38 +60,37 @@ def numpy_gini(x, labels, num_classes):
     return (1 - (p**2).sum(axis=0)).mean()
 
 
-def test_the_weight_of_a_dose_makes_the_gradients_of_term_and_cross_entropy_alike():
-    """At the first step, by float64 NumPy: softmax minus labels, and central differences."""
-    from absl import flags
-
-    from benchmarks.selectivity_frozen import Bench, Cell
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["selectivity_frozen"])
-    flags.FLAGS.steps = 1
+def test_heads_hold_the_ratio_of_the_gradients_of_term_and_cross_entropy():
+    """The norms of two steps by float64 NumPy: softmax minus labels, and central differences."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
-    bench = Bench("all", Cell((x, y), (x, y), (x, y)))
-    weight = bench.unit_weight("gini", {"rate": 1e-3, "decay": 0.0, "strength": 1.0})
-    squares = []
-    for seed in (1000, 1001):
-        key = jax.random.key(seed)
-        params = initial(key, (5, 256, 3))
-        rows = batches_of(Settings(steps=1), key, jnp.asarray(y), 3, jnp.arange(1))[0]
-        hidden = np.asarray(hidden_of(params, x[np.asarray(rows)]), np.float64)
-        own = y[np.asarray(rows)]
-        logits = np.asarray(logits_of(params, hidden.astype(np.float32)), np.float64)
+    gini = (("gini", (("weight", 1.0),)),)
+    settings = Settings(gini, (16,), steps=2, batch_size=20, hold_gradient_ratios=True)
+    head = Head(settings, 3)
+    run = Run(jax.random.key(7), jnp.arange(60), jnp.asarray(y), strength=0.2)
+    x = jnp.asarray(x)
+    state, norms = head.start(run, x), np.zeros(2)
+    for step in range(2):
+        rows = np.asarray(
+            batches_of(settings, run.key, jnp.asarray(y), 3, jnp.arange(step, step + 1))
+        )
+        hidden = np.asarray(hidden_of(state[0], x[rows[0]]), np.float64)
+        own = y[rows[0]]
+        logits = np.asarray(logits_of(state[0], hidden.astype(np.float32)), np.float64)
         p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        of_ce = (p - np.eye(3)[own]) / len(own) @ np.asarray(params["w2"], np.float64).T
+        of_ce = (p - np.eye(3)[own]) / len(own) @ np.asarray(state[0]["w2"], np.float64).T
         of_gini = np.zeros_like(hidden)
         for place in zip(*np.nonzero(hidden), strict=True):  # a feature of 0 has no gradient
             moved = np.repeat(hidden[None], 2, axis=0)
             moved[:, *place] += (1e-6, -1e-6)
             up, down = (numpy_gini(each, own, 3) for each in moved)
             of_gini[place] = (up - down) / 2e-6
-        squares.append([(of_ce**2).sum(), (of_gini**2).sum()])
-    ce, gini = np.mean(squares, axis=0)
-    np.testing.assert_allclose(weight, np.sqrt(ce / gini), rtol=2e-3)
+        norms = 0.95 * norms + 0.05 * np.array([(of_ce**2).sum(), (of_gini**2).sum()])
+        state = head.advance(state, run, x, None, jnp.arange(step, step + 1))
+        found = state[2].norms
+        np.testing.assert_allclose([found.ce, found.terms["gini"]], norms, rtol=2e-3)
+    weight = head._objective(run, None).weights_at(state[2])["gini"]
+    np.testing.assert_allclose(weight, np.sqrt(norms[0] / norms[1]), rtol=2e-3)
 
 
 def test_an_epoch_of_a_head_holds_each_example_once():

@@ -5,6 +5,7 @@ shapes alone.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -14,7 +15,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gini_jax.losses.objective import Objective, shared_value
+from gini_jax.losses.objective import (
+    Objective,
+    gradient_squares,
+    shared_value,
+    term_gradients,
+)
 from gini_jax.losses.pairs import cosine
 from gini_jax.losses.term import Outputs, TermContext
 from gini_jax.losses.terms import needs_of
@@ -34,6 +40,8 @@ class Settings(NamedTuple):
         batch_size: examples of a batch; all of them, if there are fewer.
         per_class: examples of each class that a batch holds, if it holds a class; 0: as they come.
         running_decay: of the running sums; see `Objective`.
+        hold_gradient_ratios: the weights of the terms, times `Run.strength`, are ratios to
+            cross-entropy's gradient; see `GradientNorms`.
         smooths: whether labels are smoothed, by `Run.smoothing`.
         unlabelled: whether some examples have no class.
         corrupted: share of a view's numbers that come from other examples, for objectives that
@@ -47,6 +55,7 @@ class Settings(NamedTuple):
     batch_size: int = 128
     per_class: int = 0
     running_decay: float = 0.0
+    hold_gradient_ratios: bool = False
     smooths: bool = False
     unlabelled: bool = False
     corrupted: float = 0.3
@@ -133,6 +142,8 @@ def batches_of(
         keys = jax.vmap(partial(jax.random.fold_in, key))(steps)
         return jax.vmap(lambda own: _balanced(settings, own, labels, num_classes))(keys)
     size = min(settings.batch_size, len(labels))
+    if size == len(labels):  # an order would change nothing
+        return jnp.broadcast_to(jnp.arange(size), (len(steps), size))
     per_epoch = len(labels) // size
     epochs = steps[0] // per_epoch + jnp.arange(len(steps) // per_epoch + 2)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31 + 1)))(epochs)
@@ -228,7 +239,7 @@ class Head:
         scale = SCALE if "cosine" in settings.needs else 1.0
         context = TermContext(shares, scale, settings.superclasses, per_epoch)
         terms = {name: dict(section) for name, section in settings.terms}
-        return Objective(terms, settings.running_decay, context=context)
+        return Objective(terms, settings.running_decay, settings.hold_gradient_ratios, context)
 
     def _optimizer(self, run: Run, params: Params) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(1.0, self.settings.steps)
@@ -254,6 +265,15 @@ class Head:
             seen = views_of(jax.random.fold_in(key, 1), seen, settings.corrupted)
             rows, where = jax.tree.map(lambda v: jnp.concatenate([v, v]), (rows, where))
 
+        def cross_entropy(logits: jax.Array) -> jax.Array:
+            each = optax.softmax_cross_entropy(logits, rows)
+            if where is None and not settings.unlabelled:
+                return each.mean()
+            weight = rows.sum(axis=1) * (1.0 if where is None else where)
+            return (each * weight).sum() / jnp.maximum(weight.sum(), 1e-12)
+
+        objective = self._objective(run, shares)
+
         def loss(params: Params) -> tuple[jax.Array, Any]:
             layers = {name: own for name, own in params.items() if name != "terms"}
             hidden = hidden_of(layers, seen)
@@ -261,18 +281,40 @@ class Head:
             logits = logits_of(layers, read)
             outputs = Outputs({LAYER: hidden}, logits, rows, where)
             own = state if "terms" not in params else state.with_params(params["terms"])
-            objective = self._objective(run, shares)
-            added, values, _ = shared_value(objective, outputs, own, run.strength)
-            each = optax.softmax_cross_entropy(logits, rows)
-            if where is None and not settings.unlabelled:
-                return each.mean() + added, values.state
-            weight = rows.sum(axis=1) * (1.0 if where is None else where)
-            mean = (each * weight).sum() / jnp.maximum(weight.sum(), 1e-12)
-            return mean + added, values.state
+            added, values, sums = shared_value(objective, outputs, own, run.strength)
+            next_state = values.state
+            if own.norms is not None:
+                squares = self._squares(objective, layers, outputs, own, sums, cross_entropy)
+                next_state = next_state._replace(norms=own.norms.update(squares))
+            return cross_entropy(logits) + added, lax.stop_gradient(next_state)
 
         gradient, state = jax.grad(loss, has_aux=True)(params)
         updates, moments = self._optimizer(run, params).update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments, state), None
+
+    def _squares(
+        self,
+        objective: Objective,
+        layers: Params,
+        outputs: Outputs,
+        state: Any,
+        sums: Any,
+        cross_entropy: Callable[[jax.Array], jax.Array],
+    ) -> dict[str, jax.Array]:
+        """Squared norms of the gradients of cross-entropy and each term, at the features."""
+
+        def of_hidden(hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = logits_of(layers, hidden)
+            return cross_entropy(logits), logits
+
+        _, pull = jax.vjp(of_hidden, outputs.features[LAYER])
+
+        def at_layers(of_ce: Any, of_logits: jax.Array) -> dict[str, jax.Array]:
+            return {LAYER: pull((jnp.asarray(of_ce, jnp.float32), of_logits))[0]}
+
+        of_ce = at_layers(1.0, jnp.zeros_like(outputs.logits))
+        of_term = term_gradients(objective, outputs, state, sums)
+        return gradient_squares(of_ce, of_term, at_layers)
 
 
 def _smoothed(rows: jax.Array, share: jax.Array) -> jax.Array:
