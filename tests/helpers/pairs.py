@@ -59,12 +59,28 @@ DATA: dict[str, dict[str, Any]] = {
     "labelled": {"name": "digits", "labelled": 6, "train_size": 120},
     "noise": {"name": "digits", "label_noise": 0.3, "train_size": 120},
 }
-# Terms that no setting but their own changes share a row, so that the array stays small.
-TOGETHER = ("anti_gini", "vcreg", "decorrelation", "opl", "rate_reduction", "monosemantic")
+
+
+def objectives(most: int = 6) -> list[str]:
+    """All presets, joined by `+` where they need the same, so that the array stays small."""
+    found: list[list[str]] = []
+    for name, terms in PRESETS.items():
+        needs, fits = needs_of(terms), []
+        for group in found:
+            own = {term for other in group for term in PRESETS[other]}
+            alike = own and terms and needs_of(dict.fromkeys(own, 1.0)) == needs
+            fits += [group] if alike and len(group) < most and not own & set(terms) else []
+        if fits:
+            fits[0].append(name)
+        else:
+            found.append([name])
+    return ["+".join(group) for group in found]
+
+
 COLUMNS: dict[str, list[Any]] = {
     "network": [*MODELS, OWN],
     "data": list(DATA),
-    "objective": [*(name for name in PRESETS if name not in TOGETHER), "+".join(TOGETHER)],
+    "objective": objectives(),
     "body": ["trained", "frozen"],
     "head": ["auto", "linear", "cosine", "probe"],
     "feed": ["device", "stream"],
