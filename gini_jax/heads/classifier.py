@@ -294,13 +294,13 @@ class HeadClassifier(
         settings = Settings(
             terms,
             tuple(int(n) for n in self.hidden),
-            self.steps,
-            self.batch_size,
-            self.per_class,
-            self.running_decay,
-            self.label_smoothing > 0,
-            not all_labelled,
-            self.corrupted,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            per_class=self.per_class,
+            running_decay=self.running_decay,
+            smooths=self.label_smoothing > 0,
+            unlabelled=not all_labelled,
+            corrupted=self.corrupted,
         )
         if "views" in settings.needs and self.per_class and not all_labelled:
             raise InputError(
