@@ -52,7 +52,9 @@ def figures(part: str, arm: str, strength: float | None, seed: int, final: bool)
     config.num_epochs = _EPOCHS.value or config.num_epochs
     if not final:
         config.evals = ()
-    result = gini_jax.train(config, folder).numbers
+    run = gini_jax.train(config, folder)
+    result = run.numbers
+    result = result | {"val_loss": run.curves.loc[result["best_epoch"], "val_loss"]}
     keys = KEPT if final else ("val_accuracy", "val_loss")  # the choice sees no test image
     found = {key: result[key] for key in keys if result.get(key) is not None}
     if final:
