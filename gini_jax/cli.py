@@ -13,32 +13,13 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
-from gini_jax.config.change import changed, default_config, known_settings
-from gini_jax.config.files import read_config, shipped_configs
-from gini_jax.config.registry import ANY, SETTINGS, Setting, flattened
-from gini_jax.config.values import written
 from gini_jax.errors import InputError, RunError, Stopped, unknown_name
+from gini_jax.help import MODES, flags_of, usage, used_settings
 from gini_jax.storage import reading, run_path, storage_path
-from gini_jax.training.checks import check_name
-
-# A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
-MODES = {
-    "train": "trains, or resumes, a run (the default)",
-    "sweep": "trains every combination of objectives, seeds and settings, and compares them",
-    "report": "writes report.html, a page about a run or a sweep",
-    "eval": "tests a checkpoint of a run again",
-    "bench": "measures retrieval, robustness, pruning and other uses of finished runs' features",
-    "predict": "classifies image files with a trained network",
-    "embed": "writes features of images as Parquet; with --like, shows the nearest images of one",
-    "export": "exports a trained network as safetensors, a torch file, StableHLO or ONNX",
-    "summary": "shows parameters, feature shapes and operations of a network",
-    "preview": "draws images, raw and augmented",
-    "plan": "compiles the step for a TPU slice that need not be present",
-}
 
 FLAGS = flags.FLAGS
 _CONFIG = re.compile(r"--?(no)?config(?:\.([^=]+))?(?:=(.*))?", re.S)
+_HELP = re.compile(r"--?h(?:elp(full)?)?(?:=(.*))?")
 _MODE = re.compile(r"--?mode(?:=(.*))?", re.S)
 
 
@@ -76,13 +57,20 @@ def run(argv: list[str]) -> Any:
         RunError: the run could not continue.
         Stopped: a signal stopped the run.
     """
-    if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
-        print(usage())
-        return None
+    for argument in argv[1:]:
+        if match := _HELP.fullmatch(argument):
+            print(usage("all" if match[1] else match[2] or ""))
+            return None
     file, given, rest = _split(argv)
     mode = _mode_of(rest)
-    module = importlib.import_module(f"gini_jax.modes.{mode}")
-    _parse(rest, module)
+    own_flags = flags_of(mode)
+    _parse(rest, own_flags)
+    import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
+    from gini_jax.config.change import changed
+    from gini_jax.config.files import read_config, shipped_configs
+    from gini_jax.config.values import written
+    from gini_jax.training.checks import check_name
+
     config = read_config(str(shipped_configs()["digits"]) if file is None else file)
     trains = mode in ("train", "sweep")
     if trains:
@@ -91,29 +79,30 @@ def run(argv: list[str]) -> Any:
     name = given.get("name", config.name)
     check_name(name)
     default = f"runs/{name or 'run'}" + ("_sweep" if mode == "sweep" else "")
-    folders = _workdirs(FLAGS.workdir, "others" in module.FLAGS) or [default]
+    folders = _workdirs(FLAGS.workdir, "others" in own_flags) or [default]
     workdir, *others = [run_path("--workdir", folder) for folder in folders]
     if not trains:
-        config = _config_for(mode, module, workdir, config, file, given)
+        config = _config_for(mode, workdir, config, file, given)
     storage_path("dataset.data_dir", config.dataset.data_dir)
     if not config.model.init.startswith("pip:"):
         run_path("model.init", config.model.init)
-    own = [name for name, (_, _, text) in module.FLAGS.items() if text]
+    own = [name for name, (_, _, text) in own_flags.items() if text]
     values = {name.replace(".", "_"): FLAGS[name].value for name in own}
-    if "command" in module.FLAGS:
+    if "command" in own_flags:
         from gini_jax.modes.members import without
 
-        switches = [f"no{name}" for name in own if module.FLAGS[name][1] is bool]
+        switches = [f"no{name}" for name in own if own_flags[name][1] is bool]
         shared = [f"--config={file}"] if file else []
         shared += [f"--config.{path}={text}" for path, text in given.items()]
         values["command"] = [*shared, *without(rest[1:], ("mode", "workdir", *own, *switches))]
-    if "others" in module.FLAGS:
+    if "others" in own_flags:
         values["others"] = others
     if values.get("init_from") and "model.init" in given:
         raise InputError(
             f"--init_from={values['init_from']} and --config.model.init={given['model.init']} both "
             "name weights to start from; give one of them"
         )
+    module = importlib.import_module(f"gini_jax.modes.{mode}")
     with reading(workdir):
         try:
             return module.main(config, workdir, **values)
@@ -140,86 +129,29 @@ def _start_jax() -> None:
 
 def _config_for(
     mode: str,
-    module: Any,
     workdir: Path,
     config: ConfigDict,
     file: str | None,
     given: dict[str, str],
 ) -> ConfigDict:
     """The config of a mode that does not train: that of the run in the workdir, if there is one."""
+    from gini_jax.config.change import changed
+    from gini_jax.config.values import written
     from gini_jax.training.workdir import saved_config
 
-    uses = getattr(module, "USES", None)
+    uses = used_settings(mode)
     if uses is not None:
         _check_useful(given, mode, uses)
     with reading(workdir):
         has_run = (workdir / "config.json").exists()
+        if uses is not None and not workdir.is_dir():  # before the mode is imported
+            raise InputError(f"{str(workdir)!r} is no folder; give --workdir=DIR of a finished run")
     if not has_run or (uses is None and file is not None):
         return changed(config, given, written)
     saved = changed(saved_config(workdir), given, written)
     if file:
         _check_same_network_and_data(config, saved, workdir, {*given, *(uses or ())})
     return saved
-
-
-def usage() -> str:
-    """The text of `--help`: modes, flags and settings."""
-    lines = [
-        "Usage: python launch.py [--mode=MODE] [--config=FILE[:OBJECTIVE]] [--workdir=DIR]",
-        "",
-    ]
-    lines += ["Modes, each with its own flags:"]
-    for mode, meaning in MODES.items():
-        lines.append(f"  --mode={mode:10} {meaning}")
-        module = importlib.import_module(f"gini_jax.modes.{mode}")
-        for name, (default, _, text) in module.FLAGS.items():
-            if not text:
-                continue
-            shown = f"={default}" if default not in (None, "", False, []) else ""
-            lines.append(f"      --{name}{shown}  {text}")
-    lines += [
-        "",
-        f"Shipped configs: {', '.join(sorted(shipped_configs()))}",
-        "Several hosts: --coordinator_address --num_processes --process_id, or --distributed alone",
-        "where the platform (TPU pod, Slurm, Kubernetes) provides them.",
-        "",
-        "Settings, with the defaults that a config file starts from:",
-        help_text(),
-    ]
-    return "\n".join(lines)
-
-
-def help_text() -> str:
-    """All settings with their defaults and meanings, in the table's order."""
-    lines, section = [], None
-    config = default_config()
-    values = flattened(config)
-    for path, row in SETTINGS.of(config).items():
-        head = path.rpartition(".")[0]
-        if head != section:
-            lines.append("")
-            section = head
-        lines.append(_row_text(path, values[path], row))
-    lines += ["", "Settings that each network, optimiser and schedule adds to its section:"]
-    for section, registry in SETTINGS.sections.items():
-        for name in registry:
-            rows = registry.settings(name)
-            own = ", ".join(f"{key}={row.default!r}" for key, row in rows.items())
-            lines.append(
-                f"  --config.{section}.name={name}\n      {own or 'no setting of its own'}"
-            )
-    lines += ["", "Terms, each with its weight and its own settings; to set only the weight, use"]
-    lines += ["--config.loss.terms.gini=0.1:"]
-    terms = {k: row for k, row in known_settings(config).items() if k.count(".") == 3}
-    lines += [_row_text(path, row.default, row) for path, row in terms.items()]
-    return "\n".join(lines[1:])
-
-
-def _row_text(path: str, value: Any, row: Setting) -> str:
-    rule = row.bounds if row.bounds != ANY else ""
-    choices = ", ".join(str(choice) for choice in row.choices)
-    rules = f" [{choices}]" if choices else (f"; in {rule}" if rule else "")
-    return f"  --config.{path}={value!r}\n      {row.meaning.rstrip('.')}{rules}"
 
 
 def _split(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
@@ -270,21 +202,21 @@ def _mode_of(argv: Sequence[str]) -> str:
     return mode
 
 
-def _parse(argv: list[str], module: Any) -> None:
+def _parse(argv: list[str], own_flags: dict[str, Any]) -> None:
     """Reads all flags but those of the config."""
     for name in ("init_from", "seeds", "objectives", "benches", "images", "format"):
         if any(re.fullmatch(f"--?{name}=", argument) for argument in argv):
             raise InputError(f"--{name}= is empty; give a value, or leave it out")
-    _define_flags(module)
+    _define_flags(own_flags)
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
-        raise InputError(f"{error}\nAll flags and settings: --help") from error
+        raise InputError(f"{error}\nAll flags and settings: --help=all") from error
     if len(rest) > 1:
         raise InputError(f"unknown argument {rest[1]!r}; settings are --config.KEY=VALUE")
 
 
-def _define_flags(module: Any) -> None:
+def _define_flags(own_flags: dict[str, Any]) -> None:
     flags.DEFINE_string("mode", "train", "What to do.")
     flags.DEFINE_multi_string(
         "workdir", [], "Folder; by default runs/NAME, of sweeps runs/NAME_sweep."
@@ -300,7 +232,7 @@ def _define_flags(module: Any) -> None:
         int: flags.DEFINE_integer,
         bool: flags.DEFINE_bool,
     }
-    for name, (default, kind, text) in module.FLAGS.items():
+    for name, (default, kind, text) in own_flags.items():
         if not text:
             continue
         (flags.DEFINE_multi_string if kind is list else define[kind])(name, default, text)

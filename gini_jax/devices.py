@@ -19,7 +19,6 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
-from orbax.checkpoint import multihost
 
 from gini_jax.errors import InputError
 from gini_jax.platform import tracing_for
@@ -198,6 +197,8 @@ def wait_for_all(what: str) -> None:
     A collective would time out after half a minute, but one machine may have to decode a set that
     another has already decoded.
     """
+    from orbax.checkpoint import multihost
+
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=24 * 3600 * 1000)
 
 

@@ -28,6 +28,20 @@ _FORMULA = tuple("=+-@\t\r")
 _RAISE_ERRORS = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 
 
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/gini_jax`, or `~/.cache/gini_jax`; without a home, a temporary folder.
+
+    As the XDG specification says, an empty or relative `XDG_CACHE_HOME` does not count.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "gini_jax"
+    try:
+        return Path.home() / ".cache" / "gini_jax"
+    except RuntimeError:  # no HOME, and no entry in the list of users
+        return Path(tempfile.gettempdir()) / f"gini_jax-{os.getuid()}"
+
+
 def storage_path(what: str, path: str, schemes: Sequence[str] = tuple(LIBRARIES)) -> Path:
     """A path on this machine, with `~` resolved, or in a bucket.
 

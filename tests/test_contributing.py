@@ -20,7 +20,7 @@ RECIPES = {
     "Data source": ("data/images_folder.py", "data/__init__.py", '        "digits": D'),
     "Evaluation": ("evals/nearest.py", "evals/__init__.py", '        "selection": s'),
     "Bench": ("downstream/bfloat16.py", "downstream/__init__.py", '        "prune": p'),
-    "Mode": ("modes/settings.py", "cli.py", '    "plan": "'),
+    "Mode": ("modes/settings.py", "help.py", '    "plan": "'),
     "Executor": (
         "modes/executors/shuffled.py",
         "modes/executors/__init__.py",

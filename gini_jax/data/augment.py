@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -180,6 +179,8 @@ def centre_crop(images: Shaped[Array, "N ..."], image_size: int) -> Float[Array,
     """
     if _are_features(images):
         return images[:, 0]
+    import dm_pix as pix  # imports chex, which help and errors do without
+
     crop = partial(pix.center_crop, height=image_size, width=image_size)
     return to_float(jax.vmap(crop)(images))
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from gini_jax.data.images import DECODING, decode, fit
 from gini_jax.data.source import Example, Source, check_example
 from gini_jax.errors import InputError, first_line
-from gini_jax.storage import download, is_remote, reading
+from gini_jax.storage import default_folder, download, is_remote, reading
 
 _AT_A_TIME = 1024  # examples in the queue of the decoding threads
 
@@ -40,20 +39,6 @@ class Decoded(NamedTuple):
     labels: np.ndarray
     superclass_of: tuple[int, ...]
     digest: str
-
-
-def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/gini_jax`, or `~/.cache/gini_jax`; without a home, a temporary folder.
-
-    As the XDG specification says, an empty or relative `XDG_CACHE_HOME` does not count.
-    """
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if given.is_absolute():
-        return given / "gini_jax"
-    try:
-        return Path.home() / ".cache" / "gini_jax"
-    except RuntimeError:  # no HOME, and no entry in the list of users
-        return Path(tempfile.gettempdir()) / f"gini_jax-{os.getuid()}"
 
 
 def short_name(text: str) -> str:

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 import psutil
-from grain.experimental import device_put
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int32
 from ml_collections import ConfigDict
@@ -178,6 +176,9 @@ class StreamFeed:
     def arguments(self, step: int, count: int) -> tuple[Any, ...]:
         """The arguments, besides the state, of a call of `count` steps starting at `step`."""
         if self._next != (step, count):
+            import grain  # as long to import as a small run's first step takes
+            from grain.experimental import device_put
+
             source = HostBatches(self._train, self._config, num_devices(self._devices), step)
             threads = grain.ReadOptions(num_threads=_BUFFER, prefetch_buffer_size=_BUFFER)
             batches = device_put(

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -139,6 +138,8 @@ def _warp(image: jax.Array, among: Any, signed: jax.Array, policy: Policy) -> ja
     matrix = jnp.array([[cosine, shear[0] - sine], [shear[1] + sine, cosine]])
     centre = jnp.array([height - 1, width - 1]) / 2
     offset = centre - matrix @ centre - shift * signed * policy.translate
+    import dm_pix as pix
+
     return pix.affine_transform(
         image,
         jnp.eye(3).at[:2, :2].set(matrix),
@@ -149,6 +150,8 @@ def _warp(image: jax.Array, among: Any, signed: jax.Array, policy: Policy) -> ja
 
 def _enhance(image: jax.Array, among: Any, factor: jax.Array) -> jax.Array:
     """Extrapolates away from the black, grey, mean-grey or blurred image."""
+    import dm_pix as pix
+
     grey = pix.rgb_to_grayscale(image, keep_dims=True)
     least = jnp.where(among("color"), grey, 0.0)
     least = jnp.where(among("contrast"), grey.mean(), least)

@@ -14,10 +14,9 @@ from ml_collections import ConfigDict
 
 from gini_jax.analysis.text import summary_text
 from gini_jax.data import load_dataset
-from gini_jax.data.cache import default_folder
 from gini_jax.data.source import Dataset
 from gini_jax.devices import wait_for_all
-from gini_jax.storage import is_remote, json_text, run_path, write
+from gini_jax.storage import default_folder, is_remote, json_text, run_path, write
 from gini_jax.training.checkpoints import Checkpoints
 from gini_jax.training.experiment import build_experiment, check_before_data
 from gini_jax.training.fit import fit

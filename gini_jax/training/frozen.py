@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from gini_jax.config.registry import flattened
 from gini_jax.data.augment import augment_batch, augmentations_of, centre_crop
-from gini_jax.data.cache import default_folder, exclusive_lock
+from gini_jax.data.cache import exclusive_lock
 from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import AXIS, map_over_devices, num_devices, replicate, shard
 from gini_jax.errors import InputError
@@ -30,6 +30,7 @@ from gini_jax.losses.term import TermContext
 from gini_jax.losses.terms import needs_of, spec_of, weight_of
 from gini_jax.models.frozen import Frozen, body_of
 from gini_jax.models.registry import body_settings
+from gini_jax.storage import default_folder
 from gini_jax.training.state import Experiment
 from gini_jax.version import __version__
 

@@ -8,11 +8,11 @@ import jax
 import pytest
 
 from configs import digits
-from gini_jax.cli import help_text
 from gini_jax.config.change import changed, check_keys, default_config, set_model
 from gini_jax.config.files import config_path, from_saved
 from gini_jax.config.registry import SETTINGS, flattened
 from gini_jax.errors import InputError, RunError
+from gini_jax.help import usage
 from gini_jax.losses.terms import PRESETS, TERMS
 from gini_jax.models import MODELS
 from gini_jax.modes.train import main as train
@@ -66,10 +66,13 @@ def test_every_number_has_bounds_and_every_setting_a_meaning():
 
 
 def test_the_help_tells_every_setting():
-    text = help_text()
+    text = usage("all")
     for path in SETTINGS.of(default_config()):
         assert f"--config.{path}=" in text
     assert "--config.schedule.name=step\n      boundaries=(), factor=0.2\n" in text
+    assert max(map(len, text.splitlines())) <= 100
+    with pytest.raises(InputError, match="unknown part of the help 'los'; did you mean 'loss'"):
+        usage("los")
 
 
 def test_a_config_of_version_0_2_is_read():

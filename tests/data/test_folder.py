@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from gini_jax.data import load_dataset
-from gini_jax.data.cache import default_folder
 from gini_jax.errors import InputError
+from gini_jax.storage import default_folder
 from tests.helpers.images import images_config, write_images
 
 

@@ -15,6 +15,7 @@ from gini_jax.config.change import changed, default_config
 from gini_jax.config.files import from_saved, read_config
 from gini_jax.config.values import written
 from gini_jax.errors import InputError
+from gini_jax.help import usage
 from gini_jax.modes.members import member_command, members_of, seeds_of
 from gini_jax.modes.search import range_of
 from gini_jax.training.checks import check_config
@@ -286,3 +287,46 @@ def test_an_objective_that_is_named_twice_is_refused():
 
 def test_an_empty_text_is_an_empty_tuple():
     assert written("evals", "", ("all",)) == ()
+
+
+IMPORTED = """
+import sys
+from gini_jax import cli
+from gini_jax.errors import InputError
+
+cli.run(["launch.py", "--help=loss"])
+print("after help:", *sorted({name.split(".")[0] for name in sys.modules}))
+for line in LINES:
+    for flag in [*cli.FLAGS.flags_by_module_dict().get("gini_jax.cli", [])]:
+        delattr(cli.FLAGS, flag.name)  # of the line before
+    try:
+        cli.run(["launch.py", *line])
+    except InputError as error:
+        print("error:", error)
+print("after errors:", *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+SLOW_TO_IMPORT = {"matplotlib", "pandas", "scipy", "sklearn", "grain", "orbax", "dm_pix"}
+SLOW_TO_IMPORT |= {"tensorflow_datasets", "tensorstore", "datasets", "torch"}
+
+
+def test_help_and_errors_import_nothing_that_draws_trains_or_loads_data(tmp_path):
+    lines = [
+        ["--config.loss.foo=1"],
+        ["--config=digits:gin"],
+        ["--mode=report", f"--workdir={tmp_path}/none"],
+        ["--mode=sweep", "--vary=seed=1", "--speed=2"],
+    ]
+    usage()  # collects and keeps what the process below reads
+    done = python("-c", IMPORTED.replace("LINES", repr(lines)))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    modules = {line.split(":")[0]: {*line.split()[2:]} for line in said if line[:6] == "after "}
+    assert "  --config.loss.start_epoch=1" in said
+    assert not modules["after help"] & {*SLOW_TO_IMPORT, "jax", "flax", "optax", "numpy"}
+    assert not modules["after errors"] & SLOW_TO_IMPORT
+    assert [line[:24] for line in said if line[:6] == "error:"] == [
+        "error: unknown setting '",
+        "error: unknown objective",
+        f"error: '{tmp_path}"[:24],
+        "error: Unknown command l",
+    ]
