@@ -3,7 +3,8 @@
     python benchmarks/startup.py --out=results/startup.json
 
 The default config, digits. A first start has no compiled programs in its cache; a second start has
-them. Both take turns with a program that only imports jax, flax and optax.
+them. Both take turns with a program that only imports jax, flax and optax. So do help and errors
+with one that only imports jax; they are measured after a start that kept the table of help.
 """
 
 import json
@@ -12,10 +13,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
+
+from benchmarks.machine import kind_of_processor
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Starts of each kind.")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the figures.")
@@ -57,6 +61,20 @@ train.load_dataset, stepper.Stepper.__call__ = timed_load, timed_call
 gini_jax.cli.main(sys.argv)
 """
 
+ANSWERS = {
+    "--help": ["--help"],
+    "an unknown setting": ["--config.loss.foo=1"],
+    "an unknown objective": ["--config=digits:gin"],
+    "a folder that is not there": ["--mode=report", "--workdir=runs/none"],
+}
+
+
+def seconds_to_end(*command: str) -> float:
+    """Wall time of a process."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True)
+    return time.perf_counter() - start
+
 
 def seconds_of(program: str, cache: str, *arguments: str) -> dict[str, float]:
     """What a program prints about its own time."""
@@ -78,13 +96,19 @@ def main(argv: list[str]) -> None:
     """Prints a table, and writes the figures."""
     del argv
     found: dict[str, list[dict[str, float]]] = {"imports alone": [], "first": [], "second": []}
+    answers: dict[str, list[float]] = {name: [] for name in ANSWERS}
+    seconds_to_end("launch.py", "--help")
     for _ in range(_ROUNDS.value):
         with tempfile.TemporaryDirectory() as folder:
             found["imports alone"].append(seconds_of(IMPORTS, folder))
             for start in ("first", "second"):
                 workdir = f"--workdir={folder}/{start}"
                 found[start].append(seconds_of(FIRST_STEP, f"{folder}/jax", workdir))
+        alone = seconds_to_end("-c", "import jax")
+        for name, arguments in ANSWERS.items():
+            answers[name].append(seconds_to_end("launch.py", *arguments) / alone)
     report: dict[str, Any] = {"cores": os.cpu_count(), "rounds": _ROUNDS.value}
+    report["processor"] = kind_of_processor()
     for start, rounds in found.items():
         report[start] = {
             part: [round(v, 3) for v in statistics.quantiles([r[part] for r in rounds], n=4)]
@@ -98,6 +122,11 @@ def main(argv: list[str]) -> None:
     ]
     report["second over imports"] = [round(v, 2) for v in statistics.quantiles(ratios, n=4)]
     print(f"second start over the imports alone: {report['second over imports'][1]:.2f}")
+    report["answers over import jax"] = {
+        name: [round(v, 2) for v in statistics.quantiles(values, n=4)]
+        for name, values in answers.items()
+    }
+    print(f"over import jax: {report['answers over import jax']}")
     if _OUT.value:
         Path(_OUT.value).write_text(json.dumps(report, indent=2) + "\n")
 
