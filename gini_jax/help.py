@@ -92,7 +92,7 @@ def table() -> dict[str, Any]:
     """Flags and help of this version of the package, from the cache folder if they are there."""
     from gini_jax.storage import default_folder
 
-    path = default_folder() / "help" / f"{_digest()}.json"
+    path = default_folder() / "help" / f"{package_digest()}.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text())  # type: ignore[no-any-return]
     found = {"modes": _modes(), "help": _parts()}
@@ -104,7 +104,7 @@ def table() -> dict[str, Any]:
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]  # as from the file
 
 
-def _digest() -> str:
+def package_digest() -> str:
     """Of the version, and the names, sizes and times of the package's files and configs."""
     root = Path(__file__).resolve().parent
     parts = [__version__, sys.version, str(root)]

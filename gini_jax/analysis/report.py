@@ -13,6 +13,7 @@ import pandas as pd
 from gini_jax.analysis import figures
 from gini_jax.analysis.bench_pictures import drawings
 from gini_jax.analysis.names import short_names, title_of
+from gini_jax.analysis.page import mark_of, page_path
 from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
@@ -60,8 +61,9 @@ def write_report(workdir: Path, *others: Path) -> Path:
     Raises:
         InputError: there is no finished run.
     """
-    path = workdir / ("comparison.html" if others else "report.html")
-    write(path, page_of(read_runs(workdir, *others)))
+    folders = (workdir, *others)
+    path, mark = page_path(folders), mark_of(folders)
+    write(path, page_of(read_runs(*folders)) + mark)
     return path
 
 

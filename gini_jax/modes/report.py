@@ -6,8 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gini_jax.analysis.report import write_report
-from gini_jax.analysis.sweep_tables import RECORD, write_tables
+from gini_jax.analysis.page import is_up_to_date, page_path
 
 USES: tuple[str, ...] = ()
 FLAGS: dict[str, Any] = {"others": ((), tuple, "")}  # the other folders of --workdir
@@ -29,7 +28,14 @@ def main(config: ConfigDict, workdir: Path, *, others: Sequence[Path] = ()) -> P
         InputError: a workdir holds no finished run, or two runs are alike.
     """
     del config
-    for folder in (workdir, *others):
+    if is_up_to_date(folders := (workdir, *others)):
+        path = page_path(folders)
+        print(f"{path} shows these runs as they are; open it in any browser")
+        return path
+    from gini_jax.analysis.report import write_report
+    from gini_jax.analysis.sweep_tables import RECORD, write_tables
+
+    for folder in folders:
         if (folder / RECORD).exists():  # members may have ended since the sweep's last call
             write_tables(folder)
     path = write_report(workdir, *others)

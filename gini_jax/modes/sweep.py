@@ -10,6 +10,7 @@ import jax
 import pandas as pd
 from ml_collections import ConfigDict
 
+from gini_jax.analysis.page import is_up_to_date
 from gini_jax.analysis.report import write_report
 from gini_jax.analysis.sweep_tables import write_csv, write_record, write_tables
 from gini_jax.data import dataset_shapes
@@ -99,6 +100,10 @@ def main(
         engine.check(workdir, **values)
     _prepare(workdir, members)
     write_record(workdir, {x.name: x.changes for x in members}, search is not None)
+    if all(holds_result(workdir / x.name, x.config) for x in members) and is_up_to_date([workdir]):
+        page = workdir / "report.html"
+        print(f"nothing to do: all {len(members)} members have ended, and {page} shows them")
+        return write_csv(workdir)
     failed, busy = run_members(members, workdir, engine.run, values)
     table = write_tables(workdir)
     report = config.report and not (table.empty or search)  # it would show the test split

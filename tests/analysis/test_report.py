@@ -1,7 +1,9 @@
 """The page about runs: what stands where, by what names, and which pictures it has."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure
 import gini_jax
 from gini_jax.analysis import figures
 from gini_jax.analysis.names import short_names
+from gini_jax.analysis.page import is_up_to_date
 from gini_jax.analysis.report import page_of, write_report
 from gini_jax.analysis.runs import read_runs
 from gini_jax.analysis.sweep_tables import summary, write_csv
@@ -23,7 +26,8 @@ from gini_jax.config.change import changed
 from gini_jax.config.files import command_of, read_config
 from gini_jax.config.values import written
 from gini_jax.errors import InputError
-from gini_jax.modes import sweep, train
+from gini_jax.help import usage
+from gini_jax.modes import report, sweep, train
 from gini_jax.training.workdir import differences, saved_config
 from tests.conftest import ROOT
 from tests.helpers import dense
@@ -156,3 +160,36 @@ def test_points_that_coincide_are_placed_once():
     for few in (np.zeros((2, 3)), np.ones((40, 3))):
         with pytest.raises(RuntimeError, match="different points are too few"):
             tsne(few)
+
+
+SHOWN = """
+import sys
+from gini_jax.cli import run
+
+run(["launch.py", "--mode=report", "--workdir=FOLDER"])
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def test_a_page_is_drawn_again_only_if_its_runs_have_changed(swept, page, capfd, tmp_path):
+    folder, config = tmp_path / "sweep", dense.get_config("ce")
+    shutil.copytree(swept, folder)
+    config.update(num_epochs=2, report=True)
+    vary = ["optimizer.weight_decay=0.0005,0.0001"]
+    settings = {"objectives": "ce,gini", "seeds": "0,1", "vary": vary}
+    assert not is_up_to_date([folder])  # the page names the folder
+    write_report(folder)
+    before = (folder / "report.html").read_bytes()
+    usage()  # keeps the table of flags
+    code = SHOWN.replace("FOLDER", str(folder))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "shows these runs as they are" in done.stdout, done.stderr
+    assert not {"matplotlib", "pandas", "scipy", "sklearn"} & {*done.stdout.split()}
+    table = sweep.main(config, folder, **settings)
+    assert "nothing to do: all 8 members have ended" in capfd.readouterr().out
+    assert len(table) == 8 and (folder / "report.html").read_bytes() == before
+    result = next(folder.glob("*/result.json"))
+    changed_result = json.loads(result.read_text()) | {"test_accuracy": 0.123}
+    result.write_text(json.dumps(changed_result))
+    report.main(config, folder)
+    assert (folder / "report.html").read_bytes() != before
