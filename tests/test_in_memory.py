@@ -170,12 +170,14 @@ def test_the_codes_of_the_page_train_on_arrays_and_prune(tmp_path, monkeypatch):
     assert there["config"].dataset.test_size == 8
     assert 0 <= there["result"].numbers["test_accuracy"] <= 1
     pruning = pruning.replace("n_trials=20", "n_trials=3").replace("num_epochs=8", "num_epochs=5")
+    small = '**{"dataset.train_size": 60, "report": False, '
+    pruning = pruning.replace("**{", small)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     exec(pruning, there)
     drawn = []
     handle = SimpleNamespace(update=drawn.append)  # as a notebook's
     monkeypatch.setattr("IPython.display.display", lambda display_id: handle)
-    exec(live.replace('"digits:gini_kl"', '"digits:ce", num_epochs=2'), there)
+    exec(live.replace('"digits:gini_kl"', '"digits:ce", num_epochs=2, ' + small + "}"), there)
     assert [len(figure.axes[0].lines[0].get_xdata()) for figure in drawn] == [1, 2]
     states = {trial.state.name for trial in there["study"].trials}
     assert states <= {"COMPLETE", "PRUNED"}
