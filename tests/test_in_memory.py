@@ -170,7 +170,7 @@ def test_the_codes_of_the_page_train_on_arrays_and_prune(tmp_path, monkeypatch):
     assert there["config"].dataset.test_size == 8
     assert 0 <= there["result"].numbers["test_accuracy"] <= 1
     pruning = pruning.replace("n_trials=20", "n_trials=3").replace("num_epochs=8", "num_epochs=5")
-    small = '**{"dataset.train_size": 60, "report": False, '
+    small = '**{"dataset.train_size": 80, "report": False, '
     pruning = pruning.replace("**{", small)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     exec(pruning, there)
