@@ -9,9 +9,10 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jaxlib.version
@@ -138,6 +139,45 @@ def connect(
             f"could not join the other processes ({str(error).splitlines()[0]}); all must be "
             "started within 5 minutes, with the same --coordinator_address"
         ) from error
+
+
+_Program = TypeVar("_Program")
+_shared: ContextVar[dict[Hashable, Any] | None] = ContextVar("_shared", default=None)
+
+
+@contextlib.contextmanager
+def shared_programs(held: dict[Hashable, Any]) -> Iterator[None]:
+    """Inside, runs trace and compile once what `program` makes; in this thread.
+
+    Args:
+        held: the programs of runs that differ in nothing but their seed; it is filled.
+    """
+    token = _shared.set(held)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def program(key: Hashable, make: Callable[[], _Program]) -> _Program:
+    """What `make` returns; inside `shared_programs`, the first one for each key.
+
+    Args:
+        key: what sets a run's programs apart from each other.
+        make: returns a function that jax compiles when it is first called.
+
+    Examples:
+        >>> with shared_programs({}):
+        ...     first, second = (program("step", lambda: object()) for _ in range(2))
+        >>> first is second, program("step", lambda: object()) is first
+        (True, False)
+    """
+    held = _shared.get()
+    if held is None:
+        return make()
+    if key not in held:
+        held[key] = make()
+    return held[key]  # type: ignore[no-any-return]
 
 
 def num_devices(devices: Sequence[jax.Device] | None = None) -> int:

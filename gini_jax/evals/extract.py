@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from gini_jax.data.augment import centre_crop, standardize
 from gini_jax.data.source import Split
-from gini_jax.devices import AXIS, map_over_devices, num_devices, replicate, shard
+from gini_jax.devices import AXIS, map_over_devices, num_devices, program, replicate, shard
 
 
 class SplitOutputs(NamedTuple):
@@ -76,7 +76,10 @@ class Extractor:
             outputs = logits, features["pooled"].astype(jnp.float32), activations
             return lax.all_gather(outputs, AXIS, tiled=True)
 
-        self._step = map_over_devices(step, devices, in_axes=(None, 0), donate=False)
+        self._step = program(
+            ("outputs", model, image_size, layers, devices and tuple(devices)),
+            lambda: map_over_devices(step, devices, in_axes=(None, 0), donate=False),
+        )
 
     def __call__(self, variables: Any, split: Split) -> SplitOutputs:
         """The outputs for a split, in the order of its examples.

@@ -1,6 +1,6 @@
 """The state of a run and its fixed parts: what a step changes, and what it closes over."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Float32
 from ml_collections import ConfigDict
 
+from gini_jax.devices import program
 from gini_jax.losses.objective import Objective, ObjectiveState
 from gini_jax.losses.term import Outputs
 
@@ -84,9 +85,14 @@ class Experiment(NamedTuple):
 
 def init_state(experiment: Experiment) -> TrainState:
     """The state before the first step, a pure function of the config's seed."""
+    init = program("init", lambda: jax.jit(_initial_state(experiment)))
+    return init(jax.random.key(experiment.config.seed))
+
+
+def _initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainState]:
+    """From a key to the state before the first step."""
     size = experiment.image_size
 
-    @jax.jit
     def init(key: jax.Array) -> TrainState:
         params_key, train_key = jax.random.split(key)
         variables = experiment.model.init(params_key, jnp.zeros((1, size, size, 3)))
@@ -103,9 +109,9 @@ def init_state(experiment: Experiment) -> TrainState:
             opt_state=experiment.optimizer.init(state.trainable)
         )
         average = state.variables if experiment.config.optimizer.ema_decay else None
-        return state.replace(average=average)  # type: ignore[attr-defined]
+        return state.replace(average=average)  # type: ignore[attr-defined,no-any-return]
 
-    return init(jax.random.key(experiment.config.seed))
+    return init
 
 
 @jax.jit

@@ -7,6 +7,7 @@ import jax
 
 from gini_jax.data.loader import DeviceFeed, StreamFeed, choose_feed
 from gini_jax.data.source import Dataset
+from gini_jax.devices import program
 from gini_jax.training.state import Experiment, TrainState
 from gini_jax.training.step import create_step
 
@@ -44,8 +45,9 @@ class Stepper:
             The next state, and the steps' metrics, `[count]` each.
         """
         if count not in self._compiled:
-            self._compiled[count] = create_step(
-                self.experiment, self.devices, count, self.feed_name
+            key = "step", count, self.feed_name, self.devices and tuple(self.devices)
+            self._compiled[count] = program(
+                key, lambda: create_step(self.experiment, self.devices, count, self.feed_name)
             )
         if self._feed is None:
             feed = DeviceFeed if self.feed_name == "device" else StreamFeed

@@ -18,10 +18,11 @@ from gini_jax.modes.executors.member import run_member
 from gini_jax.modes.members import member_command, members_of, seeds_of
 from gini_jax.modes.sweep import main as sweep
 from gini_jax.modes.train import main as train
+from gini_jax.training import step
 from gini_jax.training.workdir import check_workdir, config_json, holds_result
-from tests.helpers import tiny
+from tests.helpers import dense, tiny
 from tests.helpers.program import Program
-from tests.helpers.runs import without_times
+from tests.helpers.runs import lines_of, without_times
 
 
 def weights_of(config):
@@ -283,3 +284,24 @@ def test_a_member_that_stopped_early_goes_on_with_more_patience(tmp_path):
     assert not holds_result(tmp_path, patient.config)
     run_member(patient.config, tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] > stopped_at
+
+
+def test_seeds_share_their_programs_and_end_like_runs_alone(tmp_path, monkeypatch):
+    traced, train_step = [], step.train_step
+
+    def counted(state, batch, **settings):
+        traced.append(settings["experiment"].config.objective)
+        return train_step(state, batch, **settings)
+
+    monkeypatch.setattr(step, "train_step", counted)
+    config = dense.get_config("gini")
+    config.update(num_epochs=2, report=False)
+    sweep(config.copy_and_resolve_references(), tmp_path, objectives="ce,gini", seeds="0-2")
+    assert traced == ["ce", "gini"]
+    config.seed = 2
+    train(config, tmp_path / "alone")
+    assert traced == ["ce", "gini", "gini"]
+    member, alone = (tmp_path / name for name in ("gini-seed2", "alone"))
+    assert lines_of(member) == lines_of(alone)
+    ended = [json.loads((folder / "result.json").read_text()) for folder in (member, alone)]
+    assert without_times(ended[0]) == without_times(ended[1])
