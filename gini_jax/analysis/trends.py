@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from gini_jax.errors import InputError
+
 
 class Trend(NamedTuple):
     """Spearman's correlation of an outcome with a dose.
@@ -45,6 +47,9 @@ def dose_trend(
     Returns:
         NaN where no seed is left, or there are fewer than three doses.
 
+    Raises:
+        InputError: a column is missing, or a seed has a dose twice.
+
     References:
         E. Page, "Ordered hypotheses for multiple treatments", 1963.
 
@@ -54,6 +59,15 @@ def dose_trend(
         >>> found.rho, found.p < 0.01, found.low < 0 < found.high
         (1.0, True, True)
     """
+    if missing := {"seed", dose, outcome} - {*results.columns}:
+        known = ", ".join(map(str, results.columns))
+        raise InputError(f"results has no column {sorted(missing)[0]!r}; its columns are {known}")
+    if (twice := results.duplicated(["seed", dose])).any():
+        row = results[twice].iloc[0]
+        raise InputError(
+            f"seed {row['seed']} has {dose}={row[dose]} twice, so its outcomes cannot be ranked; "
+            "leave one of the two rows out"
+        )
     wide = results.pivot(index="seed", columns=dose, values=outcome)
     wide = wide.astype(float).dropna()
     if not len(wide) or wide.shape[1] < 3:

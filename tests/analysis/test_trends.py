@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from gini_jax.analysis.trends import dose_trend
+from gini_jax.errors import InputError
 
 DOSES = (-0.3, 0.0, 0.1, 0.3)
 
@@ -61,3 +62,11 @@ def test_seeds_that_lack_an_outcome_are_left_out_and_constant_ones_count_as_no_t
     assert found.seeds == 2 and found.rho == 0.5
     nothing = dose_trend(table(values[:, :2]), "x")
     assert np.isnan(nothing.rho) and np.isnan(nothing.p)
+
+
+def test_a_missing_column_and_a_dose_given_twice_are_refused():
+    rows = table(np.eye(4))
+    with pytest.raises(InputError, match="no column 'y'; its columns are seed, dose, x"):
+        dose_trend(rows, "y")
+    with pytest.raises(InputError, match=r"seed 3 has dose=0\.3 twice"):
+        dose_trend(pd.concat([rows, rows.tail(1)]), "x")
