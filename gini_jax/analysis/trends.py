@@ -65,7 +65,7 @@ def dose_trend(
     if (twice := results.duplicated(["seed", dose])).any():
         row = results[twice].iloc[0]
         raise InputError(
-            f"seed {row['seed']} has {dose}={row[dose]} twice, so its outcomes cannot be ranked; "
+            f"seed {row['seed']:g} has {dose}={row[dose]} twice, so its outcomes cannot be ranked; "
             "leave one of the two rows out"
         )
     wide = results.pivot(index="seed", columns=dose, values=outcome)
