@@ -1,10 +1,8 @@
 """A report of a run or a sweep: one self-contained page."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -15,6 +13,7 @@ from gini_jax.analysis.bench_pictures import drawings
 from gini_jax.analysis.names import short_names, title_of
 from gini_jax.analysis.page import mark_of, page_path
 from gini_jax.analysis.runs import Run, differing_settings, read_runs, table_of
+from gini_jax.analysis.sections import Section, picture, with_pictures
 from gini_jax.analysis.sensitivity import sensitivity, varied_alone, varied_table
 from gini_jax.analysis.statistics import (
     by_baseline,
@@ -25,27 +24,10 @@ from gini_jax.analysis.statistics import (
 )
 from gini_jax.config.files import command_of
 from gini_jax.downstream import benches_of
-from gini_jax.drawing import drawn
-from gini_jax.errors import first_line
 from gini_jax.storage import write
 
 MOST_GROUPS = 12  # that pictures show
-
-
-class Section(NamedTuple):
-    """A part of the page.
-
-    Attributes:
-        title: its heading.
-        text: what the picture shows, in words.
-        picture: SVG, or an img element; "" for none.
-        table: rows of cells, the head first; empty for none.
-    """
-
-    title: str
-    text: str
-    picture: str = ""
-    table: list[list[str]] = []  # noqa: RUF012
+MANY_GROUPS = 6  # whose pictures take longer than to start processes that share the work
 
 
 def write_report(workdir: Path, *others: Path) -> Path:
@@ -90,7 +72,9 @@ def page_of(groups: dict[str, list[Run]]) -> str:
         command=_against_cross_entropy(runs),
         results=[*_tables(named, baselines)],
         facts=_facts(named),
-        sections=[*_sensitivity(groups), *_pictures(shown), *_benches(shown)],
+        sections=with_pictures(
+            [*_sensitivity(groups), *_pictures(shown), *_benches(shown)], len(shown) >= MANY_GROUPS
+        ),
         left_out=list(named)[MOST_GROUPS:],
         shown_count=MOST_GROUPS,
     )
@@ -277,37 +261,25 @@ def _sensitivity(groups: dict[str, list[Run]]) -> list[Section]:
         "Mean and standard deviation of test accuracy over the seeds. A line joins runs that "
         "differ in one setting only; the dashed line and its band are cross-entropy alone."
     )
-    return [_picture("Accuracy by setting", text, sensitivity, table)]
-
-
-def _picture(
-    title: str, text: str, draw: Callable[..., Any], *arguments: Any, pixels: bool = False
-) -> Section:
-    """A section with a picture; if it cannot be drawn, the section says why."""
-    try:
-        return Section(title, text, drawn(draw, *arguments, pixels=pixels))
-    except Exception as error:  # a failed picture must not fail the page
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        print(f"warning: the picture {title!r} could not be drawn ({reason})", file=sys.stderr)
-        return Section(title, f"This picture is left out: it could not be drawn ({reason}).")
+    return [picture("Accuracy by setting", text, sensitivity, table)]
 
 
 def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
     sections = [
-        _picture(
+        picture(
             "Training",
             _of_curves(groups),
             figures.curves,
             groups,
         ),
-        _picture(
+        picture(
             "Impurity of the features",
             "Each feature's Gini impurity on the test split. Left is pure; at the dashed line a "
             "feature fires equally for all classes.",
             figures.impurity,
             groups,
         ),
-        _picture(
+        picture(
             "Features by class",
             "Class profiles of the first layer that the terms act on. A bright dot is a feature "
             "that fires for that class.",
@@ -315,14 +287,14 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
             groups,
             pixels=True,
         ),
-        _picture(
+        picture(
             "Which classes the features serve",
             "The features' distribution over the classes (lines) and that of the test images "
             "(bars). The KL term pulls the first towards that of the training batches.",
             figures.distribution,
             groups,
         ),
-        _picture(
+        picture(
             "Test images in feature space",
             "Pooled features of at most 500 test images, coloured by class, or by superclass "
             "if the data has superclasses.",
@@ -335,7 +307,7 @@ def _pictures(groups: dict[str, list[Run]]) -> list[Section]:
     sections += [_confusion(name, runs[0]) for name, runs in groups.items()]
     if all("selection/sizes" in run.arrays for runs in groups.values() for run in runs):
         sections.append(
-            _picture(
+            picture(
                 "Are pure features enough?",
                 "Solid: only the n features of the lowest impurity are kept; dotted: random "
                 "subsets of the same size.",
@@ -367,7 +339,7 @@ def _fired(name: str, run: Run) -> Section:
         f"activate it most. Seed {run.result['seed']}."
     )
     title = f"What activates the features: {name}"
-    return _picture(title, text, figures.fired, run, pixels=True)
+    return picture(title, text, figures.fired, run, pixels=True)
 
 
 def _confusion(name: str, run: Run) -> Section:
@@ -375,13 +347,13 @@ def _confusion(name: str, run: Run) -> Section:
     matrix, title = run.arrays["confusion"], f"Confusion: {name}"
     if run.num_classes <= 20:
         text = f"Test images, seed {run.result['seed']}."
-        return _picture(title, text, figures.confusion, matrix, run.class_names)
+        return picture(title, text, figures.confusion, matrix, run.class_names)
     names = run.about["superclass_names"]
     if names:
         merged = np.zeros((len(names), len(names)), int)
         np.add.at(merged, (run.groups[:, None], run.groups[None]), matrix)
         text = f"By superclass, seed {run.result['seed']}."
-        return _picture(title, text, figures.confusion, merged, names)
+        return picture(title, text, figures.confusion, merged, names)
     wrong = matrix - np.diag(np.diag(matrix))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
     rows = [["true class", "predicted as", "images"]]
@@ -393,6 +365,6 @@ def _confusion(name: str, run: Run) -> Section:
 def _benches(groups: dict[str, list[Run]]) -> list[Section]:
     """Pictures of the benches that were run, and of settings that a sweep varied."""
     return [
-        _picture(title, text, draw, *arguments, pixels=True)
+        picture(title, text, draw, *arguments, pixels=True)
         for _, title, text, draw, arguments in drawings(groups, benches_of("all"))
     ]

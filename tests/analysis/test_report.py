@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 import gini_jax
 from gini_jax.analysis import figures
+from gini_jax.analysis import report as report_page
 from gini_jax.analysis.names import short_names
 from gini_jax.analysis.page import is_up_to_date
 from gini_jax.analysis.report import page_of, write_report
@@ -160,6 +161,12 @@ def test_points_that_coincide_are_placed_once():
     for few in (np.zeros((2, 3)), np.ones((40, 3))):
         with pytest.raises(RuntimeError, match="different points are too few"):
             tsne(few)
+
+
+@pytest.mark.slow
+def test_processes_draw_the_same_page(swept, page, monkeypatch):
+    monkeypatch.setattr(report_page, "MANY_GROUPS", 1)
+    assert page_of(read_runs(swept)) == page.rpartition("\n<!-- drawn from")[0]
 
 
 SHOWN = """
