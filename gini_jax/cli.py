@@ -86,15 +86,7 @@ def run(argv: list[str]) -> Any:
     storage_path("dataset.data_dir", config.dataset.data_dir)
     if not config.model.init.startswith("pip:"):
         run_path("model.init", config.model.init)
-    own = [name for name, (_, _, text) in own_flags.items() if text]
-    values = {name.replace(".", "_"): FLAGS[name].value for name in own}
-    if "command" in own_flags:
-        from gini_jax.modes.members import without
-
-        switches = [f"no{name}" for name in own if own_flags[name][1] is bool]
-        shared = [f"--config={file}"] if file else []
-        shared += [f"--config.{path}={text}" for path, text in given.items()]
-        values["command"] = [*shared, *without(rest[1:], ("mode", "workdir", *own, *switches))]
+    values = _values_of(own_flags, file, given, rest)
     if "others" in own_flags:
         values["others"] = others
     if values.get("init_from") and "model.init" in given:
@@ -113,6 +105,22 @@ def run(argv: list[str]) -> Any:
             if not trains or varied or not (command := repaired(argv, config, error)):
                 raise
             raise InputError(f"{error}\nThe whole command with that:\n    {command}") from error
+
+
+def _values_of(
+    own_flags: dict[str, Any], file: str | None, given: dict[str, str], rest: list[str]
+) -> dict[str, Any]:
+    """By keyword, the values of a mode's own flags, and the command if the mode wants it."""
+    own = [name for name, (_, _, text) in own_flags.items() if text]
+    values = {name.replace(".", "_"): FLAGS[name].value for name in own}
+    if "command" in own_flags:
+        from gini_jax.modes.members import without
+
+        switches = [f"no{name}" for name in own if own_flags[name][1] is bool]
+        shared = [f"--config={file}"] if file else []
+        shared += [f"--config.{path}={text}" for path, text in given.items()]
+        values["command"] = [*shared, *without(rest[1:], ("mode", "workdir", *own, *switches))]
+    return values
 
 
 def _start_jax() -> None:

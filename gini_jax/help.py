@@ -5,19 +5,16 @@ the cache folder under a digest of the package's files.
 """
 
 import contextlib
-import hashlib
 import importlib
 import json
 import os
 import shutil
-import sys
 import textwrap
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from gini_jax.errors import unknown_name
-from gini_jax.version import __version__
+from gini_jax.version import package_digest
 
 # A new mode is one new file in modes/, with FLAGS and main(config, workdir, **flags), and one line.
 MODES = {
@@ -102,17 +99,6 @@ def table() -> dict[str, Any]:
         new.write_text(json.dumps(found))
         new.replace(path)
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]  # as from the file
-
-
-def package_digest() -> str:
-    """Of the version, and the names, sizes and times of the package's files and configs."""
-    root = Path(__file__).resolve().parent
-    parts = [__version__, sys.version, str(root)]
-    for folder in (root, (root / "configs").resolve()):
-        for path in sorted(folder.rglob("*.py")):
-            found = path.stat()
-            parts.append(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _modes() -> dict[str, Any]:

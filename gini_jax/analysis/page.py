@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from gini_jax.help import package_digest
 from gini_jax.storage import is_remote
+from gini_jax.version import package_digest
 
 READ = {".json", ".jsonl", ".npz", ".npy"}  # what a page is drawn from
 OTHER_FILES = {"checkpoints", "export", "tensorboard", "profile"}

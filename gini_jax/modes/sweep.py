@@ -100,9 +100,7 @@ def main(
         engine.check(workdir, **values)
     _prepare(workdir, members)
     write_record(workdir, {x.name: x.changes for x in members}, search is not None)
-    if all(holds_result(workdir / x.name, x.config) for x in members) and is_up_to_date([workdir]):
-        page = workdir / "report.html"
-        print(f"nothing to do: all {len(members)} members have ended, and {page} shows them")
+    if _is_done(members, workdir):
         return write_csv(workdir)
     failed, busy = run_members(members, workdir, engine.run, values)
     table = write_tables(workdir)
@@ -112,6 +110,16 @@ def main(
     print(f"written to {workdir}: sweep.csv, sweep.md" + ", report.html" * report)
     _tell_of_others([member.name for member in members], failed, busy)
     return table
+
+
+def _is_done(members: Sequence[Member], workdir: Path) -> bool:
+    """Whether all members have ended and the page shows them; then it says so."""
+    ended = all(holds_result(workdir / member.name, member.config) for member in members)
+    if not (ended and is_up_to_date([workdir])):
+        return False
+    page = workdir / "report.html"
+    print(f"nothing to do: all {len(members)} members have ended, and {page} shows them")
+    return True
 
 
 def _print_commands(
