@@ -98,14 +98,12 @@ def main(
     _check_data_and_folder(config, workdir, search)
     if hasattr(engine, "check"):
         engine.check(workdir, **values)
-    _prepare(workdir, members)
-    write_record(workdir, {x.name: x.changes for x in members}, search is not None)
+    _prepare(workdir, members, search)
     if _is_done(members, workdir):
         return write_csv(workdir)
     failed, busy = run_members(members, workdir, engine.run, values)
     table = write_tables(workdir)
-    report = config.report and not (table.empty or search)  # it would show the test split
-    if report:
+    if report := config.report and not (table.empty or search):  # which sees no test split
         write_report(workdir)
     print(f"written to {workdir}: sweep.csv, sweep.md" + ", report.html" * report)
     _tell_of_others([member.name for member in members], failed, busy)
@@ -133,14 +131,15 @@ def _print_commands(
     return pd.DataFrame()
 
 
-def _prepare(workdir: Path, members: Sequence[Member]) -> None:
-    """Makes the sweep's folder, and checks all members before the first one trains."""
+def _prepare(workdir: Path, members: Sequence[Member], search: str | None) -> None:
+    """Makes the sweep's folder, checks all members before the first one trains, and lists them."""
     make_workdir(workdir)
     for member in members:
         refuse_patterns(workdir / member.name)
         _check_member(member)
         if (workdir / member.name).exists():
             check_workdir(workdir / member.name, member.config, sweep=workdir)
+    write_record(workdir, {x.name: x.changes for x in members}, search is not None)
 
 
 def _tell_of_others(names: Sequence[str], failed: dict[str, str], busy: Sequence[str]) -> None:
