@@ -114,6 +114,7 @@ def test_pictures_take_dollars_large_numbers_and_sets_of_different_classes():
     assert "Ba$$in" in svg and r"cost_$\alpha$" in svg
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_drawn_is_named_and_left_out(tmp_path, monkeypatch, capsys):
     def fails(*_):
         raise ValueError("no such colour")

@@ -103,7 +103,7 @@ def main(
         return write_csv(workdir)
     failed, busy = run_members(members, workdir, engine.run, values)
     table = write_tables(workdir)
-    if report := config.report and not (table.empty or search):  # which sees no test split
+    if report := config.report and not (table.empty or search):  # a search sees no test split
         write_report(workdir)
     print(f"written to {workdir}: sweep.csv, sweep.md" + ", report.html" * report)
     _tell_of_others([member.name for member in members], failed, busy)

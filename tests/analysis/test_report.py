@@ -59,6 +59,7 @@ def test_each_group_is_a_row_with_a_short_name(page):
     assert "weight_decay=0.0001" not in page.split("What was run")[0]
 
 
+@pytest.mark.slow
 def test_no_two_sections_have_one_heading(page):
     headings = re.findall(r"<h2>(.*?)</h2>", page)
     assert len(headings) == len(set(headings))
@@ -127,6 +128,7 @@ def test_many_groups_are_drawn_in_rows_of_four(swept):
     assert [x.get_text() for x in figure.axes[0].get_yticklabels()] == run.class_names
 
 
+@pytest.mark.slow
 def test_a_run_alone_says_which_commands_set_it_against_cross_entropy(tmp_path):
     config = gini_jax.get_config("digits:gini", num_epochs=1, **{"loss.start_epoch": 1})
     changed(config, {"batch_size": 399, "model.width": 4, "loss.layers": ("stage3",)})
@@ -178,6 +180,7 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
 """
 
 
+@pytest.mark.slow
 def test_a_page_is_drawn_again_only_if_its_runs_have_changed(swept, page, capfd, tmp_path):
     folder, config = tmp_path / "sweep", dense.get_config("ce")
     shutil.copytree(swept, folder)

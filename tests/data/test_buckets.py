@@ -156,6 +156,7 @@ def test_a_bucket_that_is_not_there_is_one_error():
         write(workdir / "x", "text")
 
 
+@pytest.mark.slow
 def test_a_bucket_that_cannot_be_reached_is_one_error():
     out, err = start("gs://nowhere/run", "--mode=report").finish(status=1)
     assert "Traceback" not in err, (out, err)

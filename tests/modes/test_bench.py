@@ -43,6 +43,7 @@ def test_benches_that_two_processes_measure_are_both_kept(tmp_path):
         benches_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_of_several_benches_those_that_fit_are_measured(trained_once, capsys):
     table = bench.main(None, trained_once, benches="retrieval,shift")
     assert 0 <= table["recall_at_1"].item() <= 1

@@ -51,6 +51,7 @@ def test_killed_at_six_random_moments_a_run_comes_to_the_same_end(undisturbed, t
     assert ends_of(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_lives_through_signals_a_full_disk_and_a_damaged_checkpoint(undisturbed, tmp_path):
     """One after the other, and in the end it comes to what an undisturbed one does."""
     for number, seconds in ((signal.SIGTERM, 0.6), (signal.SIGINT, 0.3)):
