@@ -270,8 +270,8 @@ def heads() -> str:
         "for the fewest epochs (5, 10, ... 100) after which it is as accurate on the test split as "
         f"MLPClassifier with its defaults, {report['wanted_accuracy']:.4f}, or else for those of "
         "its best accuracy (`benchmarks/heads.py`). A second fit of the same shapes compiles "
-        f"nothing. 20 seeds at once take {ratio('at once', 'in turn')} of the time of 20 fits. Each "
-        "batch was drawn anew in these runs; since then an epoch holds each example once."
+        f"nothing. 20 seeds at once take {ratio('at once', 'in turn')} of the time of 20 fits. "
+        "Each batch was drawn anew in these runs; since then an epoch holds each example once."
     )
     columns = ["", "epochs", "test accuracy", "time", "time, of MLPClassifier's"]
     return "\n".join([as_table(columns, rows), "", note])
