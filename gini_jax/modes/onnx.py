@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,9 @@ def _converted(trained: Trained, output: str) -> bytes:
 
     whole = output == "probabilities"
 
-    def predict(images: jax.Array) -> jax.Array:
-        settings, variables = trained.config.dataset, trained.variables
+    def predict(images: jax.Array, variables: Any) -> jax.Array:
         seen = to_float(images) if whole else images
-        logits = forward_pass(trained.model, settings, variables, seen)[0]
+        logits = forward_pass(trained.model, trained.config.dataset, variables, seen)[0]
         return jax.nn.softmax(logits) if whole else logits
 
     size, kind = trained.image_size, np.uint8 if whole else np.float32
@@ -64,7 +64,7 @@ def _converted(trained: Trained, output: str) -> bytes:
     try:
         with tracing_for("cpu"):
             found: Any = jax2onnx.to_onnx(
-                predict,
+                lambda images: predict(images, trained.variables),
                 [images],
                 model_name=trained.config.name or "gini_jax",
                 input_names=["images"],
@@ -80,7 +80,8 @@ def _converted(trained: Trained, output: str) -> bytes:
         entry.key, entry.value = name, value
     data: bytes = found.SerializeToString()
     with jax.default_device(jax.devices("cpu")[0]):  # products are exact there
-        _compare(data, jax.jit(predict), images)
+        # Not as constants, which the compiler would fold into others: gigabytes in large networks.
+        _compare(data, partial(jax.jit(predict), variables=trained.variables), images)
     return data
 
 

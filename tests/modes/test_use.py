@@ -278,9 +278,10 @@ def test_without_jax2onnx_the_command_that_installs_it_is_named(run, monkeypatch
 def test_every_network_is_converted_to_onnx(name, tmp_path):
     pytest.importorskip("jax2onnx", reason="converts to ONNX with jax2onnx, which is not installed")
     config, size = default_config("ce"), 8 if "digits" in name else 32
-    width = {"width": 8} if "resnet" in name else {}
-    set_model(config, name, **width)
-    model = create_model(name, 3, **width)
+    small = {"widths": (8, 8, 8), "heads": (1, 1, 2)} if "cvt" in name else {}
+    small = {"width": 8} if "resnet" in name else small
+    set_model(config, name, **small)
+    model = create_model(name, 3, **small)
     made = jax.jit(model.init)(jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
     variables = {k: v for k, v in made.items() if k != "perturbations"}
     trained = gini_jax.trained.Trained(model, variables, config, ("a", "b", "c"), size, 1)
