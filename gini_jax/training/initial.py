@@ -164,7 +164,7 @@ def weights_of_run(workdir: Path, initial: dict[str, Any]) -> dict[str, Any]:
         )
     kept = {path: (wanted if path in differing else found)[path] for path in wanted}
     weights = unflatten_dict(kept, sep="/")
-    return weights if has_body(weights) else with_body(initial, weights)
+    return with_body(weights if has_body(weights) else initial, body_of(weights))
 
 
 def _no_run(path: Path) -> InputError:

@@ -124,7 +124,7 @@ def test_a_report_shows_members_that_ended_since_the_last_call(tmp_path, monkeyp
     monkeypatch.setattr(sweep, "write_report", lambda workdir: None)
     sweep.main(config, tmp_path, seeds="0-1")
     (tmp_path / "sweep.csv").write_text("\n")  # as after a call before any member ended
-    monkeypatch.setattr(report, "write_report", lambda *folders: folders[0])
+    monkeypatch.setattr("gini_jax.analysis.report.write_report", lambda *folders: folders[0])
     report.main(config, tmp_path)
     rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
     assert [row["member"] for row in rows] == ["ce-seed0", "ce-seed1"]
