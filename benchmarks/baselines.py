@@ -4,9 +4,9 @@
     python benchmarks/baselines.py --rounds=15
 
 Value and gradient by the features (and by the class vectors, where there are any), on the same
-cores, alternating; medians of the rounds, and the median of their ratios. Center, Fisher and island
-loss have no counterpart there; they are timed alone. So is NT-Xent at N = 1,024: theirs holds a
-table of all positive times all negative pairs, several arrays of 4 GB there.
+cores, alternating; medians of the rounds, and the median of their ratios. Losses of class sums and
+of second moments have no counterpart there; they are timed alone. So is NT-Xent at N = 1,024:
+theirs holds a table of all positive times all negative pairs, several arrays of 4 GB there.
 """
 
 import json
@@ -66,6 +66,11 @@ def ours() -> dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]]:
         "center": lambda x, w, y: losses.center_loss(x, y, **of_sums),
         "fisher": lambda x, w, y: losses.fisher_loss(x, y, **of_sums),
         "island": lambda x, w, y: losses.island_loss(x, y, **of_sums),
+        "opl": lambda x, w, y: losses.opl_loss(x, y, **of_sums),
+        "rate_reduction": lambda x, w, y: losses.rate_reduction_loss(x, y, **of_sums),
+        "monosemantic": lambda x, w, y: losses.monosemantic_loss(x),
+        "vcreg": lambda x, w, y: losses.vcreg_loss(x),
+        "decorrelation": lambda x, w, y: losses.decorrelation_loss(x),
     }
 
 

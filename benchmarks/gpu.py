@@ -18,10 +18,7 @@ What `--out` holds already stays; figures are added. `--small` tries everything 
 
 import datetime
 import json
-import os
-import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +41,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 8, "seeds: at most this many fresh seeds.
 _RUNS = flags.DEFINE_string("workdir", "runs/gpu", "seeds, queue: folder of the runs.")
 ROOT = Path(__file__).resolve().parent.parent
 TUNED_ON = 100  # the seed of the trials
+Job = tuple[str, str, dict[str, Any], int]  # arm, objective, settings, seed
 
 # ---------------------------------------------------------------------------- speed
 
@@ -184,40 +182,34 @@ def seeds() -> list[dict[str, Any]]:
     return rows + [row | {"trial": False} for row in run_all(fresh, until)]
 
 
-def run_all(jobs: list[tuple[str, str, dict[str, Any], int]], until: float) -> list[dict[str, Any]]:
+def run_all(jobs: list[Job], until: float) -> list[dict[str, Any]]:
     """Runs `--parallel` jobs at a time; returns those that finished."""
-    waiting, running, rows = list(jobs), [], []
-    while waiting or running:
-        while waiting and len(running) < _PARALLEL.value and time.monotonic() < until:
-            running.append((waiting[0], *start(*waiting[0])))
-            del waiting[0]
-        if not running:
-            break
-        for entry in [x for x in running if x[1].poll() is not None]:
-            running.remove(entry)
-            (arm, objective, settings, seed), process, folder = entry
-            path = folder / "result.json"
-            if process.returncode or not path.exists():
-                text = (folder.parent / f"{folder.name}.log").read_text()
-                print(f"{folder} failed:\n{text[-1500:]}")
-                continue
-            result = json.loads(path.read_text())
-            rows.append(
-                {"arm": arm, "objective": objective, "settings": settings, "result": result}
-            )
-            with Path(FLAGS.out).with_suffix(".partial.jsonl").open("a") as file:  # if it is killed
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(
-                f"{time.strftime('%H:%M:%S')} {arm}, seed {seed}, {settings}: validation "
-                f"{result['val_accuracy']:.4f}, test {result['test_accuracy']:.4f}",
-                flush=True,
-            )
-        time.sleep(0.5)
+    rows = []
+    commands = [(job, command_of(job)) for job in jobs]
+    for job, result in gpu_queue.ended(commands, folder_of, _PARALLEL.value, until):
+        arm, objective, settings, seed = job
+        row = {"arm": arm, "objective": objective, "settings": settings, "result": result}
+        rows.append(row)
+        with Path(FLAGS.out).with_suffix(".partial.jsonl").open("a") as file:  # if it is killed
+            file.write(json.dumps(row) + "\n")
+        print(
+            f"{time.strftime('%H:%M:%S')} {arm}, seed {seed}, {settings}: validation "
+            f"{result['val_accuracy']:.4f}, test {result['test_accuracy']:.4f}",
+            flush=True,
+        )
     return rows
 
 
-def start(arm: str, objective: str, settings: dict[str, Any], seed: int) -> tuple[Any, Path]:
-    """Starts a run in a process of its own."""
+def folder_of(job: Job) -> Path:
+    """The folder of a job's run."""
+    _, objective, settings, seed = job
+    name = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
+    return Path(_RUNS.value).resolve() / f"{objective}-{name}-seed{seed}"
+
+
+def command_of(job: Job) -> list[str]:
+    """The command that starts, or resumes, a job's run."""
+    _, objective, settings, seed = job
     epochs = _EPOCHS.value
     falls = tuple(round(epochs * share) for share in (0.24, 0.48, 0.64, 0.8))
     given: dict[str, Any] = {
@@ -237,16 +229,12 @@ def start(arm: str, objective: str, settings: dict[str, Any], seed: int) -> tupl
     if _SMALL.value:
         given |= {"model.width": 8, "model.dtype": "float32", "dataset.train_size": 1000}
         given |= {"schedule.boundaries": "()", "dataset.val_size": 500, "steps_per_call": 1}
-    name = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
-    folder = Path(_RUNS.value) / f"{objective}-{name}-seed{seed}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "launch.py", f"--config=cifar100_resnet18:{objective}"]
-    command += [f"--workdir={folder.resolve()}", *(f"--config.{k}={v}" for k, v in given.items())]
-    environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.85 / _PARALLEL.value:.2f}"}
-    log = (folder.parent / f"{folder.name}.log").open("w")
-    log.write(shlex.join(command) + "\n")
-    log.flush()
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log), folder
+    return [
+        *command,
+        f"--workdir={folder_of(job)}",
+        *(f"--config.{k}={v}" for k, v in given.items()),
+    ]
 
 
 def main(argv: list[str]) -> None:

@@ -10,15 +10,17 @@ checkpoint, and the same command goes on from there. `--out` has a row for each 
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
+J = TypeVar("J")  # a job
 SEEDS = 5
 CLAIM = ("ce", "gini_kl")
 DOSES = (0.3, -0.3, 0.1, -0.1)
@@ -99,44 +101,53 @@ def work_off(
     rows = report["rows"]
     done = {(row["network"], row["arm"], row["seed"]) for row in rows}
     waiting = [job for job in jobs() if (job.network, job.arm, job.seed) not in done]
-    running: list[tuple[Job, subprocess.Popen[bytes]]] = []
-    failed = 0
     print(f"{len(rows)} jobs are done, {len(waiting)} are left", flush=True)
+    commands = [(job, command_of(job, workdir, data_dir, small)) for job in waiting]
+    for job, result in ended(commands, lambda job: workdir / job.name, parallel, until):
+        rows.append(job._asdict() | {"result": result})
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"small": small, "rows": rows}, indent=1) + "\n")
+        accuracy, left = result["test_accuracy"], (until - time.monotonic()) / 60
+        print(f"{job.name}: {accuracy:.4f}; {left:.0f} min left", flush=True)
+    return len(rows)
+
+
+def ended(
+    commands: Iterable[tuple[J, list[str]]],
+    folder_of: Callable[[J], Path],
+    parallel: int,
+    until: float,
+) -> Iterator[tuple[J, dict[str, Any]]]:
+    """Each job that has ended with its result, as `parallel` processes at a time reach it.
+
+    When the time is over, the processes save a checkpoint and end; the same command resumes them.
+    After three failures no job starts any more.
+    """
+    waiting, running, failed = list(commands), [], 0
     while time.monotonic() < until and (waiting or running) and failed < 3:
         while waiting and len(running) < parallel:
-            running.append((waiting[0], _started(waiting[0], workdir, data_dir, parallel, small)))
-            del waiting[0]
+            job, command = waiting.pop(0)
+            running.append((job, _started(command, folder_of(job), parallel)))
         time.sleep(0.2)
-        for entry in [entry for entry in running if entry[1].poll() is not None]:
-            running.remove(entry)
-            path = workdir / entry[0].name / "result.json"
-            if entry[1].returncode or not path.exists():
+        for job, process in [entry for entry in running if entry[1].poll() is not None]:
+            running.remove((job, process))
+            path = folder_of(job) / "result.json"
+            if process.returncode or not path.exists():
                 failed += 1
-                print(f"{entry[0].name} failed; see {workdir / entry[0].name}.log", flush=True)
+                print(f"{folder_of(job)} failed; see {folder_of(job)}.log", flush=True)
                 continue
-            rows.append(entry[0]._asdict() | {"result": json.loads(path.read_text())})
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps({"small": small, "rows": rows}, indent=1) + "\n")
-            accuracy, left = rows[-1]["result"]["test_accuracy"], (until - time.monotonic()) / 60
-            print(f"{entry[0].name}: {accuracy:.4f}; {left:.0f} min left", flush=True)
+            yield job, json.loads(path.read_text())
     for _, process in running:  # they save a checkpoint, and end
         process.send_signal(signal.SIGTERM)
     for _, process in running:
         process.wait()
-    return len(rows)
 
 
-def _started(
-    job: Job, workdir: Path, data_dir: str, parallel: int, small: bool
-) -> "subprocess.Popen[bytes]":
-    """Starts, or resumes, a job's run in a process of its own."""
-    workdir.mkdir(parents=True, exist_ok=True)
+def _started(command: list[str], folder: Path, parallel: int) -> "subprocess.Popen[bytes]":
+    """Starts, or resumes, a run in a process of its own."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.85 / parallel:.2f}"}
-    with (workdir / f"{job.name}.log").open("ab") as log:
-        return subprocess.Popen(
-            command_of(job, workdir, data_dir, small),
-            cwd=ROOT,
-            env=os.environ | share,
-            stdout=log,
-            stderr=log,
-        )
+    with (folder.parent / f"{folder.name}.log").open("ab") as log:
+        log.write((shlex.join(command) + "\n").encode())
+        log.flush()
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | share, stdout=log, stderr=log)

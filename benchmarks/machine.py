@@ -1,6 +1,8 @@
-"""What kind of machine a benchmark runs on."""
+"""What kind of machine a benchmark runs on, and figures by kind."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # widest first
 
@@ -15,3 +17,9 @@ def kind_of_processor() -> str:
     path = Path("/proc/cpuinfo")
     flags = set(path.read_text().split()) if path.exists() else set()
     return next((name for flag, name in VECTORS.items() if flag in flags), "unknown")
+
+
+def write_by_kind(path: Path, report: dict[str, Any]) -> None:
+    """Writes figures under this machine's kind of processor; those of other kinds stay."""
+    kinds = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(kinds | {kind_of_processor(): report}, indent=2) + "\n")

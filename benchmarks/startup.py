@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks.machine import kind_of_processor
+from benchmarks.machine import write_by_kind
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Starts of each kind.")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the figures.")
@@ -108,7 +108,6 @@ def main(argv: list[str]) -> None:
         for name, arguments in ANSWERS.items():
             answers[name].append(seconds_to_end("launch.py", *arguments) / alone)
     report: dict[str, Any] = {"cores": os.cpu_count(), "rounds": _ROUNDS.value}
-    report["processor"] = kind_of_processor()
     for start, rounds in found.items():
         report[start] = {
             part: [round(v, 3) for v in statistics.quantiles([r[part] for r in rounds], n=4)]
@@ -128,7 +127,7 @@ def main(argv: list[str]) -> None:
     }
     print(f"over import jax: {report['answers over import jax']}")
     if _OUT.value:
-        Path(_OUT.value).write_text(json.dumps(report, indent=2) + "\n")
+        write_by_kind(Path(_OUT.value), report)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ rounds. The share of the device's peak is the step's rate of operations, as XLA 
 that of a large float32 product. `--cases` picks some of the settings. With `--xla_convolutions` a
 step whose convolutions are all XLA's own takes part too. With `--evaluation` it is a pass over
 eight batches, in evaluation mode. Without torch the comparison is left out, and a line says so.
+The file keeps the figures of other kinds of processor.
 """
 
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -27,6 +27,7 @@ from absl import app, flags
 from jax import lax
 
 from benchmarks import torch_networks
+from benchmarks.machine import write_by_kind
 from gini_jax.config.change import default_config, set_model
 from gini_jax.data.loader import resident
 from gini_jax.data.source import Dataset, Split
@@ -165,7 +166,6 @@ def main(argv: list[str]) -> None:
     prepare_cpu()
     report: dict[str, Any] = {
         "device": f"{num_devices()} x {jax.devices()[0].device_kind}",
-        "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "jax": jax.__version__,
         "torch": torch_networks.version(),
@@ -188,8 +188,7 @@ def main(argv: list[str]) -> None:
                     flush=True,
                 )
         if _OUT.value:
-            with open(_OUT.value, "w") as file:
-                json.dump(report, file, indent=2)
+            write_by_kind(Path(_OUT.value), report)
 
 
 if __name__ == "__main__":

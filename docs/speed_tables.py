@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -42,27 +43,33 @@ def losses() -> str:
 
 
 def against_torch(name: str, *ways: str) -> str:
-    """Images per second of a training step or of an evaluation pass against PyTorch."""
-    report = json.loads((RESULTS / f"{name}.json").read_text())
+    """Images per second of a training step or of an evaluation pass, by kind of processor."""
+    kinds = json.loads((RESULTS / f"{name}.json").read_text())
     heads = [f"{way}, time ratio" for way in ways]
-    lines = [
-        "| network, batch, image size | gini_jax, images/s | " + " | ".join(heads) + " |",
-        "| --- " * (len(ways) + 2) + "|",
-    ]
-    for name, case in report["cases"].items():
-        rate = case["gini_jax"]["images_per_second"][1]
-        cells = [f"`{name}`, {case['batch']}, {case['image_size']}", f"{rate:.0f}"]
-        for way in ways:
-            if way not in case:
-                cells.append("-")
-                continue
-            low, middle, high = case[way]["their_time_over_ours"]
-            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-        lines.append("| " + " | ".join(cells) + " |")
-    where = f"{report['device']}, {report['cores']} cores, jax {report['jax']}, torch"
-    rounds = next(iter(report["cases"].values()))["rounds"]
-    note = f"{where} {report['torch']}; medians and quartiles of {rounds} alternating rounds."
-    return "\n".join([*lines, "", note])
+    rows, notes = [], []
+    for kind, report in sorted(kinds.items()):
+        for case_name, case in report["cases"].items():
+            rate = case["gini_jax"]["images_per_second"][1]
+            setting = f"`{case_name}`, {case['batch']}, {case['image_size']}"
+            cells = [_with_quartiles(case, way) for way in ways]
+            rows.append([kind, setting, f"{rate:.0f}", *cells])
+        rounds = next(iter(report["cases"].values()))["rounds"]
+        notes.append(
+            f"{kind}: {report['device']}, {report['cores']} cores, jax {report['jax']}, torch "
+            f"{report['torch']}, {rounds} alternating rounds"
+        )
+    table = as_table(
+        ["processor", "network, batch, image size", "gini_jax, images/s", *heads], rows
+    )
+    return f"{table}\n\nMedians and quartiles. {'; '.join(notes)}."
+
+
+def _with_quartiles(case: dict[str, Any], way: str) -> str:
+    """The time of a way over that of gini_jax; a dash if it was not measured."""
+    if way not in case:
+        return "-"
+    low, middle, high = case[way]["their_time_over_ours"]
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def step_profile() -> str:
@@ -137,23 +144,29 @@ def baselines() -> str:
 
 
 def startup() -> str:
-    """Seconds from the start of the program to its first step."""
-    report = json.loads((RESULTS / "startup.json").read_text())
+    """Seconds from the start of the program to its first step, and those of help and errors."""
+    kinds = json.loads((RESULTS / "startup.json").read_text())
     parts = ("imports", "data", "step, with tracing and compilation", "all")
-    lines = ["| | " + " | ".join(parts) + " |", "| --- " * (len(parts) + 1) + "|"]
     names = {"imports alone": "`import jax, flax, optax`", "first": "first start"}
-    for start, name in (names | {"second": "second start"}).items():
-        own = report[start]
-        cells = [f"{own[part][1]:.2f} s" if part in own else "-" for part in parts]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    low, middle, high = report["second over imports"]
-    note = (
-        f"{report['cores']} CPU cores, medians of {report['rounds']} alternating rounds; all "
-        "includes the remaining set-up, such as the network's initial values. The "
-        f"second start takes {middle:.2f} ({low:.2f} to {high:.2f}) times as long as the imports "
-        "alone."
-    )
-    return "\n".join([*lines, "", note])
+    rows, notes = [], []
+    for kind, report in sorted(kinds.items()):
+        for start, name in (names | {"second": "second start"}).items():
+            own = report[start]
+            cells = [f"{own[part][1]:.2f} s" if part in own else "-" for part in parts]
+            rows.append([kind, name, *cells])
+        low, middle, high = report["second over imports"]
+        answers = ", ".join(
+            f"{name} {m:.2f} ({a:.2f} to {b:.2f})"
+            for name, (a, m, b) in report["answers over import jax"].items()
+        )
+        notes.append(
+            f"{kind}, {report['cores']} cores: a second start takes {middle:.2f} ({low:.2f} to "
+            f"{high:.2f}) times as long as the imports alone. Times over `import jax`: {answers}. "
+            f"Medians and quartiles of {report['rounds']} alternating rounds."
+        )
+    table = as_table(["processor", "", *parts], rows)
+    rest = "All includes the remaining set-up, such as the network's initial values."
+    return "\n\n".join([table, rest, *notes])
 
 
 def storage() -> str:

@@ -36,6 +36,8 @@ def default_config(objective: str | None = None) -> ConfigDict:
         >>> default_config("gini").loss.terms.to_dict()
         {'gini': {'weight': 0.5}}
     """
+    import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
+
     config = ConfigDict()
     for path, row in SETTINGS.rows.items():
         section, _, key = path.rpartition(".")

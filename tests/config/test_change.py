@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -282,3 +284,11 @@ def test_ratios_to_a_cross_entropy_without_weight_cannot_be_held():
         InputError, match=r"ce_weight=0; set --config\.loss\.hold_gradient_ratios=False"
     ):
         check_config(config, 1)
+
+
+def test_a_config_is_whole_whatever_was_imported_before():
+    program = "from gini_jax.config.change import default_config; print(*default_config('gini'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) == set(default_config("gini"))
