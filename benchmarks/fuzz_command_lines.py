@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.fuzz_options import options
 from gini_jax import cli
-from gini_jax.config.change import default_config
+from gini_jax.config import default_config
 from gini_jax.config.registry import SETTINGS, flattened
 from gini_jax.errors import InputError, RunError, Stopped
 from gini_jax.modes import train

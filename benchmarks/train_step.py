@@ -28,7 +28,7 @@ from jax import lax
 
 from benchmarks import torch_networks
 from benchmarks.machine import write_by_kind
-from gini_jax.config.change import default_config, set_model
+from gini_jax.config import default_config, set_model
 from gini_jax.data.loader import resident
 from gini_jax.data.source import Dataset, Split
 from gini_jax.devices import num_devices, prepare_cpu, replicate, shard

@@ -46,12 +46,15 @@ def against_torch(name: str, *ways: str) -> str:
     """Images per second of a training step or of an evaluation pass, by kind of processor."""
     kinds = json.loads((RESULTS / f"{name}.json").read_text())
     heads = [f"{way}, time ratio" for way in ways]
+    heads += ["share of peak"] * (name == "train_step")
     rows, notes = [], []
     for kind, report in sorted(kinds.items()):
         for case_name, case in report["cases"].items():
             rate = case["gini_jax"]["images_per_second"][1]
             setting = f"`{case_name}`, {case['batch']}, {case['image_size']}"
             cells = [_with_quartiles(case, way) for way in ways]
+            if "share_of_peak" in case:
+                cells.append(f"{case['share_of_peak']:.0%}")
             rows.append([kind, setting, f"{rate:.0f}", *cells])
         rounds = next(iter(report["cases"].values()))["rounds"]
         notes.append(
@@ -61,7 +64,8 @@ def against_torch(name: str, *ways: str) -> str:
     table = as_table(
         ["processor", "network, batch, image size", "gini_jax, images/s", *heads], rows
     )
-    return f"{table}\n\nMedians and quartiles. {'; '.join(notes)}."
+    peak = "The peak is the rate of a large float32 product. " * (name == "train_step")
+    return f"{table}\n\nMedians and quartiles. {peak}{'; '.join(notes)}."
 
 
 def _with_quartiles(case: dict[str, Any], way: str) -> str:

@@ -14,6 +14,7 @@ def __getattr__(name: str) -> Any:
     """Imports what config files use only when it is used, because the losses need only jax."""
     if name not in __all__:
         raise AttributeError(f"module 'gini_jax.config' has no attribute {name!r}")
+    import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
     from gini_jax.config import change
 
     return getattr(change, name)

@@ -23,6 +23,8 @@ _OLD_OPTIONS = "loss.options."
 def default_config(objective: str | None = None) -> ConfigDict:
     """A config with every setting at its default, which config files and the command line change.
 
+    Import it from `gini_jax.config`, which fills the table of settings first.
+
     Args:
         objective: what follows the colon in `--config=FILE:objective`; `gini_kl` by default.
 
@@ -36,8 +38,6 @@ def default_config(objective: str | None = None) -> ConfigDict:
         >>> default_config("gini").loss.terms.to_dict()
         {'gini': {'weight': 0.5}}
     """
-    import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
-
     config = ConfigDict()
     for path, row in SETTINGS.rows.items():
         section, _, key = path.rpartition(".")

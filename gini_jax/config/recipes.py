@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+import gini_jax.config.defaults  # noqa: F401  # fills the table of settings
 from gini_jax.config.change import default_config, set_component, set_model
 
 

@@ -287,7 +287,7 @@ def test_ratios_to_a_cross_entropy_without_weight_cannot_be_held():
 
 
 def test_a_config_is_whole_whatever_was_imported_before():
-    program = "from gini_jax.config.change import default_config; print(*default_config('gini'))"
+    program = "from gini_jax.config import default_config; print(*default_config('gini'))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
