@@ -8,6 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+UNCHANGED = "report, unchanged"
 # Kinds of operation that are convolutions or products; while loops are those over chunks.
 PRODUCTS = (
     "conv_general_dilated",
@@ -171,6 +172,24 @@ def startup() -> str:
     table = as_table(["processor", "", *parts], rows)
     rest = "All includes the remaining set-up, such as the network's initial values."
     return "\n\n".join([table, rest, *notes])
+
+
+def waiting() -> str:
+    """Seconds of a sweep beside those of one run, and of calls that have nothing to do."""
+    kinds = json.loads((RESULTS / "waiting.json").read_text())
+    parts = list(next(iter(kinds.values()))["seconds"])
+    rows, notes = [], []
+    for kind, report in sorted(kinds.items()):
+        rows.append([kind, *(f"{report['seconds'][part][1]:.1f} s" for part in parts)])
+        low, middle, high = report["sweep over one run"]
+        over = {part: report[f"{part}, over imports"][1] for part in ("sweep, finished", UNCHANGED)}
+        notes.append(
+            f"{kind}, {report['cores']} cores: the sweep of {report['members']} seeds takes "
+            f"{middle:.1f} ({low:.1f} to {high:.1f}) times as long as one run; over the imports, "
+            + ", ".join(f"{part}: {ratio:.2f}" for part, ratio in over.items())
+            + f". Medians and ranges of {report['rounds']} alternating rounds."
+        )
+    return "\n\n".join([as_table(["processor", *parts], rows), *notes])
 
 
 def storage() -> str:
@@ -381,6 +400,7 @@ SPEED_TABLES: dict[str, Callable[[], str]] = {
     "executors": executors,
     "evaluation": lambda: against_torch("evaluation", "torch eager"),
     "startup": startup,
+    "waiting": waiting,
     "storage": storage,
     "input": feeds,
     "loss_scale": loss_scale,

@@ -164,6 +164,7 @@ class Shifted:
         return [split, type(self).number]
 
 
+@pytest.mark.slow
 def test_runs_on_other_data_are_other_groups(tmp_path, monkeypatch):
     config = dense_config("ce", batch_size=8)
     config.dataset.update(name="tests.test_api:Shifted", num_classes=0)
@@ -188,6 +189,7 @@ def test_runs_that_differ_in_many_settings_stay_apart_in_folders_of_one_name(tmp
     assert list(gini_jax.compare(folders).groups) == ["ce-run=run", "ce-run=run (2)"]
 
 
+@pytest.mark.slow
 def test_one_run_alone_can_be_compared_and_seeds_may_be_an_array(runs, tmp_path, monkeypatch):
     assert repr(gini_jax.compare(str(runs["ce0"].workdir))) == "Comparison(ce: 1)"
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ NEEDS = {"equinox_cnn": "equinox", "haiku_mlp": "haiku"}
 
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
-QUICK = ("equinox_cnn", "flax_linen", "plain_jax")
+QUICK = ("flax_linen", "plain_jax")
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,11 @@ def gradient_in_haiku(loss, w, x):
 
 
 FRAMEWORKS = (
-    *(gradient_in_linen, gradient_in_equinox),
-    *(pytest.param(x, marks=pytest.mark.slow) for x in (gradient_in_nnx, gradient_in_haiku)),
+    gradient_in_equinox,
+    *(
+        pytest.param(x, marks=pytest.mark.slow)
+        for x in (gradient_in_linen, gradient_in_nnx, gradient_in_haiku)
+    ),
 )
 
 

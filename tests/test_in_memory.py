@@ -186,6 +186,7 @@ def test_the_codes_of_the_page_train_on_arrays_and_prune(tmp_path, monkeypatch):
     assert all(1 in trial.intermediate_values for trial in there["study"].trials)
 
 
+@pytest.mark.slow
 def test_two_threads_train_at_once_and_leave_everything_as_it_was(tmp_path):
     """On all devices, whose programs would block each other out of turn."""
     names = ("jax_compilation_cache_dir", "jax_cpu_enable_async_dispatch")
@@ -211,6 +212,7 @@ def test_two_threads_train_at_once_and_leave_everything_as_it_was(tmp_path):
     assert alone.curves["train_loss"].tolist() == runs[1].curves["train_loss"].tolist()
 
 
+@pytest.mark.slow
 def test_the_programs_of_many_runs_do_not_pile_up():
     """jax keeps what pmap has compiled; a process has room for those of some hundred runs."""
     client, before = jax.devices()[0].client, 0

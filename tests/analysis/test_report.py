@@ -146,6 +146,7 @@ def test_a_run_alone_says_which_commands_set_it_against_cross_entropy(tmp_path):
     assert np.array_equal(other.loss.layers, ["stage3"])
 
 
+@pytest.mark.slow
 def test_points_that_coincide_are_placed_once():
     """In a process of its own: where they are not merged, the quadtree ends the process."""
     program = """if True:

@@ -222,6 +222,7 @@ def test_evaluation_needs_no_batch_that_devices_divide():
     check_config(config, num_devices=4)
 
 
+@pytest.mark.slow
 def test_after_a_nan_before_any_checkpoint_the_workdir_takes_another_learning_rate(tmp_path):
     config = dense.get_config("ce")
     config.num_epochs, config.schedule.learning_rate = 1, 1e30

@@ -56,6 +56,7 @@ def test_its_network_predicts_what_it_predicted(workdir):
     assert export.main(None, workdir).exists()
 
 
+@pytest.mark.slow
 def test_it_is_tested_again_and_reported(workdir):
     told = json.loads((workdir / "result.json").read_text())
     again = eval_mode.main(saved_config(workdir), workdir, devices=jax.devices()[:1])

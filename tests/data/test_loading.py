@@ -90,6 +90,7 @@ def test_cifar_100_has_its_sizes_its_balance_and_each_image_in_one_split(cifar):
     assert shared == [2, 10, 0]
 
 
+@pytest.mark.slow
 def test_cifar_100_comes_with_its_20_superclasses(cifar):
     dataset = data.load_dataset(cifar, only=("test",))
     assert len(dataset.superclass_names) == 20

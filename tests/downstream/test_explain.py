@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gini_jax.config.change import default_config, set_model
 from gini_jax.config.files import from_saved
@@ -16,6 +17,7 @@ from gini_jax.training.workdir import config_json
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 def test_explanations_show_where_features_fire_also_with_a_last_layer_of_one_pixel():
     """Brightness in one corner makes the feature fire: the map is brightest there."""
     config = default_config("ce")

@@ -145,6 +145,7 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing():
     assert train._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_examples_without_a_label():
     """They change what needs no label, and nothing else; -1 is a class like any other."""
     x, x_test, y, y_test = DIGITS

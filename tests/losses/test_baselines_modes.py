@@ -35,9 +35,9 @@ def _batch():
 @pytest.mark.parametrize(
     ("way", "devices"),
     [
-        ("pmap", 8),
+        ("pmap", 2),
         pytest.param("shard_map", 8, marks=pytest.mark.slow),
-        pytest.param("pmap", 2, marks=pytest.mark.slow),
+        pytest.param("pmap", 8, marks=pytest.mark.slow),
         pytest.param("vmap", 8, marks=pytest.mark.slow),
         pytest.param("shard_map without check_vma", 2, marks=pytest.mark.slow),
     ],
@@ -182,6 +182,7 @@ def test_sums_accumulate_exactly_and_blend_with_their_history(name, batch):
     np.testing.assert_allclose(loss(blended), value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing_but_memory(batch):
     names = [name for name in PAIRS if name not in ("simclr", "relation triplet")]
 

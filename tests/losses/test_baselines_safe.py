@@ -66,6 +66,7 @@ def test_a_batch_without_examples_adds_nothing():
         assert gradient.shape == (0, C)
 
 
+@pytest.mark.slow
 def test_rows_of_weight_0_may_hold_nan_and_change_nothing(batch):
     """Those on logits get the NaN in the logits: the projection here is not part of the loss."""
     features, labels = batch

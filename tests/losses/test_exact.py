@@ -53,7 +53,7 @@ def _call(term, features, onehot, labels, w):
 
 
 @pytest.mark.parametrize("term", TERMS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(batch=batches())
 def test_value_equals_float64_numpy(term, batch):
     features, onehot, labels, w = batch

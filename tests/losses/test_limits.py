@@ -83,6 +83,7 @@ def test_no_reference_that_counts_is_like_no_references(name):
     assert value == 0 and not np.any(gradient)
 
 
+@pytest.mark.slow
 def test_views_of_other_images_are_only_compared_with():
     """Against the loss of three views, the others' images left out of the mean."""
     a, b = X[:8], X[8:]

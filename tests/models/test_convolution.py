@@ -129,6 +129,7 @@ def test_second_derivatives_work_in_reverse_mode_and_forward_mode_is_refused_on_
         jax.jvp(lambda w: conv_general_dilated(x, w, **options), (w,), (w,))
 
 
+@pytest.mark.slow
 def test_forward_mode_works_in_what_is_traced_for_a_tpu():
     model = create_model("resnet18", num_classes=3, width=4)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

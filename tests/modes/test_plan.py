@@ -160,6 +160,7 @@ def test_a_batch_that_does_not_divide_by_the_chips_is_refused(tmp_path):
         plan.main(plan_config("gini_kl", 60), tmp_path, topology="v5e:2x4")
 
 
+@pytest.mark.slow
 def test_batches_are_compared_in_one_table(tmp_path, capsys):
     config = plan_config("gini_kl", 64)
     result = plan.main(config, tmp_path, batches="2,8")

@@ -286,6 +286,7 @@ def test_a_member_that_stopped_early_goes_on_with_more_patience(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] > stopped_at
 
 
+@pytest.mark.slow
 def test_seeds_share_their_programs_and_end_like_runs_alone(tmp_path, monkeypatch):
     traced, train_step = [], step.train_step
 

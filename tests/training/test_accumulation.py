@@ -9,7 +9,7 @@ from gini_jax.data.source import Dataset
 from gini_jax.losses.terms import PRESETS
 from tests.helpers.small_networks import headed, started_config
 
-QUICK = ("gini_kl", "supcon", "remarnet", "island")
+QUICK = ("gini_kl", "supcon")
 OTHERS = {
     "held ratios": ("supcon", {"loss.hold_gradient_ratios": True}),
     "held ratios of sums and pairs": (
@@ -31,7 +31,7 @@ def digits_of(objective):
     return with_groups if objective == "hierarchy" else found
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize(
     "case", [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow) for x in CASES]
 )

@@ -68,6 +68,7 @@ def test_steps_with_a_queue_do_not_depend_on_devices_and_micro_batches(name, dev
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_queue(tmp_path):
     config = changed(dense.get_config("ce"), {"loss.terms.triplet": 0.5, "num_epochs": 2})
     changed(config, {"schedule.name": "constant", "loss.terms.triplet.queue": 50})
