@@ -14,6 +14,7 @@ from docs.fault_tables import FAULT_TABLES
 from docs.frozen_tables import FROZEN_TABLES
 from docs.selectivity_tables import SELECTIVITY_TABLES
 from docs.speed_tables import RESULTS, ROOT, SPEED_TABLES, as_table
+from docs.start_tables import START_TABLES
 from gini_jax.analysis.statistics import (
     compare_by_seed,
     detectable,
@@ -281,6 +282,7 @@ SHOWN = (
 )
 TABLES: dict[str, Callable[[], str]] = {
     **SPEED_TABLES,
+    **START_TABLES,
     **FROZEN_TABLES,
     **SELECTIVITY_TABLES,
     **BENCH_TABLES,
