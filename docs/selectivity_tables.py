@@ -11,7 +11,7 @@ from docs.speed_tables import RESULTS, as_table
 from gini_jax.analysis.statistics import compare_by_seed, number
 from gini_jax.analysis.trends import Trend, dose_trend
 
-PARTS = ("digits", "fashion_mnist", "cifar100")
+PARTS = {"digits": "digits", "fashion_mnist": "Fashion-MNIST", "cifar100": "CIFAR-100"}
 NAMES = {"mobilenet_v2": "MobileNetV2", "efficientnet_lite0": "Lite0"}
 # Outcome -> title, and whether more is better. Shares and areas are shown in points.
 OUTCOMES = {
@@ -56,11 +56,11 @@ def runs() -> pd.DataFrame:
         for seed in range(frozen["seeds"]):
             figures = {RENAMED.get(k, k): v[seed] for k, v in row["figures"].items()}
             rows.append(own | {"seed": seed} | figures)
-    for part in PARTS:
+    for part, title in PARTS.items():
         for row in _read(f"selectivity_{part}.json")["rows"]:
             if row["seed"] < 1000:  # seeds of the choice are above
                 dose = row["strength"] if row["arm"] == "gini" else 0.0
-                own = {"setting": part, "arm": row["arm"], "dose": dose, "seed": row["seed"]}
+                own = {"setting": title, "arm": row["arm"], "dose": dose, "seed": row["seed"]}
                 rows.append(own | {RENAMED.get(k, k): v for k, v in row["figures"].items()})
     return pd.DataFrame(rows)
 
@@ -228,7 +228,7 @@ def own_rates(setting: str) -> pd.DataFrame:
 
 def own_rate() -> str:
     """What each other loss adds to cross-entropy at the loss's own learning rate and decay."""
-    shown = [s for s in settings() if s not in PARTS]
+    shown = [s for s in settings() if s not in PARTS.values()]
     if not any("without" in row for row in _read("selectivity_frozen.json")["rows"]):
         return "Not measured in the first version of the protocol."
     arms = [arm for arm in dict.fromkeys(runs()["arm"]) if arm not in ("ce", "gini", "renyi")]
